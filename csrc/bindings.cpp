@@ -1,0 +1,115 @@
+// The Python module. No logic: names, defaults and conversions.
+
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "engine/batched_vjp.h"
+#include "engine/check_arguments.h"
+#include "engine/execute.h"
+#include "tape/node_rules.h"
+
+namespace py = pybind11;
+namespace engine = highgrad::engine;
+
+namespace {
+
+// Between sweeps: Ctrl-C is answered, and progress, if asked for, is told (rows done, all rows).
+std::function<void(int64_t, int64_t)> make_after_sweep(const py::object& progress) {
+  return [&progress](int64_t rows_done, int64_t total_rows) {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) {
+      throw py::error_already_set();
+    }
+    if (!progress.is_none()) {
+      progress(rows_done, total_rows);
+    }
+  };
+}
+
+std::vector<at::Tensor> full_jacobian(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    std::string caller,
+    bool create_graph,
+    bool retain_graph,
+    bool allow_unused,
+    bool strict,
+    std::optional<int64_t> chunk_size,
+    const std::optional<std::vector<at::Tensor>>& out,
+    const py::object& progress) {
+  HANDLE_TH_ERRORS
+  const engine::JacobianOptions options{
+      std::move(caller), create_graph, retain_graph, allow_unused, strict, chunk_size, make_after_sweep(progress)};
+  const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
+  return engine::full_jacobian(outputs, inputs, options, out);
+  END_HANDLE_TH_ERRORS_PYBIND
+}
+
+std::vector<std::optional<at::Tensor>> batched_vjp(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& cotangents,
+    const std::vector<at::Tensor>& inputs,
+    bool create_graph) {
+  HANDLE_TH_ERRORS
+  const py::gil_scoped_release no_gil;
+  torch::autograd::edge_list output_edges, input_edges;
+  for (const at::Tensor& output : outputs) {
+    output_edges.push_back(torch::autograd::impl::gradient_edge(output));
+  }
+  for (const at::Tensor& input : inputs) {
+    input_edges.push_back(torch::autograd::impl::gradient_edge(input));
+  }
+  std::vector<std::optional<at::Tensor>> rows;
+  for (at::Tensor& row :
+       engine::batched_vjp(output_edges, cotangents, input_edges, {/*keep_graph=*/true, create_graph})) {
+    rows.push_back(row.defined() ? std::optional<at::Tensor>(std::move(row)) : std::nullopt);
+  }
+  return rows;
+  END_HANDLE_TH_ERRORS_PYBIND
+}
+
+} // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+#ifdef HIGHGRAD_CUDA
+  m.attr("cuda_built") = true;
+#else
+  m.attr("cuda_built") = false;
+#endif
+  m.def(
+      "full_jacobian",
+      &full_jacobian,
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("caller"),
+      py::arg("create_graph"),
+      py::arg("retain_graph"),
+      py::arg("allow_unused"),
+      py::arg("strict"),
+      py::arg("chunk_size"),
+      py::arg("out"),
+      py::arg("progress"));
+  m.def(
+      "batched_vjp",
+      &batched_vjp,
+      py::arg("outputs"),
+      py::arg("cotangents"),
+      py::arg("inputs"),
+      py::arg("create_graph"));
+  m.def(
+      "check_out",
+      torch::wrap_pybind_function(&engine::check_out),
+      py::arg("caller"),
+      py::arg("shapes"),
+      py::arg("likes"),
+      py::arg("out"),
+      py::arg("others"));
+  m.def(
+      "release_graph",
+      torch::wrap_pybind_function_no_gil(&engine::release_graph),
+      py::arg("outputs"),
+      py::arg("inputs"));
+  m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
+}

@@ -1,0 +1,300 @@
+#include "engine/execute.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <exception>
+#include <set>
+#include <utility>
+
+#include "engine/batched_vjp.h"
+#include "engine/check_arguments.h"
+#include "engine/failure.h"
+#include "engine/jacobian_block.h"
+#include "engine/retained_grads.h"
+#include "ops/seed_basis.h"
+#include "plan/chunking.h"
+#include "tape/tape.h"
+
+namespace highgrad::engine {
+namespace {
+
+using tape::Tape;
+using torch::autograd::Edge;
+using torch::autograd::edge_list;
+
+Edge edge_of(const at::Tensor& tensor) {
+  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : Edge();
+}
+
+edge_list edges_of(const std::vector<at::Tensor>& tensors) {
+  edge_list edges;
+  edges.reserve(tensors.size());
+  for (const at::Tensor& tensor : tensors) {
+    edges.push_back(edge_of(tensor));
+  }
+  return edges;
+}
+
+void release(const std::vector<Tape>& tapes) {
+  for (const Tape& tape : tapes) {
+    for (torch::autograd::Node* node : tape.nodes) {
+      node->release_variables();
+    }
+  }
+}
+
+std::vector<Tape> read_tapes(const std::vector<at::Tensor>& outputs, const edge_list& input_edges) {
+  std::vector<Tape> tapes;
+  tapes.reserve(outputs.size());
+  for (const at::Tensor& output : outputs) {
+    tapes.push_back(tape::read_tape(edge_of(output), input_edges));
+  }
+  return tapes;
+}
+
+// Raises what allow_unused=False and strict=True ask for, in torch's own words, and for an input that was changed in
+// place since, which would look unused.
+void check_paths(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const edge_list& input_edges,
+    const std::vector<Tape>& tapes,
+    const JacobianOptions& options) {
+  for (const auto i : c10::irange(outputs.size())) {
+    TORCH_CHECK(
+        !options.strict || outputs[i].requires_grad(),
+        options.caller,
+        ": Output ",
+        i,
+        " of the user-provided function does not require gradients. The outputs must be computed in a differentiable "
+        "manner from the input when running in strict mode.");
+    TORCH_CHECK(
+        options.allow_unused || outputs[i].requires_grad(),
+        options.caller,
+        ": element ",
+        i,
+        " of tensors does not require grad and does not have a grad_fn. Set allow_unused=True to get zeros.");
+  }
+  for (const auto j : c10::irange(inputs.size())) {
+    bool used = false;
+    for (const auto i : c10::irange(outputs.size())) {
+      if (tapes[i].reaches_input[j]) {
+        used = true;
+        continue;
+      }
+      TORCH_CHECK(
+          inputs[j].is_leaf() || inputs[j].is_inference() || inputs[j]._version() == 0 ||
+              !tape::reaches_earlier_version(edge_of(outputs[i]), input_edges[j], inputs[j]._version()),
+          options.caller,
+          ": expected wrt as f was computed from it, got one of shape ",
+          inputs[j].sizes(),
+          " that has been modified by an inplace operation since (it is at version ",
+          inputs[j]._version(),
+          "); keep a reference to its earlier value, or modify a clone");
+      TORCH_CHECK(
+          !options.strict,
+          options.caller,
+          ": Output ",
+          i,
+          " of the user-provided function is independent of input ",
+          j,
+          ". This is not allowed in strict mode.");
+    }
+    TORCH_CHECK(
+        used || options.allow_unused || outputs.empty(),
+        options.caller,
+        ": One of the differentiated Tensors appears to not have been used in the graph. Set allow_unused=True if this "
+        "is the desired behavior.");
+  }
+}
+
+// All rows of one output.
+class OutputSweeps {
+ public:
+  OutputSweeps(const at::Tensor& output, const Tape& tape, const JacobianOptions& options, bool keep_graph)
+      : output_(output), edge_(edge_of(output)), options_(options), sweep_{keep_graph, options.create_graph} {
+    // Anomaly mode looks at values, which vmap does not let it.
+    if (tape.has_distrusted_node || torch::autograd::AnomalyMode::is_enabled()) {
+      chunk_size_ = 1;
+    } else {
+      chunk_size_ = options.chunk_size.has_value()
+          ? *options.chunk_size
+          : plan::automatic_chunk_size(output.numel(), tape.peak_bytes_per_row, output.device());
+    }
+  }
+
+  // Fills blocks[j] with the rows of inputs[j]; `after_rows` is told how many rows each sweep took.
+  template <typename AfterRows>
+  void run(const edge_list& inputs, const std::vector<JacobianBlock*>& blocks, AfterRows&& after_rows) {
+    const int64_t num_rows = output_.numel();
+    for (int64_t row = 0; row < num_rows;) {
+      const int64_t count = std::min(chunk_size_, num_rows - row);
+      std::vector<at::Tensor> rows;
+      if (count == 1) {
+        rows = single_vjp({edge_}, {ops::seed_basis(output_, 1, row).squeeze(0)}, inputs, sweep_);
+      } else if (!try_batched(row, count, inputs, rows)) {
+        continue;
+      }
+      for (const auto j : c10::irange(blocks.size())) {
+        blocks[j]->append(count, std::move(rows[j]));
+      }
+      row += count;
+      after_rows(count);
+    }
+    warn();
+  }
+
+ private:
+  // One batched sweep; if it fails, changes chunk_size_ to what may work and returns false.
+  bool try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
+    std::exception_ptr exception;
+    try {
+      rows = batched_vjp({edge_}, {ops::seed_basis(output_, count, row)}, inputs, sweep_, &looped_ops_);
+      return true;
+    } catch (...) {
+      exception = std::current_exception();
+    }
+    switch (judge_failure(exception)) {
+      case Failure::kInterrupt:
+        std::rethrow_exception(exception);
+      case Failure::kOutOfMemory:
+        if (options_.chunk_size.has_value()) {
+          throw_out_of_memory(count);
+        }
+        chunk_size_ = (count + 1) / 2;
+        return false;
+      case Failure::kOther:
+        failing_node_ = find_failing_node({edge_}, {ops::seed_basis(output_, count, row)}, inputs);
+        fell_back_ = true;
+        chunk_size_ = 1;
+        return false;
+    }
+    return false;
+  }
+
+  [[noreturn]] void throw_out_of_memory(int64_t count) const {
+    TORCH_CHECK_WITH(
+        OutOfMemoryError,
+        false,
+        options_.caller,
+        ": out of memory in a sweep of chunk_size=",
+        count,
+        " rows; a smaller chunk_size needs less, and chunk_size=None finds one that fits");
+    __builtin_unreachable();
+  }
+
+  // Once the values are there, so that a graph on which the row loop fails as well raises that error alone.
+  void warn() const {
+    if (fell_back_) {
+      TORCH_WARN(
+          options_.caller,
+          ": torch.vmap cannot run ",
+          failing_node_.empty() ? std::string("a hook on the graph") : failing_node_,
+          "; its Jacobian is computed row by row, with the same values but slower");
+    }
+    if (!looped_ops_.empty()) {
+      const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());
+      TORCH_WARN(
+          options_.caller, ": torch.vmap has no batching rule for ", c10::Join(", ", ops), " and loops over its rows");
+    }
+  }
+
+  const at::Tensor& output_;
+  Edge edge_;
+  const JacobianOptions& options_;
+  SweepOptions sweep_;
+  int64_t chunk_size_;
+  bool fell_back_ = false;
+  std::string failing_node_;
+  std::vector<std::string> looped_ops_;
+};
+
+} // namespace
+
+std::vector<at::Tensor> full_jacobian(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const JacobianOptions& options,
+    const std::optional<std::vector<at::Tensor>>& out) {
+  check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, out);
+  const edge_list input_edges = edges_of(inputs);
+  const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
+  check_paths(outputs, inputs, input_edges, tapes, options);
+
+  RetainedGrads retained_grads;
+  int64_t total_rows = 0;
+  for (const auto i : c10::irange(outputs.size())) {
+    total_rows += outputs[i].numel();
+    for (torch::autograd::Node* node : tapes[i].nodes) {
+      retained_grads.suspend(node);
+    }
+  }
+  for (const Edge& edge : input_edges) {
+    retained_grads.suspend(edge.function.get());
+  }
+
+  // With a single row the engine frees the tape itself, as it goes; otherwise it is freed when all rows are there, so
+  // that no sweep, and no second try of one, finds it half freed.
+  const bool engine_frees = !options.retain_graph && total_rows == 1;
+  const at::AutoGradMode grad_mode(options.create_graph);
+  std::vector<at::Tensor> results;
+  results.reserve(outputs.size() * inputs.size());
+  int64_t rows_done = 0;
+  for (const auto i : c10::irange(outputs.size())) {
+    std::vector<JacobianBlock> jacobians;
+    jacobians.reserve(inputs.size());
+    edge_list edges;
+    std::vector<JacobianBlock*> blocks;
+    for (const auto j : c10::irange(inputs.size())) {
+      jacobians.emplace_back(
+          outputs[i],
+          inputs[j],
+          options.create_graph,
+          out.has_value() ? std::optional<at::Tensor>((*out)[i * inputs.size() + j]) : std::nullopt);
+      if (tapes[i].reaches_input[j] && inputs[j].numel() > 0) {
+        edges.push_back(input_edges[j]);
+        blocks.push_back(&jacobians.back());
+      }
+    }
+    if (!blocks.empty()) {
+      OutputSweeps sweeps(outputs[i], tapes[i], options, !engine_frees);
+      sweeps.run(edges, blocks, [&](int64_t count) {
+        rows_done += count;
+        options.after_sweep(rows_done, total_rows);
+      });
+    }
+    for (const auto j : c10::irange(inputs.size())) {
+      TORCH_CHECK(
+          !options.strict || jacobians[j].is_used() || outputs[i].numel() == 0 || inputs[j].numel() == 0,
+          options.caller,
+          ": Output ",
+          i,
+          " of the user-provided function is independent of input ",
+          j,
+          ". This is not allowed in strict mode.");
+      results.push_back(jacobians[j].finish());
+      TORCH_CHECK(
+          !options.strict || !options.create_graph || results.back().requires_grad() || results.back().numel() == 0,
+          options.caller,
+          ": The jacobian of the user-provided function is independent of input ",
+          j,
+          ". This is not allowed in strict mode when create_graph=True.");
+    }
+  }
+  if (!options.retain_graph && !engine_frees) {
+    release(tapes);
+  }
+  return results;
+}
+
+void release_graph(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
+  release(read_tapes(outputs, edges_of(inputs)));
+}
+
+} // namespace highgrad::engine

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace highgrad::engine {
+
+struct JacobianOptions {
+  // Name of the public function, for messages.
+  std::string caller;
+  bool create_graph = true;
+  bool retain_graph = true;
+  bool allow_unused = true;
+  bool strict = false;
+  std::optional<int64_t> chunk_size;
+  // Called after every sweep with the rows done and all rows; may throw.
+  std::function<void(int64_t, int64_t)> after_sweep;
+};
+
+// The Jacobians of every output by every input, outputs outside: entry i * inputs.size() + j has shape
+// outputs[i].shape + inputs[j].shape.
+std::vector<at::Tensor> full_jacobian(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const JacobianOptions& options,
+    const std::optional<std::vector<at::Tensor>>& out);
+
+// Frees what the graph between `outputs` and `inputs` has saved, as a backward without retain_graph does.
+void release_graph(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);
+
+} // namespace highgrad::engine

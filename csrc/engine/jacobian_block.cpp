@@ -1,0 +1,85 @@
+#include "engine/jacobian_block.h"
+
+#include <ATen/ops/empty.h>
+
+#include <utility>
+
+namespace highgrad::engine {
+namespace {
+
+// A tensor with memory of its own that a kernel may write to: no functorch wrapper, no subclass, no fake tensor.
+bool is_plain(const at::Tensor& tensor) {
+  constexpr c10::DispatchKeySet kWrapped(
+      {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python,
+       c10::DispatchKey::Functionalize});
+  return !tensor.key_set().has_any(kWrapped);
+}
+
+} // namespace
+
+JacobianBlock::JacobianBlock(at::Tensor output, at::Tensor input, bool create_graph, std::optional<at::Tensor> out)
+    : output_(std::move(output)),
+      input_(std::move(input)),
+      out_(std::move(out)),
+      functional_(create_graph || !is_plain(input_)) {}
+
+std::vector<int64_t> JacobianBlock::result_shape() const {
+  std::vector<int64_t> shape = output_.sizes().vec();
+  shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
+  return shape;
+}
+
+// Whether `rows` are the whole result already, in memory that nobody else can see.
+bool JacobianBlock::may_become_result(const at::Tensor& rows) const {
+  return num_rows_ == 0 && rows.size(0) == output_.numel() && !out_.has_value() && is_plain(rows) &&
+      rows.is_contiguous() && rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() &&
+      rows.use_count() == 1 && rows.storage().use_count() == 1 &&
+      static_cast<int64_t>(rows.storage().nbytes()) == static_cast<int64_t>(rows.nbytes());
+}
+
+void JacobianBlock::append(int64_t num_rows, at::Tensor rows) {
+  if (rows.defined()) {
+    used_ = true;
+    // Lazy conjugates and negatives become values here.
+    rows = rows.resolve_conj().resolve_neg();
+  }
+  if (rows.defined() && may_become_result(rows)) {
+    result_ = std::move(rows);
+  } else if (functional_) {
+    blocks_.push_back(rows.defined() ? std::optional<at::Tensor>(std::move(rows)) : std::nullopt);
+    row_counts_.emplace_back(num_rows);
+  } else {
+    write(num_rows, rows);
+  }
+  num_rows_ += num_rows;
+}
+
+void JacobianBlock::write(int64_t num_rows, const at::Tensor& rows) {
+  if (!result_.defined()) {
+    std::vector<int64_t> shape{output_.numel()};
+    shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
+    result_ = out_.has_value() && out_->is_contiguous()
+        ? out_->view(shape)
+        : at::empty(shape, input_.options().layout(at::kStrided));
+  }
+  ops::assemble_rows_(
+      num_rows == output_.numel() ? result_ : result_.narrow(0, num_rows_, num_rows),
+      rows.defined() ? std::optional<at::Tensor>(rows) : std::nullopt);
+}
+
+at::Tensor JacobianBlock::finish() {
+  if (!blocks_.empty()) {
+    return ops::assemble_rows(blocks_, row_counts_, output_.sym_sizes(), input_);
+  }
+  if (out_.has_value()) {
+    if (!result_.defined()) {
+      out_->zero_();
+    } else if (!out_->is_contiguous()) {
+      out_->copy_(result_.view(out_->sizes()));
+    }
+    return *out_;
+  }
+  return result_.defined() ? result_.view(result_shape()) : input_.new_zeros(result_shape());
+}
+
+} // namespace highgrad::engine

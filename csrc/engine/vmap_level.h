@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+namespace highgrad::engine {
+
+// One level of torch.vmap (functorch) for the life of the object. Takes the GIL for the push and the pop.
+class VmapLevel {
+ public:
+  explicit VmapLevel(int64_t batch_size);
+  ~VmapLevel();
+  VmapLevel(const VmapLevel&) = delete;
+  VmapLevel& operator=(const VmapLevel&) = delete;
+
+  int64_t level() const {
+    return level_;
+  }
+
+ private:
+  int64_t level_;
+};
+
+} // namespace highgrad::engine

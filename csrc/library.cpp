@@ -1,0 +1,9 @@
+// The schemas of all ops; the kernels register themselves in ops/<dispatch key>/.
+
+#include <torch/library.h>
+
+TORCH_LIBRARY(highgrad_ext, m) {
+  m.def("seed_basis(Tensor like, SymInt rows, SymInt first_row) -> Tensor");
+  m.def("assemble_rows(Tensor?[] blocks, SymInt[] row_counts, SymInt[] output_shape, Tensor like) -> Tensor");
+  m.def("assemble_rows_(Tensor(a!) rows, Tensor? block) -> ()");
+}

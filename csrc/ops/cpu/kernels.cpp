@@ -1,0 +1,162 @@
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/assemble_rows.h"
+#include "ops/index_math.h"
+#include "ops/strided_layout.h"
+
+namespace highgrad::ops {
+namespace {
+
+// Elements below which a second thread costs more than it saves.
+constexpr int64_t kGrainSize = 1 << 15;
+
+// Side of the square tiles in which a transposed block is copied, so that both sides use whole cache lines.
+constexpr int64_t kTile = 32;
+
+at::Tensor seed_basis_cpu(const at::Tensor& like, int64_t rows, int64_t first_row) {
+  std::vector<int64_t> shape{rows};
+  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  at::Tensor basis = at::zeros(shape, like.options().layout(at::kStrided));
+  const int64_t columns = like.numel();
+  const int64_t ones = std::min(rows, columns - first_row);
+  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(
+      at::kHalf, at::kBFloat16, basis.scalar_type(), "seed_basis", [&] {
+        auto* data = basis.mutable_data_ptr<scalar_t>();
+        for (const auto i : c10::irange(ones)) {
+          data[i * columns + i + first_row] = scalar_t(1);
+        }
+      });
+  return basis;
+}
+
+// One row-major run of `length` elements from a source of stride `stride`.
+template <typename dst_t, typename src_t>
+void copy_run(dst_t* dst, const src_t* src, int64_t length, int64_t stride) {
+  if constexpr (std::is_same_v<dst_t, src_t>) {
+    if (stride == 1) {
+      std::memcpy(dst, src, static_cast<size_t>(length) * sizeof(dst_t));
+      return;
+    }
+  }
+  for (const auto i : c10::irange(length)) {
+    dst[i] = static_cast<dst_t>(src[i * stride]);
+  }
+}
+
+// A matrix of `height` x `width`, row-major in dst and column-major (unit stride down a column) in src.
+template <typename dst_t, typename src_t>
+void copy_transposed(dst_t* dst, const src_t* src, int64_t height, int64_t width, int64_t src_stride) {
+  for (int64_t row0 = 0; row0 < height; row0 += kTile) {
+    const int64_t row1 = std::min(row0 + kTile, height);
+    for (int64_t column0 = 0; column0 < width; column0 += kTile) {
+      const int64_t column1 = std::min(column0 + kTile, width);
+      for (int64_t row = row0; row < row1; ++row) {
+        for (int64_t column = column0; column < column1; ++column) {
+          dst[row * width + column] = static_cast<dst_t>(src[column * src_stride + row]);
+        }
+      }
+    }
+  }
+}
+
+// dst is contiguous; src is strided, coalesced. Threads share the outer dimensions, so no two write one element.
+template <typename dst_t, typename src_t>
+void copy_block(dst_t* dst, const src_t* src, const StridedLayout& layout) {
+  if (layout.num_dims <= 1) {
+    const int64_t numel = layout.num_dims == 0 ? 1 : layout.sizes[0];
+    const int64_t stride = layout.num_dims == 0 ? 1 : layout.strides[0];
+    at::parallel_for(0, numel, kGrainSize, [&](int64_t begin, int64_t end) {
+      copy_run(dst + begin, src + begin * stride, end - begin, stride);
+    });
+    return;
+  }
+  const int last = layout.num_dims - 1;
+  const bool transposed = layout.strides[last] != 1 && layout.strides[last - 1] == 1;
+  const int outer_dims = transposed ? last - 1 : last;
+  const int64_t width = layout.sizes[last];
+  const int64_t inner = transposed ? layout.sizes[last - 1] * width : width;
+  int64_t outer = 1;
+  for (const auto dim : c10::irange(outer_dims)) {
+    outer *= layout.sizes[dim];
+  }
+  at::parallel_for(0, outer, std::max<int64_t>(1, kGrainSize / inner), [&](int64_t begin, int64_t end) {
+    for (const auto i : c10::irange(begin, end)) {
+      const src_t* from = src + strided_offset(layout, outer_dims, i);
+      if (transposed) {
+        copy_transposed(dst + i * inner, from, layout.sizes[last - 1], width, layout.strides[last]);
+      } else {
+        copy_run(dst + i * inner, from, width, layout.strides[last]);
+      }
+    }
+  });
+}
+
+// Real to real or complex to complex, checked before.
+template <typename dst_t>
+void copy_from_any(dst_t* dst, const at::Tensor& block) {
+  const StridedLayout layout = coalesced_layout(block);
+  if constexpr (c10::is_complex<dst_t>::value) {
+    AT_DISPATCH_COMPLEX_TYPES(
+        block.scalar_type(), "assemble_rows", [&] { copy_block(dst, block.const_data_ptr<scalar_t>(), layout); });
+  } else {
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, block.scalar_type(), "assemble_rows", [&] {
+      copy_block(dst, block.const_data_ptr<scalar_t>(), layout);
+    });
+  }
+}
+
+// Writes `block`, or zeros, to the contiguous `numel` elements of `result` that start at `first`.
+void write_rows(const at::Tensor& result, int64_t first, int64_t numel, const std::optional<at::Tensor>& block) {
+  if (numel == 0) {
+    return;
+  }
+  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(
+      at::kHalf, at::kBFloat16, result.scalar_type(), "assemble_rows", [&] {
+        auto* dst = result.mutable_data_ptr<scalar_t>() + first;
+        if (block.has_value()) {
+          copy_from_any(dst, block->resolve_conj().resolve_neg());
+        } else {
+          std::memset(static_cast<void*>(dst), 0, static_cast<size_t>(numel) * sizeof(scalar_t));
+        }
+      });
+}
+
+at::Tensor assemble_rows_cpu(
+    const OptionalTensorList& blocks,
+    at::IntArrayRef row_counts,
+    at::IntArrayRef output_shape,
+    const at::Tensor& like) {
+  check_assemble_rows(blocks, row_counts, output_shape, like);
+  std::vector<int64_t> shape = output_shape.vec();
+  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  at::Tensor result = at::empty(shape, like.options().layout(at::kStrided));
+  int64_t first = 0;
+  for (const auto k : c10::irange(blocks.size())) {
+    const int64_t numel = row_counts[k] * like.numel();
+    write_rows(result, first, numel, blocks.get(k));
+    first += numel;
+  }
+  return result;
+}
+
+void assemble_rows_cpu_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
+  check_assemble_rows_(rows, block);
+  write_rows(rows, 0, rows.numel(), block);
+}
+
+} // namespace
+} // namespace highgrad::ops
+
+TORCH_LIBRARY_IMPL(highgrad_ext, CPU, m) {
+  m.impl("seed_basis", TORCH_FN(highgrad::ops::seed_basis_cpu));
+  m.impl("assemble_rows", TORCH_FN(highgrad::ops::assemble_rows_cpu));
+  m.impl("assemble_rows_", TORCH_FN(highgrad::ops::assemble_rows_cpu_));
+}

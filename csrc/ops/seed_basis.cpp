@@ -1,0 +1,16 @@
+#include "ops/seed_basis.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <utility>
+
+namespace highgrad::ops {
+
+at::Tensor seed_basis(const at::Tensor& like, c10::SymInt rows, c10::SymInt first_row) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("highgrad_ext::seed_basis", "")
+                             .typed<at::Tensor(const at::Tensor&, c10::SymInt, c10::SymInt)>();
+  return op.call(like, std::move(rows), std::move(first_row));
+}
+
+} // namespace highgrad::ops

@@ -1,0 +1,58 @@
+// functorch's vmap: each op decomposed into ATen ops whose batching rules torch has, right at every level of nesting.
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include "ops/assemble_rows.h"
+
+namespace highgrad::ops {
+namespace {
+
+at::Tensor seed_basis_vmap(const at::Tensor& like, int64_t rows, int64_t first_row) {
+  std::vector<int64_t> shape{rows};
+  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  at::Tensor basis = at::zeros({rows, like.numel()}, like.options());
+  basis.diagonal(first_row).fill_(1);
+  return basis.reshape(shape);
+}
+
+at::Tensor assemble_rows_vmap(
+    const OptionalTensorList& blocks,
+    at::IntArrayRef row_counts,
+    at::IntArrayRef output_shape,
+    const at::Tensor& like) {
+  std::vector<at::Tensor> parts;
+  parts.reserve(blocks.size());
+  for (const auto k : c10::irange(blocks.size())) {
+    const std::optional<at::Tensor> block = blocks.get(k);
+    if (block.has_value()) {
+      parts.push_back(block->to(like.scalar_type()));
+    } else {
+      std::vector<int64_t> shape{row_counts[k]};
+      shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+      parts.push_back(at::zeros(shape, like.options()));
+    }
+  }
+  std::vector<int64_t> shape = output_shape.vec();
+  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  return parts.empty() ? at::zeros(shape, like.options()) : at::cat(parts).reshape(shape);
+}
+
+void assemble_rows_vmap_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
+  if (block.has_value()) {
+    rows.copy_(*block);
+  } else {
+    rows.zero_();
+  }
+}
+
+} // namespace
+} // namespace highgrad::ops
+
+TORCH_LIBRARY_IMPL(highgrad_ext, FuncTorchBatched, m) {
+  m.impl("seed_basis", TORCH_FN(highgrad::ops::seed_basis_vmap));
+  m.impl("assemble_rows", TORCH_FN(highgrad::ops::assemble_rows_vmap));
+  m.impl("assemble_rows_", TORCH_FN(highgrad::ops::assemble_rows_vmap_));
+}

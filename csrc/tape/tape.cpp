@@ -1,0 +1,195 @@
+#include "tape/tape.h"
+
+#include <c10/util/flat_hash_map.h>
+#include <c10/util/irange.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "tape/node_rules.h"
+
+namespace highgrad::tape {
+namespace {
+
+using torch::autograd::Edge;
+using torch::autograd::edge_list;
+using torch::autograd::InputMetadata;
+using torch::autograd::Node;
+
+constexpr int64_t kNone = -1;
+
+struct Visit {
+  Node* node;
+  // One row of all the cotangents that this Node takes.
+  int64_t bytes = 0;
+  bool on_path = false;
+  bool is_input = false;
+};
+
+int64_t cotangent_bytes(const Node& node) {
+  int64_t bytes = 0;
+  for (const auto i : c10::irange(node.num_inputs())) {
+    const InputMetadata& metadata = node.input_metadata(i);
+    if (metadata.was_default_constructed() || metadata.is_nested_tensor()) {
+      continue;
+    }
+    int64_t numel = 1;
+    for (const c10::SymInt& size : metadata.shape_as_dim_vector()) {
+      numel *= size.maybe_as_int().value_or(1);
+    }
+    bytes += numel * static_cast<int64_t>(metadata.dtype().itemsize());
+  }
+  return bytes;
+}
+
+// The walk: Nodes in post-order (children first) and the index of each.
+struct Walk {
+  std::vector<Visit> visits;
+  ska::flat_hash_map<const Node*, int64_t> index;
+
+  // Calls on_edge(parent, edge) for every edge once its far end is finished; post-order, without recursion, since
+  // tapes may be deep.
+  template <typename OnEdge>
+  void run(Node* root, OnEdge&& on_edge) {
+    struct Frame {
+      Node* node;
+      size_t next_edge;
+    };
+    std::vector<Frame> stack;
+    index.emplace(root, kNone);
+    stack.push_back({root, 0});
+    // A Visit is appended when its Node is finished, so its on_path is gathered here until then.
+    while (!stack.empty()) {
+      Frame& frame = stack.back();
+      const edge_list& edges = frame.node->next_edges();
+      bool descended = false;
+      while (frame.next_edge < edges.size()) {
+        Node* child = edges[frame.next_edge].function.get();
+        if (child != nullptr && index.emplace(child, kNone).second) {
+          stack.push_back({child, 0});
+          descended = true;
+          break;
+        }
+        ++frame.next_edge;
+      }
+      if (descended) {
+        continue;
+      }
+      Visit visit{stack.back().node};
+      for (const Edge& edge : visit.node->next_edges()) {
+        if (edge.function) {
+          visit.on_path |= on_edge(edge, visits[index.at(edge.function.get())]);
+        }
+      }
+      index[visit.node] = static_cast<int64_t>(visits.size());
+      visits.push_back(visit);
+      stack.pop_back();
+    }
+  }
+};
+
+// Simulates the sweep: a Node's cotangents live from the first Node that adds to them until it has run; an input's
+// stay.
+int64_t peak_live_bytes(Walk& walk) {
+  std::vector<bool> alive(walk.visits.size(), false);
+  int64_t live = walk.visits.back().bytes;
+  int64_t peak = live;
+  alive.back() = true;
+  for (auto visit = walk.visits.rbegin(); visit != walk.visits.rend(); ++visit) {
+    if (!visit->on_path) {
+      continue;
+    }
+    for (const Edge& edge : visit->node->next_edges()) {
+      if (!edge.function) {
+        continue;
+      }
+      const int64_t child = walk.index.at(edge.function.get());
+      const Visit& target = walk.visits[child];
+      if ((target.on_path || target.is_input) && !alive[child]) {
+        alive[child] = true;
+        live += target.bytes;
+      }
+    }
+    peak = std::max(peak, live);
+    if (!visit->is_input) {
+      live -= visit->bytes;
+    }
+  }
+  return peak;
+}
+
+} // namespace
+
+Tape read_tape(const Edge& output, const edge_list& inputs) {
+  Tape tape;
+  tape.reaches_input.assign(inputs.size(), false);
+  if (!output.is_valid()) {
+    return tape;
+  }
+  // The inputs that each Node stands for, as a chain through next_input.
+  ska::flat_hash_map<const Node*, int64_t> first_input;
+  std::vector<int64_t> next_input(inputs.size(), kNone);
+  for (const auto j : c10::irange(inputs.size())) {
+    if (!inputs[j].is_valid()) {
+      continue;
+    }
+    const auto [entry, is_new] = first_input.emplace(inputs[j].function.get(), static_cast<int64_t>(j));
+    if (!is_new) {
+      next_input[j] = entry->second;
+      entry->second = static_cast<int64_t>(j);
+    }
+  }
+  const auto mark_inputs = [&](const Edge& edge) {
+    bool is_input = false;
+    const auto entry = first_input.find(edge.function.get());
+    for (int64_t j = entry == first_input.end() ? kNone : entry->second; j != kNone; j = next_input[j]) {
+      if (inputs[j].input_nr == edge.input_nr) {
+        tape.reaches_input[j] = true;
+        is_input = true;
+      }
+    }
+    return is_input;
+  };
+
+  Walk walk;
+  walk.run(output.function.get(), [&](const Edge& edge, Visit& target) {
+    target.is_input |= mark_inputs(edge);
+    return target.on_path || target.is_input;
+  });
+  walk.visits.back().is_input |= mark_inputs(output);
+
+  for (auto visit = walk.visits.rbegin(); visit != walk.visits.rend(); ++visit) {
+    if (visit->on_path) {
+      tape.nodes.push_back(visit->node);
+      tape.has_distrusted_node |= is_distrusted(*visit->node);
+    }
+    if (visit->on_path || visit->is_input) {
+      visit->bytes = cotangent_bytes(*visit->node);
+    }
+  }
+  tape.peak_bytes_per_row = peak_live_bytes(walk);
+  return tape;
+}
+
+bool reaches_earlier_version(const Edge& output, const Edge& input, int64_t version) {
+  if (!output.is_valid() || !input.is_valid() || version == 0) {
+    return false;
+  }
+  Walk walk;
+  walk.run(output.function.get(), [](const Edge&, const Visit&) { return false; });
+  // An in-place operation puts one Node before the one that made its self, at most one for each version.
+  Edge made_by = input;
+  for (int64_t step = 0; step < version; ++step) {
+    if (made_by.function->next_edges().empty() || !made_by.function->next_edge(0).is_valid()) {
+      return false;
+    }
+    made_by = made_by.function->next_edge(0);
+    const bool is_leaf = made_by.function->next_edges().empty();
+    if (!is_leaf && walk.index.count(made_by.function.get()) > 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+} // namespace highgrad::tape

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <torch/csrc/autograd/edge.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace highgrad::tape {
+
+// What one sweep from an output to some inputs would run, read from the recorded graph without running anything.
+struct Tape {
+  // The Nodes on a path from the output to an input, each before all that it hands its cotangents to.
+  std::vector<torch::autograd::Node*> nodes;
+  // Whether input j can be reached from the output.
+  std::vector<bool> reaches_input;
+  // Most bytes of cotangents that are alive at once for one row.
+  int64_t peak_bytes_per_row = 0;
+  // Whether torch's vmap must not be trusted with one of the Nodes.
+  bool has_distrusted_node = false;
+};
+
+// Reads the tape in one depth-first walk: linear in the Nodes behind `output`. An output without a graph (an invalid
+// edge) reaches nothing.
+Tape read_tape(const torch::autograd::Edge& output, const torch::autograd::edge_list& inputs);
+
+// Whether a Node that made an earlier version of `input`, before its latest `version` in-place changes, lies behind
+// `output`: then a Jacobian by `input` as it is now would be zero only by mistake.
+bool reaches_earlier_version(
+    const torch::autograd::Edge& output,
+    const torch::autograd::Edge& input,
+    int64_t version);
+
+} // namespace highgrad::tape

@@ -1,0 +1,8 @@
+"""Fast Jacobians and higher derivatives of PyTorch tensors that already have a recorded graph."""
+
+from ._C import cuda_built as cuda_built
+from ._jacobian import full_jacobian as full_jacobian
+from ._nth_derivative import nth_derivative as nth_derivative
+from ._version import __version__ as __version__
+
+__all__ = ["__version__", "cuda_built", "full_jacobian", "nth_derivative"]

@@ -1,0 +1,79 @@
+"""full_jacobian: the Jacobian of tensors by tensors, from their recorded graph."""
+
+from __future__ import annotations
+
+from . import _C
+from ._progress import Report, reporter
+from ._tree import TensorTree, flatten, nest
+
+_NAME = "full_jacobian"
+
+
+def full_jacobian(
+    f: TensorTree,
+    wrt: TensorTree,
+    *,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    allow_unused: bool = True,
+    strict: bool = False,
+    chunk_size: int | None = None,
+    out: TensorTree | None = None,
+    progress: bool | Report = False,
+) -> TensorTree:
+    r"""The Jacobian :math:`J[i, j] = \partial f_i / \partial \mathit{wrt}_j` of tensors that have a recorded graph.
+
+    One reverse sweep over the graph computes many rows at once: its cotangents are a batch (torch.vmap) of rows of the
+    identity matrix. Where vmap cannot go, the rows are computed one by one, with the same values and one warning.
+
+    Args:
+        f: real tensor of any shape, or a tuple, list or dict of such. What has no graph has zero derivatives.
+        wrt: tensor that requires grad (a leaf or not, real or complex), or a tuple, list or dict of such. It may be
+            `f` itself and may repeat.
+        create_graph: whether the result is differentiable again. Without it the rows are written straight into the
+            result, which takes less time and memory.
+        retain_graph: False frees the graph of `f` with the last pass, as in :func:`torch.autograd.grad`.
+        allow_unused: False raises if a `wrt` is not in the graph of `f`, or an `f` has no graph.
+        strict: True raises for every pair of `f` and `wrt` without a path, and with create_graph=True for Jacobians
+            that are constant, as :func:`torch.autograd.functional.jacobian` does.
+        chunk_size: rows a sweep. None takes what fits the memory well, and halves it when memory runs out; 1 computes
+            row by row without vmap.
+        out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of
+            their own, to write it to; needs create_graph=False. After an error in the middle of a sweep its content
+            is unspecified.
+        progress: True shows a bar over passes (if tqdm is installed); a callable is called after every sweep with
+            (passes done, all passes).
+
+    Returns:
+        For tensors, a tensor of shape ``f.shape + wrt.shape`` with the dtype and device of `wrt`. For containers, `f`'s
+        structure outside and `wrt`'s inside. Derivatives by a complex `wrt` follow torch's convention (the conjugate
+        Wirtinger derivative). Never shares memory with an argument, and touches no ``.grad``. Tensor hooks on the
+        graph are called once a sweep, with batched cotangents, and once more when vmap fails; row by row after that.
+
+    Raises:
+        TypeError: `f`, `wrt`, `out` or an option is of a wrong type.
+        ValueError: a chunk_size below 1, or an `out` that does not fit.
+        RuntimeError: a complex or integer `f`; a `wrt` that does not require grad or was modified in place since; a
+            graph that has been freed; what `strict` and `allow_unused` forbid; whatever a backward raises.
+
+    Example:
+        >>> x = torch.arange(3.0, requires_grad=True)
+        >>> full_jacobian(x**2, x)
+        tensor([[0., 0., 0.],
+                [0., 2., 0.],
+                [0., 0., 4.]], grad_fn=<ViewBackward0>)
+    """
+    outputs, f_spec = flatten(_NAME, "f", f)
+    inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
+    if chunk_size is not None and not isinstance(chunk_size, int):
+        raise TypeError(f"{_NAME}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
+    results = None if out is None else flatten(_NAME, "out", out)[0]
+    options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, results)
+    if progress is False:
+        blocks = _C.full_jacobian(outputs, inputs, *options, None)
+    else:
+        with reporter(_NAME, progress) as report:
+            blocks = _C.full_jacobian(outputs, inputs, *options, report)
+    if out is not None:
+        return out
+    return nest(blocks, f_spec, wrt_spec)

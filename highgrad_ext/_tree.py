@@ -1,0 +1,39 @@
+"""Tensors in tuples, lists and dicts: flattened for the engine, and the results nested again as the arguments were."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+# A tensor, or a tuple, list or dict (any container that torch.utils._pytree knows) of such.
+TensorTree: TypeAlias = Any
+
+_LEAF = tree_flatten(None)[1]
+
+
+def flatten(caller: str, name: str, tree: TensorTree) -> tuple[list[Tensor], TreeSpec]:
+    """The tensors of `tree` in order, and its structure. Raises TypeError for anything else."""
+    if isinstance(tree, Tensor):
+        return [tree], _LEAF
+    leaves, spec = tree_flatten(tree)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            kind = type(leaf).__name__
+            got = kind if leaf is tree else f"a {kind} inside a {type(tree).__name__}"
+            raise TypeError(f"{caller}: expected {name} to be a tensor or a tuple, list or dict of tensors, got {got}")
+    return leaves, spec
+
+
+def nest(blocks: list[Tensor], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int = 1) -> TensorTree:
+    """Blocks in row-major order of (output, input, ..., input), nested as f outside and `order` times wrt inside."""
+    if f_spec is _LEAF and wrt_spec is _LEAF:
+        return blocks[0]
+    trees: list[TensorTree] = blocks
+    width = wrt_spec.num_leaves
+    count = f_spec.num_leaves * width**order
+    for _ in range(order):
+        count //= max(width, 1)
+        trees = [tree_unflatten(trees[i * width : (i + 1) * width], wrt_spec) for i in range(count)]
+    return tree_unflatten(trees, f_spec)
