@@ -39,12 +39,15 @@ std::vector<at::Tensor> full_jacobian(
     std::optional<int64_t> chunk_size,
     const std::optional<std::vector<at::Tensor>>& out,
     const py::object& progress) {
+  // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
+  std::vector<at::Tensor> results;
   HANDLE_TH_ERRORS
   const engine::JacobianOptions options{
       std::move(caller), create_graph, retain_graph, allow_unused, strict, chunk_size, make_after_sweep(progress)};
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
-  return engine::full_jacobian(outputs, inputs, options, out);
+  results = engine::full_jacobian(outputs, inputs, options, out);
   END_HANDLE_TH_ERRORS_PYBIND
+  return results;
 }
 
 std::vector<std::optional<at::Tensor>> batched_vjp(
@@ -52,6 +55,7 @@ std::vector<std::optional<at::Tensor>> batched_vjp(
     const std::vector<at::Tensor>& cotangents,
     const std::vector<at::Tensor>& inputs,
     bool create_graph) {
+  std::vector<std::optional<at::Tensor>> rows;
   HANDLE_TH_ERRORS
   const py::gil_scoped_release no_gil;
   torch::autograd::edge_list output_edges, input_edges;
@@ -61,13 +65,12 @@ std::vector<std::optional<at::Tensor>> batched_vjp(
   for (const at::Tensor& input : inputs) {
     input_edges.push_back(torch::autograd::impl::gradient_edge(input));
   }
-  std::vector<std::optional<at::Tensor>> rows;
   for (at::Tensor& row :
        engine::batched_vjp(output_edges, cotangents, input_edges, {/*keep_graph=*/true, create_graph})) {
     rows.push_back(row.defined() ? std::optional<at::Tensor>(std::move(row)) : std::nullopt);
   }
-  return rows;
   END_HANDLE_TH_ERRORS_PYBIND
+  return rows;
 }
 
 } // namespace

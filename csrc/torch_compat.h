@@ -9,10 +9,23 @@
 
 namespace highgrad {
 
+// The owner of a Node of type T, and how to make one.
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 13)
-using NodePtr = c10::intrusive_ptr<torch::autograd::Node>;
+template <typename T>
+using NodePtr = c10::intrusive_ptr<T>;
+
+template <typename T>
+NodePtr<T> make_node() {
+  return c10::make_intrusive<T>();
+}
 #else
-using NodePtr = std::shared_ptr<torch::autograd::Node>;
+template <typename T>
+using NodePtr = std::shared_ptr<T>;
+
+template <typename T>
+NodePtr<T> make_node() {
+  return NodePtr<T>(new T(), torch::autograd::deleteNode);
+}
 #endif
 
 } // namespace highgrad

@@ -30,10 +30,11 @@ def nest(blocks: list[Tensor], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int 
     """Blocks in row-major order of (output, input, ..., input), nested as f outside and `order` times wrt inside."""
     if f_spec is _LEAF and wrt_spec is _LEAF:
         return blocks[0]
-    trees: list[TensorTree] = blocks
-    width = wrt_spec.num_leaves
-    count = f_spec.num_leaves * width**order
-    for _ in range(order):
-        count //= max(width, 1)
-        trees = [tree_unflatten(trees[i * width : (i + 1) * width], wrt_spec) for i in range(count)]
-    return tree_unflatten(trees, f_spec)
+    remaining = iter(blocks)
+
+    def inside(depth: int) -> TensorTree:
+        if depth == 0:
+            return next(remaining)
+        return tree_unflatten([inside(depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
+
+    return tree_unflatten([inside(order) for _ in range(f_spec.num_leaves)], f_spec)

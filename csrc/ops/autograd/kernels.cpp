@@ -3,16 +3,19 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
+
+#include <utility>
 
 #include "ops/assemble_rows.h"
 #include "ops/seed_basis.h"
+#include "torch_compat.h"
 
 namespace highgrad::ops {
 namespace {
 
-using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 at::Tensor seed_basis_autograd(const at::Tensor& like, c10::SymInt rows, c10::SymInt first_row) {
@@ -20,58 +23,33 @@ at::Tensor seed_basis_autograd(const at::Tensor& like, c10::SymInt rows, c10::Sy
   return seed_basis(like, std::move(rows), std::move(first_row));
 }
 
-struct AssembleRows : public torch::autograd::Function<AssembleRows> {
-  // `defined` holds the blocks that are there; present[k] says whether block k is one of them.
-  static at::Tensor forward(
-      AutogradContext* ctx,
-      at::TensorList defined,
-      std::vector<bool> present,
-      c10::SymIntArrayRef row_counts,
-      c10::SymIntArrayRef output_shape,
-      const at::Tensor& like) {
-    OptionalTensorList blocks;
-    blocks.reserve(present.size());
-    std::vector<c10::SymInt> first_rows, counts;
-    std::vector<int64_t> dtypes;
-    c10::SymInt row = 0;
-    size_t next = 0;
-    for (const auto k : c10::irange(present.size())) {
-      if (present[k]) {
-        const at::Tensor& block = defined[next++];
-        first_rows.push_back(row);
-        counts.push_back(row_counts[k]);
-        dtypes.push_back(static_cast<int64_t>(block.scalar_type()));
-        blocks.push_back(block);
-      } else {
-        blocks.push_back(std::nullopt);
-      }
-      row += row_counts[k];
-    }
-    ctx->saved_data["first_rows"] = std::move(first_rows);
-    ctx->saved_data["row_counts"] = std::move(counts);
-    ctx->saved_data["rows"] = std::move(row);
-    ctx->saved_data["dtypes"] = std::move(dtypes);
-    ctx->saved_data["input_shape"] = like.sym_sizes().vec();
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return assemble_rows(blocks, row_counts, output_shape, like);
+// A Node of our own rather than a torch::autograd::Function, which torch.func's transforms refuse.
+struct AssembleRowsBackward : public torch::autograd::Node {
+  // Of the blocks that are there: where their rows start, how many there are, and the block's dtype.
+  struct Slice {
+    c10::SymInt first_row;
+    c10::SymInt rows;
+    at::ScalarType dtype;
+  };
+  std::vector<Slice> slices;
+  // [all rows, *like.shape]
+  std::vector<c10::SymInt> rows_shape;
+
+  std::string name() const override {
+    return "AssembleRowsBackward";
   }
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grad_outputs) {
-    const auto first_rows = ctx->saved_data["first_rows"].toSymIntVector();
-    const auto counts = ctx->saved_data["row_counts"].toSymIntVector();
-    const auto dtypes = ctx->saved_data["dtypes"].toIntVector();
-    variable_list grads(first_rows.size());
-    if (grad_outputs[0].defined()) {
-      std::vector<c10::SymInt> shape{ctx->saved_data["rows"].toSymInt()};
-      const auto input_shape = ctx->saved_data["input_shape"].toSymIntVector();
-      shape.insert(shape.end(), input_shape.begin(), input_shape.end());
-      const at::Tensor rows = grad_outputs[0].reshape_symint(shape);
-      for (const auto k : c10::irange(grads.size())) {
-        grads[k] = rows.narrow_symint(0, first_rows[k], counts[k]).to(static_cast<at::ScalarType>(dtypes[k]));
+  variable_list apply(variable_list&& grads) override {
+    variable_list block_grads(slices.size());
+    if (grads[0].defined()) {
+      const at::Tensor rows = grads[0].reshape_symint(rows_shape);
+      for (const auto k : c10::irange(slices.size())) {
+        if (task_should_compute_output(k)) {
+          block_grads[k] = rows.narrow_symint(0, slices[k].first_row, slices[k].rows).to(slices[k].dtype);
+        }
       }
     }
-    grads.resize(grads.size() + 4); // the four arguments behind the blocks
-    return grads;
+    return block_grads;
   }
 };
 
@@ -80,18 +58,34 @@ at::Tensor assemble_rows_autograd(
     c10::SymIntArrayRef row_counts,
     c10::SymIntArrayRef output_shape,
     const at::Tensor& like) {
-  std::vector<at::Tensor> defined;
-  std::vector<bool> present;
-  defined.reserve(blocks.size());
-  present.reserve(blocks.size());
+  variable_list present;
+  std::vector<AssembleRowsBackward::Slice> slices;
+  c10::SymInt first_row = 0;
   for (const auto k : c10::irange(blocks.size())) {
     const std::optional<at::Tensor> block = blocks.get(k);
-    present.push_back(block.has_value() && block->defined());
-    if (present.back()) {
-      defined.push_back(*block);
+    if (block.has_value()) {
+      slices.push_back({first_row, row_counts[k], block->scalar_type()});
+      present.push_back(*block);
     }
+    first_row = first_row + row_counts[k];
   }
-  return AssembleRows::apply(at::TensorList(defined), present, row_counts, output_shape, like.detach());
+  NodePtr<AssembleRowsBackward> node;
+  if (torch::autograd::compute_requires_grad(at::TensorList(present))) {
+    node = make_node<AssembleRowsBackward>();
+    node->set_next_edges(torch::autograd::collect_next_edges(present));
+    node->slices = std::move(slices);
+    node->rows_shape = {first_row};
+    node->rows_shape.insert(node->rows_shape.end(), like.sym_sizes().begin(), like.sym_sizes().end());
+  }
+  at::Tensor result;
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    result = assemble_rows(blocks, row_counts, output_shape, like);
+  }
+  if (node) {
+    torch::autograd::set_history(result, node);
+  }
+  return result;
 }
 
 } // namespace

@@ -1,6 +1,5 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
 #include <torch/library.h>
@@ -113,43 +112,19 @@ void copy_from_any(dst_t* dst, const at::Tensor& block) {
   }
 }
 
-// Writes `block`, or zeros, to the contiguous `numel` elements of `result` that start at `first`.
-void write_rows(const at::Tensor& result, int64_t first, int64_t numel, const std::optional<at::Tensor>& block) {
-  if (numel == 0) {
-    return;
-  }
-  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(
-      at::kHalf, at::kBFloat16, result.scalar_type(), "assemble_rows", [&] {
-        auto* dst = result.mutable_data_ptr<scalar_t>() + first;
-        if (block.has_value()) {
-          copy_from_any(dst, block->resolve_conj().resolve_neg());
-        } else {
-          std::memset(static_cast<void*>(dst), 0, static_cast<size_t>(numel) * sizeof(scalar_t));
-        }
-      });
-}
-
-at::Tensor assemble_rows_cpu(
-    const OptionalTensorList& blocks,
-    at::IntArrayRef row_counts,
-    at::IntArrayRef output_shape,
-    const at::Tensor& like) {
-  check_assemble_rows(blocks, row_counts, output_shape, like);
-  std::vector<int64_t> shape = output_shape.vec();
-  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
-  at::Tensor result = at::empty(shape, like.options().layout(at::kStrided));
-  int64_t first = 0;
-  for (const auto k : c10::irange(blocks.size())) {
-    const int64_t numel = row_counts[k] * like.numel();
-    write_rows(result, first, numel, blocks.get(k));
-    first += numel;
-  }
-  return result;
-}
-
 void assemble_rows_cpu_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
   check_assemble_rows_(rows, block);
-  write_rows(rows, 0, rows.numel(), block);
+  if (rows.numel() == 0) {
+    return;
+  }
+  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, rows.scalar_type(), "assemble_rows_", [&] {
+    auto* dst = rows.mutable_data_ptr<scalar_t>();
+    if (block.has_value()) {
+      copy_from_any(dst, block->resolve_conj().resolve_neg());
+    } else {
+      std::memset(static_cast<void*>(dst), 0, rows.nbytes());
+    }
+  });
 }
 
 } // namespace
@@ -157,6 +132,5 @@ void assemble_rows_cpu_(const at::Tensor& rows, const std::optional<at::Tensor>&
 
 TORCH_LIBRARY_IMPL(highgrad_ext, CPU, m) {
   m.impl("seed_basis", TORCH_FN(highgrad::ops::seed_basis_cpu));
-  m.impl("assemble_rows", TORCH_FN(highgrad::ops::assemble_rows_cpu));
   m.impl("assemble_rows_", TORCH_FN(highgrad::ops::assemble_rows_cpu_));
 }

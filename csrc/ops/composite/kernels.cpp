@@ -1,0 +1,39 @@
+// assemble_rows on every device that has assemble_rows_: one allocation, one in-place write a block.
+
+#include <ATen/ops/empty.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include "ops/assemble_rows.h"
+
+namespace highgrad::ops {
+namespace {
+
+at::Tensor assemble_rows_composite(
+    const OptionalTensorList& blocks,
+    at::IntArrayRef row_counts,
+    at::IntArrayRef output_shape,
+    const at::Tensor& like) {
+  check_assemble_rows(blocks, row_counts, output_shape, like);
+  std::vector<int64_t> shape = output_shape.vec();
+  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  const at::Tensor result = at::empty(shape, like.options().layout(at::kStrided));
+  std::vector<int64_t> rows_shape{result.numel() == 0 ? 0 : result.numel() / like.numel()};
+  rows_shape.insert(rows_shape.end(), like.sizes().begin(), like.sizes().end());
+  const at::Tensor rows = result.view(rows_shape);
+  int64_t first_row = 0;
+  for (const auto k : c10::irange(blocks.size())) {
+    if (row_counts[k] > 0 && rows.numel() > 0) {
+      assemble_rows_(rows.narrow(0, first_row, row_counts[k]), blocks.get(k));
+    }
+    first_row += row_counts[k];
+  }
+  return result;
+}
+
+} // namespace
+} // namespace highgrad::ops
+
+TORCH_LIBRARY_IMPL(highgrad_ext, CompositeExplicitAutograd, m) {
+  m.impl("assemble_rows", TORCH_FN(highgrad::ops::assemble_rows_composite));
+}

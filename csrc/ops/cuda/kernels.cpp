@@ -1,0 +1,74 @@
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "ops/assemble_rows.h"
+#include "ops/cuda/launch.h"
+#include "ops/strided_layout.h"
+
+namespace highgrad::ops::cuda {
+namespace {
+
+ElementType element_type(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf:
+      return ElementType::kHalf;
+    case at::kBFloat16:
+      return ElementType::kBFloat16;
+    case at::kFloat:
+      return ElementType::kFloat;
+    case at::kDouble:
+      return ElementType::kDouble;
+    case at::kComplexFloat:
+      return ElementType::kComplexFloat;
+    case at::kComplexDouble:
+      return ElementType::kComplexDouble;
+    default:
+      TORCH_CHECK(false, "highgrad_ext: expected a floating point or complex dtype, got ", type);
+  }
+}
+
+at::Tensor seed_basis_cuda(const at::Tensor& like, int64_t rows, int64_t first_row) {
+  const ElementType type = element_type(like.scalar_type());
+  const c10::cuda::CUDAGuard guard(like.device());
+  std::vector<int64_t> shape{rows};
+  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  at::Tensor basis = at::empty(shape, like.options().layout(at::kStrided));
+  launch_seed_basis(
+      basis.mutable_data_ptr(), type, rows, like.numel(), first_row, c10::cuda::getCurrentCUDAStream().stream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  return basis;
+}
+
+void assemble_rows_cuda_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
+  check_assemble_rows_(rows, block);
+  if (rows.numel() == 0) {
+    return;
+  }
+  const c10::cuda::CUDAGuard guard(rows.device());
+  const auto stream = c10::cuda::getCurrentCUDAStream().stream();
+  if (!block.has_value()) {
+    C10_CUDA_CHECK(cudaMemsetAsync(rows.mutable_data_ptr(), 0, rows.nbytes(), stream));
+    return;
+  }
+  const at::Tensor source = block->resolve_conj().resolve_neg();
+  launch_copy_block(
+      rows.mutable_data_ptr(),
+      element_type(rows.scalar_type()),
+      source.const_data_ptr(),
+      element_type(source.scalar_type()),
+      coalesced_layout(source),
+      rows.numel(),
+      stream);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+} // namespace
+} // namespace highgrad::ops::cuda
+
+TORCH_LIBRARY_IMPL(highgrad_ext, CUDA, m) {
+  m.impl("seed_basis", TORCH_FN(highgrad::ops::cuda::seed_basis_cuda));
+  m.impl("assemble_rows_", TORCH_FN(highgrad::ops::cuda::assemble_rows_cuda_));
+}

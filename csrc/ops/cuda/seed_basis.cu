@@ -1,0 +1,27 @@
+#include "ops/cuda/dispatch.cuh"
+#include "ops/cuda/launch.h"
+#include "ops/cuda/seed_basis.cuh"
+#include "ops/launch_plan.h"
+
+namespace highgrad::ops::cuda {
+
+void launch_seed_basis(
+    void* basis, ElementType type, int64_t rows, int64_t columns, int64_t first_row, cudaStream_t stream) {
+  const int64_t numel = rows * columns;
+  if (numel == 0) {
+    return;
+  }
+  const LaunchPlan plan = plan_launch(numel);
+  const auto launch = [&](auto tag) {
+    using element_t = typename decltype(tag)::type;
+    seed_basis_kernel<element_t>
+        <<<plan.grid, plan.block, 0, stream>>>(static_cast<element_t*>(basis), numel, columns, first_row);
+  };
+  if (is_complex(type)) {
+    dispatch_complex(type, launch);
+  } else {
+    dispatch_real(type, launch);
+  }
+}
+
+} // namespace highgrad::ops::cuda

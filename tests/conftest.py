@@ -1,0 +1,28 @@
+"""What all tests share: devices, seeds, and a check that nothing was left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `device` runs on the CPU, and on a GPU where there is one."""
+    if "device" in metafunc.fixturenames:
+        no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+        metafunc.parametrize("device", ["cpu", pytest.param("cuda", marks=no_gpu)])
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_vmap_level_is_left() -> Iterator[None]:
+    """No test may end inside a level of torch.vmap that it was not inside before."""
+    before = torch._C._functorch.maybe_current_level()
+    yield
+    assert torch._C._functorch.maybe_current_level() == before
