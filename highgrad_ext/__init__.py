@@ -1,5 +1,7 @@
 """Fast Jacobians and higher derivatives of PyTorch tensors that already have a recorded graph."""
 
+import torch  # noqa: F401  (loads the libraries that _C links to)
+
 from ._C import cuda_built as cuda_built
 from ._jacobian import full_jacobian as full_jacobian
 from ._nth_derivative import nth_derivative as nth_derivative

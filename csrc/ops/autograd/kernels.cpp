@@ -2,7 +2,6 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/util/irange.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
@@ -88,15 +87,23 @@ at::Tensor assemble_rows_autograd(
   return result;
 }
 
+void assemble_rows_autograd_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
+  TORCH_CHECK(
+      !torch::autograd::compute_requires_grad(rows, block),
+      "assemble_rows_: expected tensors that do not require grad, since it is not differentiable; assemble_rows is");
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    assemble_rows_(rows, block);
+  }
+  // So that a graph that saved `rows` notices the change.
+  rows.unsafeGetTensorImpl()->bump_version();
+}
+
 } // namespace
 } // namespace highgrad::ops
 
 TORCH_LIBRARY_IMPL(highgrad_ext, Autograd, m) {
   m.impl("seed_basis", TORCH_FN(highgrad::ops::seed_basis_autograd));
   m.impl("assemble_rows", TORCH_FN(highgrad::ops::assemble_rows_autograd));
-  m.impl("assemble_rows_", torch::autograd::autogradNotImplementedFallback());
-}
-
-TORCH_LIBRARY_IMPL(highgrad_ext, ADInplaceOrView, m) {
-  m.impl("assemble_rows_", torch::autograd::autogradNotImplementedInplaceOrViewFallback());
+  m.impl("assemble_rows_", TORCH_FN(highgrad::ops::assemble_rows_autograd_));
 }

@@ -1,0 +1,209 @@
+"""nth_derivative: every order, every reduction, and zeros past the degree."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from highgrad_ext import nth_derivative
+from highgrad_ext._reference import nth_derivative_loop
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+@pytest.mark.parametrize("f_shape", [(), (2,)])
+def test_against_nested_loops(n: int, f_shape: tuple[int, ...], device: str) -> None:
+    x = torch.randn(2, 2, dtype=torch.float64, device=device, requires_grad=True)
+    f = (torch.randn(f_shape + (4,), dtype=x.dtype, device=device) @ x.reshape(-1)).sin()
+    derivative = nth_derivative(f, x, n)
+    assert derivative.shape == f_shape + x.shape * n
+    assert_close(derivative, nth_derivative_loop(f, x, n))
+
+
+def test_order_zero_is_f() -> None:
+    x = leaf(3)
+    f = x.sin()
+    assert nth_derivative(f, x, 0) is f
+
+
+def test_zeros_past_the_degree() -> None:
+    s = torch.arange(1.0, 4.0, requires_grad=True)
+    op = torch.ger(s, s)
+    derivative = nth_derivative(op, s, 5)
+    assert derivative.shape == (3,) * 7
+    assert torch.count_nonzero(derivative) == 0
+    hessian = nth_derivative(op, s, 2)
+    for i, j, k, m in itertools.product(range(3), repeat=4):
+        assert hessian[i, j, k, m] == (i == k) * (j == m) + (i == m) * (j == k)
+
+
+def test_zeros_past_the_degree_cost_no_pass() -> None:
+    x = leaf(4)
+    passes: list[tuple[int, int]] = []
+    derivative = nth_derivative(3 * x, x, 4, progress=lambda *seen: passes.append(seen))
+    assert derivative.shape == (4,) * 5 and torch.count_nonzero(derivative) == 0
+    assert passes == [(4, 4)]
+
+
+def test_contracted_form_of_a_non_leaf() -> None:
+    x = torch.arange(4.0, requires_grad=True).reshape(2, 2)
+    derivative = nth_derivative((x**4).sum(), x, 3, reduce="sum")
+    assert_close(derivative, torch.tensor([[0.0, 24.0], [48.0, 72.0]]))
+
+
+def contracted_loop(f: Tensor, wrt: Tensor, n: int) -> Tensor:
+    for _ in range(n):
+        (f,) = torch.autograd.grad(f.sum(), wrt, create_graph=True)
+    return f
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_reduce_sum(n: int) -> None:
+    x = leaf(3)
+    f = x.sin() * x.prod()
+    derivative = nth_derivative(f, x, n, reduce="sum")
+    assert_close(derivative, contracted_loop(f, x, n))
+    assert derivative.requires_grad
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("slice_elements", [1, 7, 1 << 22])
+def test_reduce_diagonal(n: int, slice_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("highgrad_ext._nth_derivative._DIAGONAL_ELEMENTS", slice_elements)
+    x = leaf(2, 2)
+    f = torch.stack([x.sin().prod(), x.exp().sum()])
+    full = nth_derivative_loop(f, x, n).reshape((2,) + (4,) * n)
+    expected = torch.stack([full[(slice(None),) + (i,) * n] for i in range(4)], dim=-1)
+    derivative = nth_derivative(f, x, n, reduce="diagonal")
+    assert_close(derivative, expected.view(2, 2, 2))
+    (grad,) = torch.autograd.grad(derivative.sum(), x)
+    assert grad.shape == x.shape
+
+
+@pytest.mark.parametrize("reduce", ["sum", "diagonal"])
+def test_reductions_past_the_degree(reduce: Any) -> None:
+    x = leaf(3)
+    assert_close(nth_derivative(x.square().sum(), x, 3, reduce=reduce), torch.zeros(3, dtype=x.dtype))
+
+
+def test_mixed_blocks_of_several_f_and_wrt() -> None:
+    x, y = leaf(2), leaf(3)
+    f = {"a": x.prod() * y.exp().sum(), "b": x.sin()}
+    derivative = nth_derivative(f, (x, y), 2)
+    mixed = derivative["a"][0][1]
+    assert mixed.shape == (2, 3)
+    expected = x.flip(0)[:, None] * y.exp()[None, :]
+    assert_close(mixed, expected)
+    assert derivative["b"][1][1].shape == (2, 3, 3)
+    assert torch.count_nonzero(derivative["b"][1][1]) == 0
+    assert_close(nth_derivative(f, [x, y], 2, reduce="sum")["b"][0], -x.sin())
+
+
+def test_empty_and_scalar() -> None:
+    x = leaf()
+    assert_close(nth_derivative(x**3, x, 3), torch.tensor(6.0, dtype=x.dtype))
+    empty = leaf(0)
+    assert nth_derivative(empty.exp(), empty, 2).shape == (0, 0, 0)
+    assert nth_derivative(x * torch.ones(0, dtype=x.dtype), x, 2).shape == (0,)
+    assert nth_derivative(empty.sum() * 2, empty, 2, reduce="diagonal").shape == (0,)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_create_graph(create_graph: bool) -> None:
+    x = leaf(2)
+    for reduce in (None, "sum", "diagonal"):
+        assert nth_derivative(x.exp().prod(), x, 2, reduce=reduce, create_graph=create_graph).requires_grad == create_graph
+
+
+@pytest.mark.parametrize("reduce", [None, "sum", "diagonal"])
+def test_retain_graph(reduce: Any) -> None:
+    x, y = leaf(2), leaf(2)
+    f = x.exp() * y.sin()
+    first = nth_derivative(f, (x, y), 2, reduce=reduce, create_graph=False)
+    second = nth_derivative(f, (x, y), 2, reduce=reduce, create_graph=False, retain_graph=False)
+    assert_close(first, second)
+    with pytest.raises(RuntimeError, match="second time"):
+        nth_derivative(f, (x, y), 2, reduce=reduce)
+
+
+@pytest.mark.parametrize("reduce", [None, "sum", "diagonal"])
+def test_out(reduce: Any) -> None:
+    x = leaf(3)
+    f = x.sin() * x.prod()
+    expected = nth_derivative(f, x, 2, reduce=reduce, create_graph=False)
+    out = torch.full_like(expected, torch.nan)
+    assert nth_derivative(f, x, 2, reduce=reduce, create_graph=False, out=out) is out
+    assert_close(out, expected)
+    zeros = torch.ones((3,) * 3, dtype=x.dtype)
+    nth_derivative(2 * x, x, 2, create_graph=False, out=zeros)
+    assert torch.count_nonzero(zeros) == 0
+    with pytest.raises(ValueError, match="nth_derivative: expected out of shape"):
+        nth_derivative(f, x, 2, reduce=reduce, create_graph=False, out=torch.empty(2, dtype=x.dtype))
+    with pytest.raises(ValueError, match="create_graph=False"):
+        nth_derivative(f, x, 2, reduce=reduce, out=out)
+
+
+def test_works_under_no_grad() -> None:
+    x = leaf(2)
+    f = x.exp().prod()
+    for reduce in (None, "sum", "diagonal"):
+        expected = nth_derivative(f, x, 2, reduce=reduce)
+        with torch.no_grad():
+            assert_close(nth_derivative(f, x, 2, reduce=reduce), expected)
+
+
+def test_progress_counts_all_passes(capfd: pytest.CaptureFixture[str]) -> None:
+    x = leaf(2)
+    passes: list[tuple[int, int]] = []
+    nth_derivative(x.exp().prod(), x, 3, progress=lambda *seen: passes.append(seen))
+    assert passes == [(1, 1), (3, 3), (7, 7)]
+    pytest.importorskip("tqdm")
+    nth_derivative(x.exp().prod(), x, 3, progress=True)
+    assert "7/7" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, options, error, message",
+    [
+        ((-1,), {}, ValueError, "nth_derivative: expected n to be at least 0, got -1"),
+        ((1.5,), {}, TypeError, "nth_derivative: expected n to be an int, got float"),
+        ((2,), {"reduce": "mean"}, ValueError, "nth_derivative: expected reduce to be"),
+        ((2,), {"chunk_size": 0}, ValueError, "nth_derivative: expected chunk_size"),
+        ((2,), {"chunk_size": "all"}, TypeError, "nth_derivative: expected chunk_size"),
+        ((2,), {"progress": "yes"}, TypeError, "nth_derivative: expected progress"),
+    ],
+)
+def test_errors(arguments: tuple[Any], options: dict[str, Any], error: type[Exception], message: str) -> None:
+    x = leaf(2)
+    with pytest.raises(error, match=message):
+        nth_derivative(x.exp(), x, *arguments, **options)
+
+
+def test_errors_of_the_engine_name_this_function() -> None:
+    with pytest.raises(RuntimeError, match="nth_derivative: expected every wrt to require grad"):
+        nth_derivative(leaf(2).exp(), torch.ones(2), 2)
+    with pytest.raises(RuntimeError, match="nth_derivative: expected a real f"):
+        nth_derivative(torch.complex(leaf(2), leaf(2)), leaf(2), 2)
+
+
+def test_allow_unused_and_strict() -> None:
+    x = leaf(2)
+    with pytest.raises(RuntimeError, match="appears to not have been used"):
+        nth_derivative(leaf(2).exp(), x, 2, allow_unused=False)
+    assert torch.count_nonzero(nth_derivative(2 * x, x, 2, allow_unused=False)) == 0
+    with pytest.raises(RuntimeError, match="independent of input 0"):
+        nth_derivative(2 * x, x, 2, strict=True)
+
+
+def test_gradcheck() -> None:
+    x = leaf(2)
+    assert torch.autograd.gradcheck(lambda x: nth_derivative(x.sin().prod(), x, 2), (x,))
+    assert torch.autograd.gradcheck(lambda x: nth_derivative(x.sin().prod(), x, 2, reduce="diagonal"), (x,))
