@@ -173,7 +173,7 @@ class _Orders:
         if block.numel() == 0 or not (block.requires_grad or self.strict):
             return torch.zeros_like(block)
         with torch.enable_grad():
-            slices = block.reshape(-1).split(max(1, _DIAGONAL_ELEMENTS // width))
+            slices = torch.split(block.reshape(-1), max(1, _DIAGONAL_ELEMENTS // width))
         parts, first = [], 0
         for rows in slices:
             columns = torch.arange(first, first + rows.numel(), device=wrt.device) % width

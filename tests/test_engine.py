@@ -9,7 +9,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -121,7 +121,7 @@ class BoundedBatch(torch.autograd.Function):
     """Runs out of memory for batches of more than `limit` rows."""
 
     limit = 3
-    sizes: list[int] = []
+    sizes: ClassVar[list[int]] = []
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ def test_inside_vmap_is_a_clear_error() -> None:
 def test_captured_tensor_of_a_transform_is_a_clear_error() -> None:
     """The graph of the captured tensor is another one: zeros would be silently wrong."""
     captured = leaf(3)
-    with pytest.raises(RuntimeError, match="full_jacobian: expected f and wrt of the same torch.func transform"):
+    with pytest.raises(RuntimeError, match=r"full_jacobian: expected f and wrt of the same torch\.func transform"):
         torch.func.grad(lambda x: full_jacobian(x * captured, captured).sum())(torch.randn(3, dtype=torch.float64))
 
 

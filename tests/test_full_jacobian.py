@@ -23,9 +23,11 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -
 @pytest.mark.parametrize("f_shape", [(), (1,), (3,), (2, 3), (2, 1, 2)])
 @pytest.mark.parametrize("wrt_shape", [(), (1,), (4,), (3, 2), (1, 2, 1)])
 @pytest.mark.parametrize("create_graph", [False, True])
-def test_shape_and_values(f_shape: tuple[int, ...], wrt_shape: tuple[int, ...], create_graph: bool, device: str) -> None:
+def test_shape_and_values(
+    f_shape: tuple[int, ...], wrt_shape: tuple[int, ...], create_graph: bool, device: str
+) -> None:
     x = leaf(*wrt_shape, device=device)
-    mixing = torch.randn(f_shape + (x.numel(),), dtype=x.dtype, device=device)
+    mixing = torch.randn((*f_shape, x.numel()), dtype=x.dtype, device=device)
     f = (mixing @ x.reshape(-1).sin()).exp()
     jacobian = full_jacobian(f, x, create_graph=create_graph)
     assert jacobian.shape == f_shape + wrt_shape
@@ -61,7 +63,8 @@ Pair = namedtuple("Pair", ["left", "right"])
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda a, b: (a, b), lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}, Pair, lambda a, b: OrderedDict(a=a, b=b)]
+    "wrap",
+    [lambda a, b: (a, b), lambda a, b: [a, b], lambda a, b: {"a": a, "b": b}, Pair, lambda a, b: OrderedDict(a=a, b=b)],
 )
 def test_structure_of_wrt(wrap: Callable[..., Any]) -> None:
     a, b = leaf(2), leaf(3)
@@ -69,8 +72,11 @@ def test_structure_of_wrt(wrap: Callable[..., Any]) -> None:
     jacobian = full_jacobian(f, wrap(a, b))
     expected = wrap(full_jacobian_loop(f, a), full_jacobian_loop(f, b))
     assert type(jacobian) is type(expected)
-    assert_close(tuple(jacobian.values() if isinstance(jacobian, dict) else jacobian),
-                 tuple(expected.values() if isinstance(expected, dict) else expected), check_stride=False)  # fmt: skip
+    assert_close(
+        tuple(jacobian.values() if isinstance(jacobian, dict) else jacobian),
+        tuple(expected.values() if isinstance(expected, dict) else expected),
+        check_stride=False,
+    )
 
 
 def test_f_is_outside_and_wrt_inside() -> None:
@@ -183,7 +189,7 @@ def test_retain_graph_false_frees_what_was_saved(f_shape: tuple[int, ...]) -> No
     node = f.grad_fn.next_functions[0][0] if f_shape == () else f.grad_fn
     full_jacobian(f, x, create_graph=False, retain_graph=False)
     with pytest.raises(RuntimeError, match="already been freed"):
-        node._saved_self
+        _ = node._saved_self
 
 
 def test_works_under_no_grad() -> None:
@@ -294,16 +300,41 @@ ERRORS: list[tuple[Callable[[Tensor], tuple[Any, Any]], dict[str, Any], type[Exc
     (modified_non_leaf, {}, RuntimeError, "modified by an inplace operation"),
     (modified_saved_leaf, {}, RuntimeError, "modified by an inplace operation"),
     (lambda x: (x.sin().to("meta"), x), {}, RuntimeError, "got f on meta and wrt on cpu"),
-    (lambda x: (x.sin().to_sparse(), x), {}, RuntimeError, "expected f to be a dense (strided) tensor, got layout Sparse"),
+    (
+        lambda x: (x.sin().to_sparse(), x),
+        {},
+        RuntimeError,
+        "expected f to be a dense (strided) tensor, got layout Sparse",
+    ),
     (lambda x: (x.sin(), x), {"chunk_size": 0}, ValueError, "chunk_size to be None or at least 1, got 0"),
     (lambda x: (x.sin(), x), {"chunk_size": 2.5}, TypeError, "chunk_size to be None or an int, got float"),
     (lambda x: (x.sin(), x), {"progress": 3}, TypeError, "progress to be a bool or callable, got int"),
-    (lambda x: (torch.ones(2), x), {"allow_unused": False}, RuntimeError, "does not require grad and does not have a grad_fn"),
+    (
+        lambda x: (torch.ones(2), x),
+        {"allow_unused": False},
+        RuntimeError,
+        "does not require grad and does not have a grad_fn",
+    ),
     (lambda x: (leaf(2).exp(), x), {"allow_unused": False}, RuntimeError, "appears to not have been used in the graph"),
-    (lambda x: (torch.ones(2), x), {"strict": True}, RuntimeError, "Output 0 of the user-provided function does not require gradients"),
-    (lambda x: (leaf(2).exp(), x), {"strict": True}, RuntimeError, "Output 0 of the user-provided function is independent of input 0"),
-    (lambda x: (x * 2, x), {"strict": True}, RuntimeError, "jacobian of the user-provided function is independent of input 0"),
-]  # fmt: skip
+    (
+        lambda x: (torch.ones(2), x),
+        {"strict": True},
+        RuntimeError,
+        "Output 0 of the user-provided function does not require gradients",
+    ),
+    (
+        lambda x: (leaf(2).exp(), x),
+        {"strict": True},
+        RuntimeError,
+        "Output 0 of the user-provided function is independent of input 0",
+    ),
+    (
+        lambda x: (x * 2, x),
+        {"strict": True},
+        RuntimeError,
+        "jacobian of the user-provided function is independent of input 0",
+    ),
+]
 
 
 @pytest.mark.parametrize("make, options, error, message", ERRORS, ids=[message[:40] for *_, message in ERRORS])

@@ -22,7 +22,7 @@ def leaf(*shape: int) -> Tensor:
 @pytest.mark.parametrize("f_shape", [(), (2,)])
 def test_against_nested_loops(n: int, f_shape: tuple[int, ...], device: str) -> None:
     x = torch.randn(2, 2, dtype=torch.float64, device=device, requires_grad=True)
-    f = (torch.randn(f_shape + (4,), dtype=x.dtype, device=device) @ x.reshape(-1)).sin()
+    f = (torch.randn((*f_shape, 4), dtype=x.dtype, device=device) @ x.reshape(-1)).sin()
     derivative = nth_derivative(f, x, n)
     assert derivative.shape == f_shape + x.shape * n
     assert_close(derivative, nth_derivative_loop(f, x, n))
@@ -120,7 +120,9 @@ def test_empty_and_scalar() -> None:
 def test_create_graph(create_graph: bool) -> None:
     x = leaf(2)
     for reduce in (None, "sum", "diagonal"):
-        assert nth_derivative(x.exp().prod(), x, 2, reduce=reduce, create_graph=create_graph).requires_grad == create_graph
+        assert (
+            nth_derivative(x.exp().prod(), x, 2, reduce=reduce, create_graph=create_graph).requires_grad == create_graph
+        )
 
 
 @pytest.mark.parametrize("reduce", [None, "sum", "diagonal"])

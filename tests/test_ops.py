@@ -37,6 +37,13 @@ def test_seed_basis(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> 
             assert_close(ops.seed_basis(like, rows, first_row), seed_basis_reference(like, rows, first_row))
 
 
+def test_seed_basis_past_the_end(device: str) -> None:
+    """Rows past the last are zero."""
+    basis = ops.seed_basis(torch.empty(2, device=device), 3, 1)
+    assert_close(basis, torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]], device=device))
+    assert not ops.seed_basis(torch.empty(2, device=device), 2, 5).any()
+
+
 def test_seed_basis_of_an_empty_tensor(device: str) -> None:
     assert ops.seed_basis(torch.empty(0, 3, device=device), 0, 0).shape == (0, 0, 3)
 
@@ -54,7 +61,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("block_dtype, dtype", [(a, b) for a in REAL for b in REAL] + [(a, b) for a in COMPLEX for b in COMPLEX])
+@pytest.mark.parametrize(
+    "block_dtype, dtype", [(a, b) for a in REAL for b in REAL] + [(a, b) for a in COMPLEX for b in COMPLEX]
+)
 def test_assemble_rows_in_place(layout: str, block_dtype: torch.dtype, dtype: torch.dtype, device: str) -> None:
     block = LAYOUTS[layout](torch.randn(6, 3, 4, dtype=block_dtype, device=device))
     rows = torch.full((6, 3, 4), torch.nan, dtype=dtype, device=device)
@@ -96,7 +105,10 @@ def test_large_blocks_are_shared_by_threads(device: str) -> None:
     rows = torch.empty(block.shape, device=device)
     ops.assemble_rows_(rows, block)
     assert torch.equal(rows, block)
-    assert_close(ops.assemble_rows([block.flatten(1)], [64], [8, 8], torch.empty(130 * 65, device=device)).flatten(), block.flatten())
+    assert_close(
+        ops.assemble_rows([block.flatten(1)], [64], [8, 8], torch.empty(130 * 65, device=device)).flatten(),
+        block.flatten(),
+    )
 
 
 Blocks = tuple[list[Tensor | None], list[int], list[int], Tensor]
@@ -118,8 +130,13 @@ def samples(device: str, dtype: torch.dtype = torch.float64, requires_grad: bool
     ]
 
 
-def assemble_rows_reference(blocks: list[Tensor | None], row_counts: list[int], output_shape: list[int], like: Tensor) -> Tensor:
-    parts = [like.new_zeros(n, *like.shape) if b is None else b.to(like.dtype) for b, n in zip(blocks, row_counts, strict=True)]
+def assemble_rows_reference(
+    blocks: list[Tensor | None], row_counts: list[int], output_shape: list[int], like: Tensor
+) -> Tensor:
+    parts = [
+        like.new_zeros(n, *like.shape) if b is None else b.to(like.dtype)
+        for b, n in zip(blocks, row_counts, strict=True)
+    ]
     return torch.cat([like.new_zeros(0, *like.shape), *parts]).reshape(*output_shape, *like.shape)
 
 
@@ -157,8 +174,12 @@ def test_opcheck_assemble_rows(case: int, requires_grad: bool, device: str) -> N
 def test_opcheck_of_the_others(device: str) -> None:
     like = torch.randn(2, 3, device=device)
     torch.library.opcheck(ops.seed_basis.default, (like, 4, 1))
-    torch.library.opcheck(ops.seed_basis.default, (like.requires_grad_(), 4, 1), test_utils=("test_schema", "test_faketensor"))
-    torch.library.opcheck(ops.assemble_rows_.default, (torch.empty(4, 3, device=device), torch.randn(3, 4, device=device).t()))
+    torch.library.opcheck(
+        ops.seed_basis.default, (like.requires_grad_(), 4, 1), test_utils=("test_schema", "test_faketensor")
+    )
+    torch.library.opcheck(
+        ops.assemble_rows_.default, (torch.empty(4, 3, device=device), torch.randn(3, 4, device=device).t())
+    )
     torch.library.opcheck(ops.assemble_rows_.default, (torch.empty(4, 3, device=device), None))
 
 
@@ -171,7 +192,9 @@ def test_vmap(device: str) -> None:
         return ops.assemble_rows([block, None, shared], [2, 1, 4], [7], like)
 
     assert_close(torch.vmap(function)(blocks), torch.stack([function(b) for b in blocks]))
-    nested = torch.vmap(torch.vmap(function, in_dims=1, out_dims=1), in_dims=2)(blocks.permute(1, 0, 2)[:, None, :, :].expand(2, 4, 5, 3))
+    nested = torch.vmap(torch.vmap(function, in_dims=1, out_dims=1), in_dims=2)(
+        blocks.permute(1, 0, 2)[:, None, :, :].expand(2, 4, 5, 3)
+    )
     assert nested.shape == (5, 7, 4, 3)
     assert_close(torch.vmap(lambda x: ops.seed_basis(x, 2, 1))(blocks)[0], ops.seed_basis(blocks[0], 2, 1))
 
@@ -215,12 +238,16 @@ def test_compile(dynamic: bool) -> None:
         (lambda: ops.assemble_rows([torch.ones(2, 3)], [3], [3], torch.ones(3)), "block 0 to hold 3 rows of shape"),
         (lambda: ops.assemble_rows([torch.ones(2, 3)], [2], [3], torch.ones(3)), "as many rows as output_shape"),
         (lambda: ops.assemble_rows([torch.ones(2, 3)], [2, 1], [3], torch.ones(3)), "one row count a block"),
-        (lambda: ops.assemble_rows([torch.ones(1, 3, dtype=torch.cfloat)], [1], [1], torch.ones(3)), "both real or both complex"),
+        (
+            lambda: ops.assemble_rows([torch.ones(1, 3, dtype=torch.cfloat)], [1], [1], torch.ones(3)),
+            "both real or both complex",
+        ),
+        (lambda: ops.seed_basis(torch.ones(3), 2, -1), "first_row of at least 0, got 2 and -1"),
         (lambda: ops.assemble_rows_(torch.ones(3), torch.ones(3, requires_grad=True)), "it is not differentiable"),
         (lambda: ops.assemble_rows_(torch.ones(3, 2).t(), torch.ones(2, 3)), "expected contiguous rows"),
         (lambda: ops.assemble_rows_(torch.ones(2, 3), torch.ones(3, 2)), "expected a block of shape"),
     ],
-)  # fmt: skip
+)
 def test_errors(call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(RuntimeError, match=message):

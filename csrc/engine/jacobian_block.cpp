@@ -10,7 +10,9 @@ namespace {
 // A tensor with memory of its own that a kernel may write to: no functorch wrapper, no subclass, no fake tensor.
 bool is_plain(const at::Tensor& tensor) {
   constexpr c10::DispatchKeySet kWrapped(
-      {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python,
+      {c10::DispatchKey::FuncTorchBatched,
+       c10::DispatchKey::FuncTorchGradWrapper,
+       c10::DispatchKey::Python,
        c10::DispatchKey::Functionalize});
   return !tensor.key_set().has_any(kWrapped);
 }
@@ -58,9 +60,8 @@ void JacobianBlock::write(int64_t num_rows, const at::Tensor& rows) {
   if (!result_.defined()) {
     std::vector<int64_t> shape{output_.numel()};
     shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
-    result_ = out_.has_value() && out_->is_contiguous()
-        ? out_->view(shape)
-        : at::empty(shape, input_.options().layout(at::kStrided));
+    result_ = out_.has_value() && out_->is_contiguous() ? out_->view(shape)
+                                                        : at::empty(shape, input_.options().layout(at::kStrided));
   }
   ops::assemble_rows_(
       num_rows == output_.numel() ? result_ : result_.narrow(0, num_rows_, num_rows),

@@ -15,8 +15,7 @@ at::Tensor assemble_rows(
   static const auto op =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("highgrad_ext::assemble_rows", "")
-          .typed<at::Tensor(
-              const OptionalTensorList&, c10::SymIntArrayRef, c10::SymIntArrayRef, const at::Tensor&)>();
+          .typed<at::Tensor(const OptionalTensorList&, c10::SymIntArrayRef, c10::SymIntArrayRef, const at::Tensor&)>();
   return op.call(blocks, row_counts, output_shape, like);
 }
 

@@ -9,8 +9,7 @@ namespace highgrad::ops {
 
 // Sizes and strides of `block` with neighbouring dimensions merged where they are one run in memory.
 inline StridedLayout coalesced_layout(const at::Tensor& block) {
-  TORCH_CHECK(
-      block.dim() <= kMaxDims, "assemble_rows: expected at most ", kMaxDims, " dimensions, got ", block.dim());
+  TORCH_CHECK(block.dim() <= kMaxDims, "assemble_rows: expected at most ", kMaxDims, " dimensions, got ", block.dim());
   StridedLayout layout;
   layout.num_dims = 0;
   for (int64_t dim = 0; dim < block.dim(); ++dim) {

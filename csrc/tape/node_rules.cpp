@@ -43,8 +43,7 @@ bool is_distrusted(torch::autograd::Node& node) {
   }
   const std::string_view mangled(type.name());
   return std::any_of(kDistrusted.begin(), kDistrusted.end(), [&](const DistrustedNode& row) {
-    return is_type(mangled, row.name) &&
-        (!row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty());
+    return is_type(mangled, row.name) && (!row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty());
   });
 }
 

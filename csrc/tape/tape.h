@@ -26,9 +26,6 @@ Tape read_tape(const torch::autograd::Edge& output, const torch::autograd::edge_
 
 // Whether a Node that made an earlier version of `input`, before its latest `version` in-place changes, lies behind
 // `output`: then a Jacobian by `input` as it is now would be zero only by mistake.
-bool reaches_earlier_version(
-    const torch::autograd::Edge& output,
-    const torch::autograd::Edge& input,
-    int64_t version);
+bool reaches_earlier_version(const torch::autograd::Edge& output, const torch::autograd::Edge& input, int64_t version);
 
 } // namespace highgrad::tape

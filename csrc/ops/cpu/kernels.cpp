@@ -9,6 +9,7 @@
 
 #include "ops/assemble_rows.h"
 #include "ops/index_math.h"
+#include "ops/seed_basis.h"
 #include "ops/strided_layout.h"
 
 namespace highgrad::ops {
@@ -21,18 +22,18 @@ constexpr int64_t kGrainSize = 1 << 15;
 constexpr int64_t kTile = 32;
 
 at::Tensor seed_basis_cpu(const at::Tensor& like, int64_t rows, int64_t first_row) {
+  check_seed_basis(rows, first_row);
   std::vector<int64_t> shape{rows};
   shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
   at::Tensor basis = at::zeros(shape, like.options().layout(at::kStrided));
   const int64_t columns = like.numel();
-  const int64_t ones = std::min(rows, columns - first_row);
-  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(
-      at::kHalf, at::kBFloat16, basis.scalar_type(), "seed_basis", [&] {
-        auto* data = basis.mutable_data_ptr<scalar_t>();
-        for (const auto i : c10::irange(ones)) {
-          data[i * columns + i + first_row] = scalar_t(1);
-        }
-      });
+  const int64_t ones = std::max<int64_t>(0, std::min(rows, columns - first_row));
+  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, basis.scalar_type(), "seed_basis", [&] {
+    auto* data = basis.mutable_data_ptr<scalar_t>();
+    for (const auto i : c10::irange(ones)) {
+      data[i * columns + i + first_row] = scalar_t(1);
+    }
+  });
   return basis;
 }
 

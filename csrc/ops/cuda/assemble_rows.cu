@@ -21,9 +21,8 @@ void launch_copy_block(
         <<<plan.grid, plan.block, 0, stream>>>(static_cast<dst_t*>(dst), static_cast<const src_t*>(src), layout, numel);
   };
   if (is_complex(dst_type)) {
-    dispatch_complex(dst_type, [&](auto dst_tag) {
-      dispatch_complex(src_type, [&](auto src_tag) { launch(dst_tag, src_tag); });
-    });
+    dispatch_complex(
+        dst_type, [&](auto dst_tag) { dispatch_complex(src_type, [&](auto src_tag) { launch(dst_tag, src_tag); }); });
   } else {
     dispatch_real(
         dst_type, [&](auto dst_tag) { dispatch_real(src_type, [&](auto src_tag) { launch(dst_tag, src_tag); }); });

@@ -6,6 +6,7 @@
 
 #include "ops/assemble_rows.h"
 #include "ops/cuda/launch.h"
+#include "ops/seed_basis.h"
 #include "ops/strided_layout.h"
 
 namespace highgrad::ops::cuda {
@@ -31,6 +32,7 @@ ElementType element_type(at::ScalarType type) {
 }
 
 at::Tensor seed_basis_cuda(const at::Tensor& like, int64_t rows, int64_t first_row) {
+  check_seed_basis(rows, first_row);
   const ElementType type = element_type(like.scalar_type());
   const c10::cuda::CUDAGuard guard(like.device());
   std::vector<int64_t> shape{rows};

@@ -12,7 +12,12 @@
 namespace highgrad::ops::cuda {
 
 void launch_seed_basis(
-    void* basis, ElementType type, int64_t rows, int64_t columns, int64_t first_row, cudaStream_t stream);
+    void* basis,
+    ElementType type,
+    int64_t rows,
+    int64_t columns,
+    int64_t first_row,
+    cudaStream_t stream);
 
 // Real to real or complex to complex; numel is at least 1.
 void launch_copy_block(

@@ -6,7 +6,12 @@
 namespace highgrad::ops::cuda {
 
 void launch_seed_basis(
-    void* basis, ElementType type, int64_t rows, int64_t columns, int64_t first_row, cudaStream_t stream) {
+    void* basis,
+    ElementType type,
+    int64_t rows,
+    int64_t columns,
+    int64_t first_row,
+    cudaStream_t stream) {
   const int64_t numel = rows * columns;
   if (numel == 0) {
     return;
