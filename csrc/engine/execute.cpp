@@ -120,7 +120,9 @@ class OutputSweeps {
   OutputSweeps(const at::Tensor& output, const Tape& tape, const JacobianOptions& options, bool keep_graph)
       : output_(output), edge_(edge_of(output)), options_(options), sweep_{keep_graph, options.create_graph} {
     // Anomaly mode looks at values, which vmap does not let it.
-    if (tape.has_distrusted_node || torch::autograd::AnomalyMode::is_enabled()) {
+    const bool distrusted =
+        tape.distrust == tape::Distrust::kValues || (tape.distrust == tape::Distrust::kGraph && options.create_graph);
+    if (distrusted || torch::autograd::AnomalyMode::is_enabled()) {
       chunk_size_ = 1;
     } else {
       chunk_size_ = options.chunk_size.has_value()

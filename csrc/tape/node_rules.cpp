@@ -2,27 +2,33 @@
 
 #include <torch/csrc/autograd/functions/tensor.h>
 
-#include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 #include <typeinfo>
 
 namespace highgrad::tape {
 
 // Note [Distrusted Nodes]
-// functorch's batching rule of these Nodes' backward gives wrong values without an error, for some shapes at least, in
-// a release of torch that we support. Tapes that run one of them go row by row. tests/test_distrusted_nodes.py shows
-// each of them wrong.
+// functorch's batching rule of these Nodes' backward is wrong without an error, for some shapes at least, in a release
+// of torch that we support. Tapes that run one of them go row by row. tests/test_distrusted_nodes.py shows each of them
+// wrong.
 struct DistrustedNode {
   std::string_view name;
+  Distrust distrust;
   // Whether the rule is wrong for 0-d cotangents alone.
-  bool only_scalars;
+  bool only_scalars = false;
+  // The output whose computation alone is wrong, or none.
+  std::optional<size_t> only_output = std::nullopt;
 };
 
 constexpr std::array kDistrusted = {
-    DistrustedNode{"CdistBackward0", false},
+    DistrustedNode{"CdistBackward0", Distrust::kValues},
     // Rolls a batch of 0-d tensors along the batch.
-    DistrustedNode{"RollBackward0", true},
+    DistrustedNode{"RollBackward0", Distrust::kValues, /*only_scalars=*/true},
+    // Take the saved mean and deviation for constants in the weight's gradient.
+    DistrustedNode{"NativeLayerNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
+    DistrustedNode{"NativeBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
 };
 
 namespace {
@@ -35,16 +41,20 @@ bool is_type(std::string_view mangled, std::string_view name) {
 
 } // namespace
 
-bool is_distrusted(torch::autograd::Node& node) {
+Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_t)>& computes) {
   const std::type_info& type = typeid(node);
   if (type == typeid(torch::autograd::CopySlices)) {
     auto& wrapped = static_cast<torch::autograd::CopySlices&>(node).fn;
-    return wrapped && is_distrusted(*wrapped);
+    return wrapped ? distrust_of(*wrapped, computes) : Distrust::kNone;
   }
   const std::string_view mangled(type.name());
-  return std::any_of(kDistrusted.begin(), kDistrusted.end(), [&](const DistrustedNode& row) {
-    return is_type(mangled, row.name) && (!row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty());
-  });
+  for (const DistrustedNode& row : kDistrusted) {
+    if (is_type(mangled, row.name) && (!row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty()) &&
+        (!row.only_output.has_value() || computes(*row.only_output))) {
+      return row.distrust;
+    }
+  }
+  return Distrust::kNone;
 }
 
 std::vector<std::string> distrusted_nodes() {

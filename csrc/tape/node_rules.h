@@ -2,15 +2,23 @@
 
 #include <torch/csrc/autograd/function.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
 namespace highgrad::tape {
 
-// Whether torch's vmap of this Node, or of one that it wraps, is known to give silently wrong values.
-bool is_distrusted(torch::autograd::Node& node);
+// What torch's vmap gets silently wrong of a Node's backward.
+enum class Distrust {
+  kNone,
+  kGraph, // only what create_graph records: the values are right, their derivatives are not
+  kValues,
+};
 
-// The names of all such Nodes.
+// What to expect of this Node, or of one that it wraps. `computes(k)` tells whether the sweep computes its k-th output.
+Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_t)>& computes);
+
+// The names of all Nodes that are not trusted always.
 std::vector<std::string> distrusted_nodes();
 
 } // namespace highgrad::tape

@@ -6,8 +6,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "tape/node_rules.h"
-
 namespace highgrad::tape {
 namespace {
 
@@ -161,7 +159,15 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   for (auto visit = walk.visits.rbegin(); visit != walk.visits.rend(); ++visit) {
     if (visit->on_path) {
       tape.nodes.push_back(visit->node);
-      tape.has_distrusted_node |= is_distrusted(*visit->node);
+      const auto computes = [&](size_t k) {
+        const Edge& edge = visit->node->next_edge(k);
+        if (!edge.function) {
+          return false;
+        }
+        const Visit& target = walk.visits[walk.index.at(edge.function.get())];
+        return target.on_path || target.is_input;
+      };
+      tape.distrust = std::max(tape.distrust, distrust_of(*visit->node, computes));
     }
     if (visit->on_path || visit->is_input) {
       visit->bytes = cotangent_bytes(*visit->node);

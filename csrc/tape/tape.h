@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "tape/node_rules.h"
+
 namespace highgrad::tape {
 
 // What one sweep from an output to some inputs would run, read from the recorded graph without running anything.
@@ -16,8 +18,8 @@ struct Tape {
   std::vector<bool> reaches_input;
   // Most bytes of cotangents that are alive at once for one row.
   int64_t peak_bytes_per_row = 0;
-  // Whether torch's vmap must not be trusted with one of the Nodes.
-  bool has_distrusted_node = false;
+  // The worst that torch's vmap does to one of the Nodes.
+  Distrust distrust = Distrust::kNone;
 };
 
 // Reads the tape in one depth-first walk: linear in the Nodes behind `output`. An output without a graph (an invalid
