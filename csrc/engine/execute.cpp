@@ -194,17 +194,20 @@ class OutputSweeps {
   // Once the values are there, so that a graph on which the row loop fails as well raises that error alone.
   void warn() const {
     if (fell_back_) {
-      TORCH_WARN(
-          options_.caller,
-          ": torch.vmap cannot run ",
-          failing_node_.empty() ? std::string("a hook on the graph") : failing_node_,
+      const std::string culprit = failing_node_.empty() ? "a hook on the graph" : failing_node_;
+      emit(
+          "torch.vmap cannot run " + culprit +
           "; its Jacobian is computed row by row, with the same values but slower");
     }
     if (!looped_ops_.empty()) {
       const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());
-      TORCH_WARN(
-          options_.caller, ": torch.vmap has no batching rule for ", c10::Join(", ", ops), " and loops over its rows");
+      emit("torch.vmap has no batching rule for " + c10::Join(", ", ops) + " and loops over its rows");
     }
+  }
+
+  // A UserWarning at the Python line that called, without the place in C++ that TORCH_WARN appends.
+  void emit(const std::string& message) const {
+    c10::warn(c10::Warning(c10::UserWarning(), {nullptr, nullptr, 0}, options_.caller + ": " + message, false));
   }
 
   const at::Tensor& output_;
