@@ -9,7 +9,7 @@ namespace {
 
 // Live cotangents of one sweep. Larger sweeps were not faster on the CPU, only hungrier; an accelerator needs more
 // rows to be busy.
-constexpr int64_t kCpuBudget = int64_t{32} << 20;
+constexpr int64_t kCpuBudget = int64_t{8} << 20;
 constexpr int64_t kAcceleratorBudget = int64_t{1} << 30;
 
 // Nodes have temporaries besides their cotangents, and other users of the memory must not be starved.
