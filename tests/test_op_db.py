@@ -1,0 +1,125 @@
+"""Every differentiable operator in torch's own database: full_jacobian against torch.autograd.functional.jacobian."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from highgrad_ext import full_jacobian
+from highgrad_ext._reference import full_jacobian_loop
+
+# Samples of an operator that are tried, spread over its list; rows of a result that is larger than this; elements of
+# an input, and of a Jacobian that is differentiated once more.
+MAX_SAMPLES = 8
+MAX_ROWS = 24
+MAX_INPUT = 20_000
+MAX_SECOND_ORDER = 300
+
+# Operator -> why there is nothing to compare. A test fails when one of them could be compared after all.
+EXCLUDED: dict[str, str] = {}
+
+DIFFERENTIABLE = [op for op in op_db if op.supports_autograd and torch.float64 in op.supported_backward_dtypes("cpu")]
+
+
+def is_real_result(value: object) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) and value.requires_grad
+
+
+def real_results(output: Any) -> tuple[Tensor, ...]:
+    """The differentiable results as real dense tensors of 1 to MAX_ROWS elements."""
+    results = []
+    for result in filter(is_real_result, tree_flatten(output)[0]):
+        if result.layout != torch.strided:
+            result = result.to_dense()
+        if result.is_complex():
+            result = torch.view_as_real(result.resolve_conj())
+        if result.numel() > MAX_ROWS:
+            chosen = torch.randperm(result.numel(), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
+            result = result.reshape(-1)[chosen]
+        if result.numel() > 0:
+            results.append(result)
+    return tuple(results)
+
+
+def problems(op: OpInfo) -> Iterator[tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...]]]:
+    """(function, inputs) of some samples: the function of exactly those inputs that require grad."""
+    samples = list(op.sample_inputs("cpu", torch.float64, requires_grad=True))
+    for sample in samples[:: max(1, len(samples) // MAX_SAMPLES)]:
+        leaves, spec = tree_flatten((sample.input, sample.args, sample.kwargs))
+        places = [
+            i
+            for i, leaf in enumerate(leaves)
+            if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.layout == torch.strided
+        ]
+        if not places or any(leaves[i].numel() > MAX_INPUT for i in places):
+            continue
+
+        def function(
+            *inputs: Tensor,
+            sample: Any = sample,
+            leaves: list[Any] = leaves,
+            spec: Any = spec,
+            places: list[int] = places,
+        ) -> tuple[Tensor, ...]:
+            filled = list(leaves)
+            for place, value in zip(places, inputs, strict=True):
+                filled[place] = value
+            first, args, kwargs = tree_unflatten(filled, spec)
+            torch.manual_seed(0)  # for operators that draw
+            return real_results(sample.output_process_fn_grad(op(first, *args, **kwargs)))
+
+        yield function, tuple(leaves[i].detach().requires_grad_() for i in places)
+
+
+def weights_of(jacobian: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, jacobian.numel(), dtype=torch.float64).view(jacobian.shape)
+
+
+def check_second_order(f: Tensor, wrt: Tensor) -> None:
+    """The graph that was recorded along: the gradient of a weighted sum of the Jacobian."""
+    ours, expected = full_jacobian(f, wrt), full_jacobian_loop(f, wrt, create_graph=True)
+    gradients = []
+    for jacobian in (ours, expected):
+        weighted = (jacobian * weights_of(jacobian)).sum()
+        if weighted.requires_grad:
+            (gradient,) = torch.autograd.grad(weighted, wrt, allow_unused=True, retain_graph=True)
+        else:
+            gradient = None
+        gradients.append(torch.zeros_like(wrt) if gradient is None else gradient)
+    assert_close(gradients[0], gradients[1], equal_nan=True, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.formatted_name)
+def test_op(op: OpInfo) -> None:
+    compared = 0
+    for function, inputs in problems(op):
+        f = function(*inputs)
+        if not f:
+            continue
+        expected = torch.autograd.functional.jacobian(function, inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            actual = full_jacobian(f, inputs, create_graph=False)
+        for row, expected_row in zip(actual, expected, strict=True):
+            assert_close(row, expected_row, equal_nan=True, check_stride=False, rtol=1e-7, atol=1e-9)
+        compared += 1
+        if op.supports_gradgrad and f[0].numel() * inputs[0].numel() <= MAX_SECOND_ORDER:
+            check_second_order(f[0], inputs[0])
+    if op.formatted_name in EXCLUDED:
+        assert compared == 0, f"{op.formatted_name} is excluded, but it was compared"
+    else:
+        assert compared > 0, f"{op.formatted_name} has no sample that was compared"
+
+
+def test_exclusions_are_in_the_database() -> None:
+    assert EXCLUDED.keys() <= {op.formatted_name for op in DIFFERENTIABLE}
