@@ -1,0 +1,103 @@
+"""Nodes that torch's vmap gets silently wrong: each row of the table shown wrong, and right through full_jacobian."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from highgrad_ext import _C, full_jacobian
+from highgrad_ext._reference import full_jacobian_loop
+
+# Node -> (f of a leaf of 9 elements whose tape has that Node, whether only the recorded graph is wrong).
+DEMONSTRATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "CdistBackward0": (lambda x: torch.cdist(x[:6].view(3, 2), x[:6].view(3, 2) + 1), False),
+    "RollBackward0": (lambda x: torch.roll(x.sum(), 1) * x, False),
+    "NativeLayerNormBackward0": (lambda x: F.layer_norm(x[:6].view(2, 3), (3,), x[6:9]), True),
+    "NativeBatchNormBackward0": (lambda x: F.batch_norm(x[:6].view(3, 2), None, None, x[6:8], training=True), True),
+}
+
+
+def leaf() -> Tensor:
+    return torch.randn(9, dtype=torch.float64, requires_grad=True)
+
+
+def weighted_gradient(jacobian: Tensor, x: Tensor) -> Tensor:
+    weights = torch.linspace(-1, 1, jacobian.numel(), dtype=jacobian.dtype).view(jacobian.shape)
+    return torch.autograd.grad((jacobian * weights).sum(), x, retain_graph=True)[0]
+
+
+def batched_without_distrust(f: Tensor, x: Tensor, create_graph: bool) -> Tensor:
+    basis = torch.eye(f.numel(), dtype=f.dtype).view(-1, *f.shape)
+    (rows,) = _C.batched_vjp([f], [basis], [x], create_graph)
+    assert rows is not None
+    return rows.view(*f.shape, *x.shape)
+
+
+def test_every_row_is_demonstrated() -> None:
+    assert set(_C.distrusted_nodes()) == set(DEMONSTRATIONS)
+
+
+def names(node: torch.autograd.graph.Node | None, seen: set[str]) -> set[str]:
+    if node is not None:
+        seen.add(node.name())
+        for child, _ in node.next_functions:
+            names(child, seen)
+    return seen
+
+
+@pytest.mark.parametrize("node", DEMONSTRATIONS)
+def test_full_jacobian_is_right(node: str) -> None:
+    function, only_graph = DEMONSTRATIONS[node]
+    x = leaf()
+    f = function(x)
+    assert node in names(f.grad_fn, set())
+    assert_close(full_jacobian(f, x, create_graph=False), full_jacobian_loop(f, x))
+    if only_graph:
+        assert_close(
+            weighted_gradient(full_jacobian(f, x), x),
+            weighted_gradient(full_jacobian_loop(f, x, create_graph=True), x),
+        )
+
+
+@pytest.mark.parametrize("node", DEMONSTRATIONS)
+def test_torch_is_wrong(node: str) -> None:
+    """A row is not needed on a release of torch where this warns."""
+    function, only_graph = DEMONSTRATIONS[node]
+    x = leaf()
+    f = function(x)
+    actual = batched_without_distrust(f, x, create_graph=only_graph)
+    expected = full_jacobian_loop(f, x, create_graph=only_graph)
+    if only_graph:
+        assert_close(actual, expected)
+        actual, expected = weighted_gradient(actual, x), weighted_gradient(expected, x)
+    if torch.allclose(actual, expected):
+        warnings.warn(f"torch {torch.__version__} batches {node} rightly", stacklevel=1)
+
+
+@pytest.mark.parametrize("node", ["CdistBackward0", "NativeLayerNormBackward0"])
+def test_this_release_is_wrong(node: str) -> None:
+    """The releases in which these were found wrong; keeps the test above honest."""
+    if not (2, 13) <= tuple(int(part) for part in torch.__version__.split(".")[:2]) <= (2, 14):
+        pytest.skip("not known of this torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        test_torch_is_wrong(node)
+
+
+def test_norms_stay_batched_without_a_graph() -> None:
+    """Only what is wrong is looped: values of a norm, and graphs of one whose weight is not derived by."""
+    x, weight = leaf(), torch.randn(3, dtype=torch.float64, requires_grad=True)
+    f = F.layer_norm(x.view(3, 3), (3,), weight)
+    sweeps: list[int] = []
+    full_jacobian(f, x, progress=lambda done, total: sweeps.append(done))
+    full_jacobian(f, (x, weight), create_graph=False, progress=lambda done, total: sweeps.append(done))
+    assert sweeps == [9, 9]
+    sweeps.clear()
+    full_jacobian(f, (x, weight), progress=lambda done, total: sweeps.append(done))
+    assert sweeps == list(range(1, 10))
