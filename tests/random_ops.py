@@ -1,8 +1,8 @@
 """Ops on arguments of random shape, memory order and origin, all taken from one flat leaf.
 
-Rules of vmap are written per op and go wrong for some shapes only: a size that equals the batch size, a 0-d argument, two
-arguments that share memory. A case draws all of these from a seed. Every argument is cut from one leaf, so arguments may
-overlap and the Jacobian has a single wrt.
+Rules of vmap are written per op and go wrong for some shapes only: a size that equals the batch size, a 0-d argument,
+two arguments that share memory. A case draws all of these from a seed. Every argument is cut from one leaf, so
+arguments may overlap and the Jacobian has a single wrt.
 """
 
 from __future__ import annotations
@@ -169,13 +169,14 @@ def into_view(d: Draw) -> Tensor:
         if view.dim() == 0:
             break
         dim = d.dim(tuple(view.shape))
-        view = d.pick(
-            lambda: view.select(dim, 0),
-            lambda: view.narrow(dim, 0, 1),
-            lambda: view.transpose(dim, 0),
-            lambda: view.diagonal() if view.dim() > 1 else view,
-            lambda: view.reshape(-1),
-        )()
+        change: Callable[[Tensor, int], Tensor] = d.pick(
+            lambda v, dim: v.select(dim, 0),
+            lambda v, dim: v.narrow(dim, 0, 1),
+            lambda v, dim: v.transpose(dim, 0),
+            lambda v, dim: v.diagonal() if v.dim() > 1 else v,
+            lambda v, dim: v.reshape(-1),
+        )
+        view = change(view, dim)
     if view._is_view():
         view.mul_(d.arg(*view.shape))
     return base * base
@@ -314,7 +315,9 @@ CASES: dict[str, Case] = {
     "gather": scattered(lambda d, x, dim, index, source: x.gather(dim, index)),
     "scatter": scattered(lambda d, x, dim, index, source: x.scatter(dim, index, source)),
     "scatter_add": scattered(lambda d, x, dim, index, source: x.scatter_add(dim, index, source)),
-    "scatter_reduce": scattered(lambda d, x, dim, index, source: x.scatter_reduce(dim, index, source, d.pick("sum", "mean", "amax"))),
+    "scatter_reduce": scattered(
+        lambda d, x, dim, index, source: x.scatter_reduce(dim, index, source, d.pick("sum", "mean", "amax"))
+    ),
     "take_along_dim": scattered(lambda d, x, dim, index, source: x.take_along_dim(index, dim)),
     "index_add": lookup(lambda d, x, dim, index: x.index_add(dim, index, x.index_select(dim, index) * 2)),
     "index_fill": lookup(lambda d, x, dim, index: x.index_fill(dim, index, d.arg())),
@@ -331,11 +334,15 @@ CASES: dict[str, Case] = {
     "mm": lambda d: (lambda n: torch.mm(d.arg(d.size(), n), d.arg(n, d.size())))(d.size()),
     "bmm": lambda d: (lambda b, n: torch.bmm(d.arg(b, d.size(), n), d.arg(b, n, d.size())))(d.size(1, 3), d.size()),
     "addmm": lambda d: (lambda n, m: torch.addmm(d.arg(m), d.arg(d.size(), n), d.arg(n, m)))(d.size(), d.size()),
-    "baddbmm": lambda d: (lambda b, n: torch.baddbmm(d.arg(b, n, n), d.arg(b, n, 2), d.arg(b, 2, n)))(d.size(1, 3), d.size()),
+    "baddbmm": lambda d: (lambda b, n: torch.baddbmm(d.arg(b, n, n), d.arg(b, n, 2), d.arg(b, 2, n)))(
+        d.size(1, 3), d.size()
+    ),
     "mv": lambda d: (lambda n: torch.mv(d.arg(d.size(), n), d.arg(n)))(d.size()),
     "dot": lambda d: (lambda n: torch.dot(d.arg(n), d.arg(n)))(d.size()),
     "outer": lambda d: torch.outer(d.arg(d.size()), d.arg(d.size())),
-    "einsum": lambda d: (lambda n: torch.einsum("bij,jk,bk->bi", d.arg(2, 3, n), d.arg(n, 2), d.arg(2, 2)))(d.size(1, 3)),
+    "einsum": lambda d: (lambda n: torch.einsum("bij,jk,bk->bi", d.arg(2, 3, n), d.arg(n, 2), d.arg(2, 2)))(
+        d.size(1, 3)
+    ),
     "kron": lambda d: torch.kron(d.arg(*d.shape(1, 2)), d.arg(*d.shape(1, 2))),
     "bilinear": lambda d: (lambda b: F.bilinear(d.arg(b, 2), d.arg(b, 3), d.arg(2, 2, 3), d.arg(2)))(d.size()),
     "linear": lambda d: (lambda n, m: F.linear(d.arg(*d.shape(0, 2), n), d.arg(m, n), d.arg(m)))(d.size(), d.size()),
@@ -360,7 +367,9 @@ CASES: dict[str, Case] = {
     "adaptive_max_pool2d": pooling(lambda d, x: F.adaptive_max_pool2d(x, d.size(1, 2)), 2),
     "lp_pool2d": pooling(lambda d, x: F.lp_pool2d(x * x + 1, 2.0, 2), 2),
     "batch_norm": channels(lambda d, x, c: F.batch_norm(x, None, None, d.arg(c), d.arg(c), training=True)),
-    "batch_norm_eval": channels(lambda d, x, c: F.batch_norm(x, torch.ones(c).double(), torch.ones(c).double(), d.arg(c))),
+    "batch_norm_eval": channels(
+        lambda d, x, c: F.batch_norm(x, torch.ones(c).double(), torch.ones(c).double(), d.arg(c))
+    ),
     "instance_norm": channels(lambda d, x, c: F.instance_norm(torch.cat([x, x * x], -1), weight=d.arg(c))),
     "group_norm": channels(lambda d, x, c: F.group_norm(x, d.pick(1, 2), d.arg(c) if d.flag() else None)),
     "layer_norm": over_shape(lambda d, x: F.layer_norm(x, x.shape[-1:], d.arg(x.shape[-1]) if d.flag() else None), 1),
@@ -369,29 +378,41 @@ CASES: dict[str, Case] = {
     "interpolate": interpolate,
     "grid_sample": grid_sample,
     "affine_grid": lambda d: (lambda b: F.affine_grid(d.arg(b, 2, 3), (b, 1, 2, 3), align_corners=False))(d.size(1, 3)),
-    "cross_entropy": lambda d: (lambda b, c: F.cross_entropy(d.arg(b, c), d.index(c, b), reduction=d.pick("none", "mean")))(
-        d.size(), d.size()
-    ),
+    "cross_entropy": lambda d: (
+        lambda b, c: F.cross_entropy(d.arg(b, c), d.index(c, b), reduction=d.pick("none", "mean"))
+    )(d.size(), d.size()),
     "huber": lambda d: F.huber_loss(*[d.arg(3, 2), d.arg(3, 2)], reduction=d.pick("none", "mean")),
-    "binary_cross_entropy": over_shape(lambda d, x: F.binary_cross_entropy(x.sigmoid(), d.arg(*x.shape).sigmoid(), reduction="none")),
+    "binary_cross_entropy": over_shape(
+        lambda d, x: F.binary_cross_entropy(x.sigmoid(), d.arg(*x.shape).sigmoid(), reduction="none")
+    ),
     "kl_div": over_shape(lambda d, x: F.kl_div(x, d.positive(*x.shape), reduction=d.pick("none", "sum"))),
     "soft_margin": over_shape(lambda d, x: F.soft_margin_loss(x, torch.ones_like(x), reduction="none")),
     "multi_margin": lambda d: (lambda b: F.multi_margin_loss(d.arg(b, 3), d.index(3, b), reduction="none"))(d.size()),
     "ctc": lambda d: F.ctc_loss(
-        d.arg(5, 2, 4).log_softmax(-1), torch.tensor([[1, 2], [2, 3]]), torch.tensor([5, 4]), torch.tensor([2, 2]), reduction="none"
+        d.arg(5, 2, 4).log_softmax(-1),
+        torch.tensor([[1, 2], [2, 3]]),
+        torch.tensor([5, 4]),
+        torch.tensor([2, 2]),
+        reduction="none",
     ),
     # linear algebra and FFT
     "inv": lambda d: torch.linalg.inv(d.matrix(*d.shape(0, 1), n=d.size(1, 3))),
-    "solve": lambda d: (lambda n, b: torch.linalg.solve(d.matrix(*b, n=n), d.arg(*b, n, d.size(1, 2))))(d.size(1, 3), d.shape(0, 1)),
+    "solve": lambda d: (lambda n, b: torch.linalg.solve(d.matrix(*b, n=n), d.arg(*b, n, d.size(1, 2))))(
+        d.size(1, 3), d.shape(0, 1)
+    ),
     "det": lambda d: torch.linalg.det(d.matrix(*d.shape(0, 2), n=d.size(1, 3))),
     "slogdet": lambda d: torch.linalg.slogdet(d.matrix(*d.shape(0, 1), n=d.size(1, 3))).logabsdet,
     "cholesky": lambda d: torch.linalg.cholesky(torch.matrix_exp(d.symmetric(*d.shape(0, 1), n=2) * 0.3)),
     "eigvalsh": lambda d: torch.linalg.eigvalsh(d.symmetric(*d.shape(0, 1), n=d.size(1, 3))),
-    "svdvals": lambda d: torch.linalg.svdvals(d.matrix(*d.shape(0, 1), n=d.size(1, 3)) * torch.arange(1.0, 2.0, 1.0).double()),
+    "svdvals": lambda d: torch.linalg.svdvals(
+        d.matrix(*d.shape(0, 1), n=d.size(1, 3)) * torch.arange(1.0, 2.0, 1.0).double()
+    ),
     "qr": lambda d: torch.linalg.qr(d.matrix(*d.shape(0, 1), n=d.size(1, 3))).R,
     "pinv": lambda d: torch.linalg.pinv(torch.cat([d.matrix(n=2), d.arg(2, 2)])),
     "lu": lambda d: torch.linalg.lu(d.matrix(*d.shape(0, 1), n=d.size(1, 3))).L,
-    "solve_triangular": lambda d: (lambda n: torch.linalg.solve_triangular(d.matrix(n=n).triu(), d.arg(n, 2), upper=True))(d.size(1, 3)),
+    "solve_triangular": lambda d: (
+        lambda n: torch.linalg.solve_triangular(d.matrix(n=n).triu(), d.arg(n, 2), upper=True)
+    )(d.size(1, 3)),
     "matrix_exp": lambda d: torch.matrix_exp(d.matrix(*d.shape(0, 1), n=d.size(1, 3)) * 0.3),
     "matrix_power": lambda d: torch.linalg.matrix_power(d.matrix(*d.shape(0, 1), n=2), d.size(0, 3)),
     "rfft": over_dim(lambda d, x, dim: torch.view_as_real(torch.fft.rfft(x, dim=dim))),
