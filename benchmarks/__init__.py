@@ -1,0 +1,1 @@
+"""Benchmarks of highgrad_ext against other ways to a Jacobian: ``python benchmarks/run.py``."""
