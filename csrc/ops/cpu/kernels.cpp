@@ -1,6 +1,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
@@ -25,14 +25,21 @@ at::Tensor seed_basis_cpu(const at::Tensor& like, int64_t rows, int64_t first_ro
   check_seed_basis(rows, first_row);
   std::vector<int64_t> shape{rows};
   shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
-  at::Tensor basis = at::zeros(shape, like.options().layout(at::kStrided));
+  const at::Tensor basis = at::empty(shape, like.options().layout(at::kStrided));
   const int64_t columns = like.numel();
-  const int64_t ones = std::max<int64_t>(0, std::min(rows, columns - first_row));
+  if (basis.numel() == 0) {
+    return basis;
+  }
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, basis.scalar_type(), "seed_basis", [&] {
     auto* data = basis.mutable_data_ptr<scalar_t>();
-    for (const auto i : c10::irange(ones)) {
-      data[i * columns + i + first_row] = scalar_t(1);
-    }
+    at::parallel_for(0, rows, std::max<int64_t>(1, kGrainSize / columns), [&](int64_t begin, int64_t end) {
+      // All bits zero is zero in every dtype.
+      const auto bytes = static_cast<size_t>((end - begin) * columns) * sizeof(scalar_t);
+      std::memset(static_cast<void*>(data + begin * columns), 0, bytes);
+      for (int64_t row = begin; row < std::min(end, columns - first_row); ++row) {
+        data[row * columns + row + first_row] = scalar_t(1);
+      }
+    });
   });
   return basis;
 }
