@@ -111,8 +111,8 @@ def _version(package: str) -> str | None:
 
 
 def _versions(jax: jax_peers.JaxWorker) -> dict[str, str | None]:
-    installed = {package: _version(package) for package in ("torch", "torchjd", "numpy")}
-    own = {"python": platform.python_version(), "highgrad_ext": highgrad_ext.__version__}
+    installed = {package: _version(package) for package in ("torchjd", "numpy")}
+    own = {"python": platform.python_version(), "highgrad_ext": highgrad_ext.__version__, "torch": torch.__version__}
     return {**own, **installed, "jax": jax.version()}
 
 

@@ -18,6 +18,7 @@ from highgrad_ext._reference import full_jacobian_loop
 DEMONSTRATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "CdistBackward0": (lambda x: torch.cdist(x[:6].view(3, 2), x[:6].view(3, 2) + 1), False),
     "RollBackward0": (lambda x: torch.roll(x.sum(), 1) * x, False),
+    "MaskedSelectBackward0": (lambda x: x[:3].masked_select(torch.ones(3, 3).bool()).view(3, 3).sum(0), False),
     "NativeLayerNormBackward0": (lambda x: F.layer_norm(x[:6].view(2, 3), (3,), x[6:9]), True),
     "NativeBatchNormBackward0": (lambda x: F.batch_norm(x[:6].view(3, 2), None, None, x[6:8], training=True), True),
 }

@@ -26,6 +26,8 @@ constexpr std::array kDistrusted = {
     DistrustedNode{"CdistBackward0", Distrust::kValues},
     // Rolls a batch of 0-d tensors along the batch.
     DistrustedNode{"RollBackward0", Distrust::kValues, /*only_scalars=*/true},
+    // Takes the batch for a dimension of the mask when the sizes agree by accident.
+    DistrustedNode{"MaskedSelectBackward0", Distrust::kValues},
     // Take the saved mean and deviation for constants in the weight's gradient.
     DistrustedNode{"NativeLayerNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
     DistrustedNode{"NativeBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
