@@ -58,6 +58,18 @@ std::vector<Tape> read_tapes(const std::vector<at::Tensor>& outputs, const edge_
   return tapes;
 }
 
+// What strict=True demands of every pair, in torch's own words.
+void check_dependence(bool depends, size_t output, size_t input, const JacobianOptions& options) {
+  TORCH_CHECK(
+      depends || !options.strict,
+      options.caller,
+      ": Output ",
+      output,
+      " of the user-provided function is independent of input ",
+      input,
+      ". This is not allowed in strict mode.");
+}
+
 // Raises what allow_unused=False and strict=True ask for, in torch's own words, and for an input that was changed in
 // place since, which would look unused.
 void check_paths(
@@ -97,14 +109,7 @@ void check_paths(
           " that has been modified by an inplace operation since (it is at version ",
           inputs[j]._version(),
           "); keep a reference to its earlier value, or modify a clone");
-      TORCH_CHECK(
-          !options.strict,
-          options.caller,
-          ": Output ",
-          i,
-          " of the user-provided function is independent of input ",
-          j,
-          ". This is not allowed in strict mode.");
+      check_dependence(false, i, j, options);
     }
     TORCH_CHECK(
         used || options.allow_unused || outputs.empty(),
@@ -275,17 +280,11 @@ std::vector<at::Tensor> full_jacobian(
       });
     }
     for (const auto j : c10::irange(inputs.size())) {
-      TORCH_CHECK(
-          !options.strict || jacobians[j].is_used() || outputs[i].numel() == 0 || inputs[j].numel() == 0,
-          options.caller,
-          ": Output ",
-          i,
-          " of the user-provided function is independent of input ",
-          j,
-          ". This is not allowed in strict mode.");
+      const bool is_empty = outputs[i].numel() == 0 || inputs[j].numel() == 0;
+      check_dependence(jacobians[j].is_used() || is_empty, i, j, options);
       results.push_back(jacobians[j].finish());
       TORCH_CHECK(
-          !options.strict || !options.create_graph || results.back().requires_grad() || results.back().numel() == 0,
+          !options.strict || !options.create_graph || results.back().requires_grad() || is_empty,
           options.caller,
           ": The jacobian of the user-provided function is independent of input ",
           j,
