@@ -389,6 +389,16 @@ def test_never_an_alias() -> None:
     assert held.abs().sum() > 0
 
 
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_result_may_be_changed_in_place(chunk_size: int | None) -> None:
+    """Also by what requires grad, which torch forbids for views that were made without grad mode."""
+    x = leaf(4)
+    jacobian = full_jacobian(x.view(2, 2) @ x.view(2, 2), x, create_graph=False, chunk_size=chunk_size)
+    assert not jacobian._is_view()
+    jacobian.mul_(x)
+    jacobian.sum().backward()
+
+
 def test_grad_is_never_touched() -> None:
     x = leaf(3)
     hidden = x.sin()

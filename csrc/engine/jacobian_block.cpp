@@ -1,5 +1,6 @@
 #include "engine/jacobian_block.h"
 
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/empty.h>
 
 #include <utility>
@@ -15,6 +16,14 @@ bool is_plain(const at::Tensor& tensor) {
        c10::DispatchKey::Python,
        c10::DispatchKey::Functionalize});
   return !tensor.key_set().has_any(kWrapped);
+}
+
+// Whether nobody else can see the memory of `tensor`. A view made without grad mode still keeps its base alive, which
+// does not count when only the view holds it.
+bool is_sole_owner(const at::Tensor& tensor) {
+  const bool owns_base = tensor.is_view() && tensor._base().use_count() == 1;
+  return tensor.use_count() == 1 && tensor.storage().use_count() == (owns_base ? 2 : 1) &&
+      static_cast<int64_t>(tensor.storage().nbytes()) == static_cast<int64_t>(tensor.nbytes());
 }
 
 } // namespace
@@ -35,8 +44,7 @@ std::vector<int64_t> JacobianBlock::result_shape() const {
 bool JacobianBlock::may_become_result(const at::Tensor& rows) const {
   return num_rows_ == 0 && rows.size(0) == output_.numel() && !out_.has_value() && is_plain(rows) &&
       rows.is_contiguous() && rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() &&
-      rows.use_count() == 1 && rows.storage().use_count() == 1 &&
-      static_cast<int64_t>(rows.storage().nbytes()) == static_cast<int64_t>(rows.nbytes());
+      is_sole_owner(rows);
 }
 
 void JacobianBlock::append(int64_t num_rows, at::Tensor rows) {
@@ -80,7 +88,8 @@ at::Tensor JacobianBlock::finish() {
     }
     return *out_;
   }
-  return result_.defined() ? result_.view(result_shape()) : input_.new_zeros(result_shape());
+  // Not a view: those made without grad mode must not be changed in place by what requires grad.
+  return result_.defined() ? at::_unsafe_view(result_, result_shape()) : input_.new_zeros(result_shape());
 }
 
 } // namespace highgrad::engine

@@ -7,9 +7,10 @@
 namespace highgrad::plan {
 namespace {
 
-// Live cotangents of one sweep. Larger sweeps were not faster on the CPU, only hungrier; an accelerator needs more
-// rows to be busy.
+// Live cotangents of one sweep. On the CPU the caches set the pace; but a single sweep needs no copy into the result,
+// which is worth more up to the second figure. An accelerator needs more rows to be busy.
 constexpr int64_t kCpuBudget = int64_t{8} << 20;
+constexpr int64_t kCpuSingleSweep = int64_t{40} << 20;
 constexpr int64_t kAcceleratorBudget = int64_t{1} << 30;
 
 // Nodes have temporaries besides their cotangents, and other users of the memory must not be starved.
@@ -17,10 +18,10 @@ constexpr int64_t kShareOfFreeMemory = 4;
 
 int64_t budget(c10::Device device, int64_t wanted) {
   if (device.is_cpu() || device.is_meta()) {
-    return kCpuBudget;
+    return wanted <= kCpuSingleSweep ? wanted : kCpuBudget;
   }
   // Asking the driver for its free memory is slow: not for what certainly fits.
-  if (wanted <= kCpuBudget) {
+  if (wanted <= kCpuSingleSweep) {
     return wanted;
   }
   auto* allocator = c10::getDeviceAllocator(device.type());
