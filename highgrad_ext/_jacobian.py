@@ -61,7 +61,7 @@ def full_jacobian(
         >>> full_jacobian(x**2, x)
         tensor([[0., 0., 0.],
                 [0., 2., 0.],
-                [0., 0., 4.]], grad_fn=<ViewBackward0>)
+                [0., 0., 4.]], grad_fn=<UnsafeViewBackward0>)
     """
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)

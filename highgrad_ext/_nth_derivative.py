@@ -60,7 +60,7 @@ def nth_derivative(
         >>> x = torch.arange(4.0, requires_grad=True).view(2, 2)
         >>> nth_derivative((x**4).sum(), x, 3, reduce="sum")
         tensor([[ 0., 24.],
-                [48., 72.]], grad_fn=<ViewBackward0>)
+                [48., 72.]], grad_fn=<UnsafeViewBackward0>)
     """
     _check_options(n, reduce, chunk_size)
     outputs, f_spec = flatten(_NAME, "f", f)
