@@ -68,18 +68,18 @@ def nth_derivative(
     if n == 0:
         return f
     nesting = n if reduce is None else 1
-    paths = list(product(inputs, repeat=nesting))
-    shapes = [
-        [*(output.shape if reduce != "sum" else ()), *(size for input in path for size in input.shape)]
-        for output in outputs
-        for path in paths
-    ]
-    likes = [path[-1] for _ in outputs for path in paths]
-    results = None if out is None else flatten(_NAME, "out", out)[0]
-    if results is not None:
+    results = None
+    if out is not None:
         if create_graph:
             raise ValueError(f"{_NAME}: expected create_graph=False with out, got create_graph=True")
-        _C.check_out(_NAME, shapes, likes, results, outputs + inputs)
+        results = flatten(_NAME, "out", out)[0]
+        paths = list(product(inputs, repeat=nesting))
+        shapes = [
+            [*(output.shape if reduce != "sum" else ()), *(size for input in path for size in input.shape)]
+            for output in outputs
+            for path in paths
+        ]
+        _C.check_out(_NAME, shapes, [path[-1] for _ in outputs for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:
         orders = _Orders(n, create_graph, allow_unused, strict, chunk_size, report)
         if reduce is None:
@@ -89,8 +89,6 @@ def nth_derivative(
             blocks = [block for output in outputs for block in derive(output, inputs)]
     if not retain_graph:
         _C.release_graph(outputs, inputs)
-    if len(blocks) != len(shapes):
-        blocks = [like.new_zeros(shape) for like, shape in zip(likes, shapes, strict=True)]
     if results is None:
         return nest(blocks, f_spec, wrt_spec, nesting)
     for result, block in zip(results, blocks, strict=True):
@@ -145,11 +143,9 @@ class _Orders:
         )
 
     def all_partials(self, outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        """Blocks in row-major order of (output, input, ..., input); fewer if all of the n-th order are zero."""
+        """Blocks in row-major order of (output, input, ..., input). A block without a path is zero and takes no pass."""
         blocks = outputs
         for order in range(1, self.n + 1):
-            if order > 1 and not any(block.requires_grad for block in blocks):
-                return []
             blocks = self.jacobian(blocks, inputs, order)
         return blocks
 

@@ -201,6 +201,8 @@ def test_allow_unused_and_strict() -> None:
     with pytest.raises(RuntimeError, match="appears to not have been used"):
         nth_derivative(leaf(2).exp(), x, 2, allow_unused=False)
     assert torch.count_nonzero(nth_derivative(2 * x, x, 2, allow_unused=False)) == 0
+    weight = leaf(2)
+    assert torch.count_nonzero(nth_derivative(weight * x, x, 2, allow_unused=False)) == 0
     with pytest.raises(RuntimeError, match="independent of input 0"):
         nth_derivative(2 * x, x, 2, strict=True)
 
