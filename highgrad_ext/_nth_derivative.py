@@ -143,7 +143,7 @@ class _Orders:
         )
 
     def all_partials(self, outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        """Blocks in row-major order of (output, input, ..., input). A block without a path is zero and takes no pass."""
+        """Blocks in row-major order of (output, input, ..., input). One without a path is zero and takes no pass."""
         blocks = outputs
         for order in range(1, self.n + 1):
             blocks = self.jacobian(blocks, inputs, order)
