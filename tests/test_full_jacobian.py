@@ -122,6 +122,8 @@ def test_one_of_several_results_of_an_op() -> None:
     x = leaf(3)
     a, b, _ = x.unbind()
     assert_close(full_jacobian(a * 2, (a, b)), (torch.tensor(2.0, dtype=a.dtype), torch.tensor(0.0, dtype=a.dtype)))
+    with pytest.raises(RuntimeError, match="appears to not have been used in the graph"):
+        full_jacobian(a * 2, b, allow_unused=False)
 
 
 @pytest.mark.parametrize("f_shape, wrt_shape", [((0,), (3,)), ((3,), (0,)), ((2, 0), (0, 4)), ((0,), ())])
@@ -367,6 +369,16 @@ def test_modified_in_place_before_f_is_fine() -> None:
     hidden.mul_(2)
     f = hidden.sin()
     assert_close(full_jacobian(f, hidden), full_jacobian_loop(f, hidden))
+    assert_close(full_jacobian(x.sin(), hidden), torch.zeros(3, 3, dtype=x.dtype))
+
+
+def test_versions_without_a_node_are_no_earlier_value() -> None:
+    """Changes under no_grad count as versions, but put no Node on the graph: the leaf behind is not one of them."""
+    x = leaf(3)
+    hidden = x.clone()
+    with torch.no_grad():
+        hidden.add_(1)
+    hidden.mul_(2)
     assert_close(full_jacobian(x.sin(), hidden), torch.zeros(3, 3, dtype=x.dtype))
 
 
