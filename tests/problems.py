@@ -159,6 +159,47 @@ class ImplicitRoot(torch.autograd.Function):
         return torch.linalg.solve(torch.diag_embed(1 + 3 * y**2), grad)
 
 
+class GradInBackward(torch.autograd.Function):
+    """Records a graph of its own in its backward and sweeps it; not differentiable again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin().cumsum(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            y = x.sin().cumsum(0)
+        return torch.autograd.grad(y, x, grad)[0]
+
+
+class FuncVjpInBackward(torch.autograd.Function):
+    """Enters a level of torch.func inside ours."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin().cumsum(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.func.vjp(lambda x: x.sin().cumsum(0), ctx.saved_tensors[0])[1](grad)[0]
+
+
+class GradIndependentBackward(torch.autograd.Function):
+    """Ignores its cotangent: what comes back is not a batch, and is added to what is one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.full(grad.shape, 0.25, dtype=grad.dtype)
+
+
 def square(x: Tensor) -> Tensor:
     side = int(x.numel() ** 0.5)
     return x.view(side, side)
@@ -316,6 +357,11 @@ PROBLEMS = (
     Problem("qr, matrix_exp", 9, lambda x: torch.linalg.qr(square(x)).R + torch.matrix_exp(square(x))),
     Problem("cdist", 6, lambda x: torch.cdist(x.view(3, 2), x.view(3, 2) + 1), first_order=True, fallback=False),
     Problem("pairwise distance", 6, lambda x: F.pairwise_distance(x.view(3, 2), x.view(3, 2).flip(0) + 1)),
+    Problem(
+        "lstsq and pinv",
+        12,
+        lambda x: torch.linalg.pinv(x[:6].view(3, 2)) @ torch.linalg.lstsq(x.view(4, 3), fixed(4, 1))[0],
+    ),
     Problem("kron and trace", 4, lambda x: torch.kron(square(x), square(x)) * square(x).trace()),
     # networks
     Problem("conv1d", 8, lambda x: F.conv1d(x.view(1, 1, 8), x[:3].view(1, 1, 3), padding=1)),
@@ -351,6 +397,7 @@ PROBLEMS = (
         "grid_sample",
         17,
         lambda x: F.grid_sample(x[:9].view(1, 1, 3, 3), x[9:].view(1, 2, 2, 2).tanh(), align_corners=False),
+        first_order=True,  # twice only since torch 2.13
     ),
     # indexing
     Problem(
@@ -371,6 +418,7 @@ PROBLEMS = (
         6,
         lambda x: x.masked_scatter(torch.tensor([True, False] * 3), x[:3] ** 2).take_along_dim(torch.tensor([1, 0, 3])),
     ),
+    Problem("embedding", 8, lambda x: F.embedding(torch.tensor([[0, 3], [3, 1]]), x.view(4, 2)) ** 2),
     Problem(
         "sparse times dense", 6, lambda x: torch.sparse.mm(torch.eye(3, dtype=x.dtype).to_sparse(), x.view(3, 2)) ** 2
     ),
@@ -408,6 +456,9 @@ PROBLEMS = (
     Problem("numpy in a backward", 4, lambda x: NumpyBackward.apply(x.sin()), first_order=True, fallback=True),
     Problem("None from a backward", 4, lambda x: NoneBackward.apply(x.sin(), x.cos())),
     Problem("implicit root", 4, lambda x: ImplicitRoot.apply(x) * x.sum()),
+    Problem("grad inside a backward", 4, lambda x: GradInBackward.apply(x) * x, first_order=True, fallback=True),
+    Problem("torch.func.vjp inside a backward", 4, lambda x: FuncVjpInBackward.apply(x) * x, fallback=False),
+    Problem("backward that ignores its cotangent", 4, lambda x: GradIndependentBackward.apply(x) * x.sin()),
     # hooks, checkpoints, modes
     Problem("tensor hook", 4, lambda x: hooked(x, lambda grad: 2 * grad), fallback=False),
     Problem(
