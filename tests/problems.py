@@ -397,7 +397,7 @@ PROBLEMS = (
         "grid_sample",
         17,
         lambda x: F.grid_sample(x[:9].view(1, 1, 3, 3), x[9:].view(1, 2, 2, 2).tanh(), align_corners=False),
-        first_order=True,  # twice only since torch 2.13
+        first_order=True,  # not twice in torch 2.11
     ),
     # indexing
     Problem(
