@@ -424,6 +424,11 @@ PROBLEMS = (
     ),
     # views and in-place
     Problem("views", 6, lambda x: x.view(2, 3).T.unsqueeze(0).expand(2, 3, 2).diagonal(0, 1, 2).flip(0) ** 2),
+    Problem(
+        "as_strided_scatter, which reads its cotangent's storage",
+        9,
+        lambda x: torch.as_strided_scatter(x.view(3, 3), x[:4].view(2, 2) ** 2, (2, 2), (2, 1), 0),
+    ),
     Problem("as_strided and unfold", 6, lambda x: x.as_strided((3, 2), (1, 2)) * x.unfold(0, 2, 2)),
     Problem(
         "unbind, stack, split",

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from problems import ItemInBackward
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -22,18 +23,6 @@ from highgrad_ext._reference import full_jacobian_loop
 
 def leaf(*shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
-
-
-class ItemInBackward(torch.autograd.Function):
-    """Its backward looks at values, which vmap does not allow."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * (2.0 if grad.abs().sum().item() >= 0 else 3.0)
 
 
 def test_fallback_has_the_same_values_and_names_the_node() -> None:
