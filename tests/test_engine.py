@@ -248,6 +248,39 @@ def test_inside_a_backward() -> None:
         assert_close(full_jacobian(f, x, create_graph=False), torch.diag(3 * x.detach() ** 2))
 
 
+def test_fallback_inside_a_fallback_does_not_wait_for_itself() -> None:
+    inner = leaf(2)
+    inner_f = ItemInBackward.apply(inner)
+    inner_calls = []
+
+    class InnerFallback(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            inner_calls.append(full_jacobian(inner_f, inner, create_graph=False))
+            return grad * 2 * (1.0 if grad.sum().item() >= 0 else -1.0)
+
+    x = leaf(3)
+    f = InnerFallback.apply(x)
+    results = []
+
+    def work() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results.append(full_jacobian(f, x, create_graph=False))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert_close(results, [2 * torch.eye(3, dtype=x.dtype)])
+    for jacobian in inner_calls:
+        assert_close(jacobian, torch.diag(2 * inner.detach()))
+    assert len(inner_calls) == 5  # a batched try, the search for the Node, three rows
+
+
 def test_inside_a_hook() -> None:
     x, y = leaf(3), leaf(3)
     seen = []

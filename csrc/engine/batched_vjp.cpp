@@ -6,6 +6,7 @@
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/engine.h>
 
+#include <atomic>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -66,10 +67,11 @@ at::Tensor unwrap_rows(at::Tensor&& grad, int64_t batch_size, int64_t level) {
 
 // Note [Naming the Node that fails]
 // An exception of the engine does not say which Node threw it. RecordFunction runs a callback at the end of every
-// Node, also when an exception leaves it, which tells the Node. The callback may run on a thread of the engine's, so
-// the name is shared; one search at a time.
+// Node, also when an exception leaves it, which tells the Node; the last one told is the outermost, the one on our
+// tape. The callback may run on a thread of the engine's, so the name is shared, and there is one search at a time. A
+// second one, in another thread or in a backward that the first one runs, does not wait, which could be forever.
 struct FailingNode {
-  std::mutex search;
+  std::atomic<bool> is_searching = false;
   std::mutex guard;
   std::string name;
 };
@@ -91,9 +93,7 @@ std::unique_ptr<at::ObserverContext> on_node_begin(const at::RecordFunction&) {
 void on_node_end(const at::RecordFunction& function, at::ObserverContext* context) {
   if (std::uncaught_exceptions() > static_cast<ObservedNode*>(context)->exceptions) {
     const std::lock_guard<std::mutex> lock(failing_node().guard);
-    if (failing_node().name.empty()) {
-      failing_node().name = function.name();
-    }
+    failing_node().name = function.name();
   }
 }
 
@@ -145,8 +145,9 @@ std::string find_failing_node(
     const edge_list& outputs,
     const std::vector<at::Tensor>& cotangents,
     const edge_list& inputs) {
-  const std::lock_guard<std::mutex> one_search(failing_node().search);
-  failing_node().name.clear();
+  if (failing_node().is_searching.exchange(true)) {
+    return "a Node";
+  }
   const auto handle = at::addThreadLocalCallback(
       at::RecordFunctionCallback(&on_node_begin, &on_node_end).scopes({at::RecordScope::BACKWARD_FUNCTION}));
   try {
@@ -155,8 +156,13 @@ std::string find_failing_node(
     discard_python_error();
   }
   at::removeCallback(handle);
-  const std::lock_guard<std::mutex> lock(failing_node().guard);
-  return failing_node().name;
+  std::string name;
+  {
+    const std::lock_guard<std::mutex> lock(failing_node().guard);
+    name.swap(failing_node().name);
+  }
+  failing_node().is_searching = false;
+  return name;
 }
 
 } // namespace highgrad::engine

@@ -35,7 +35,7 @@ std::vector<at::Tensor> single_vjp(
     SweepOptions options);
 
 // The name of the Node whose backward makes batched_vjp fail for these arguments, found by running it once more;
-// empty when it is none (a hook).
+// empty when it is none (a hook), "a Node" when another search is under way.
 std::string find_failing_node(
     const torch::autograd::edge_list& outputs,
     const std::vector<at::Tensor>& cotangents,

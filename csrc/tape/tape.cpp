@@ -4,7 +4,6 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
-#include <limits>
 
 namespace highgrad::tape {
 namespace {
@@ -22,6 +21,10 @@ struct Visit {
   int64_t bytes = 0;
   bool on_path = false;
   bool is_input = false;
+
+  bool takes_cotangents() const {
+    return on_path || is_input;
+  }
 };
 
 int64_t cotangent_bytes(const Node& node) {
@@ -45,8 +48,8 @@ struct Walk {
   std::vector<Visit> visits;
   ska::flat_hash_map<const Node*, int64_t> index;
 
-  // Calls on_edge(parent, edge) for every edge once its far end is finished; post-order, without recursion, since
-  // tapes may be deep.
+  // Calls on_edge(edge, visit of its far end) for every edge, once the far end is finished; a Node is on the path if
+  // that says so of one of its edges. Without recursion, since tapes may be deep.
   template <typename OnEdge>
   void run(Node* root, OnEdge&& on_edge) {
     struct Frame {
@@ -56,7 +59,6 @@ struct Walk {
     std::vector<Frame> stack;
     index.emplace(root, kNone);
     stack.push_back({root, 0});
-    // A Visit is appended when its Node is finished, so its on_path is gathered here until then.
     while (!stack.empty()) {
       Frame& frame = stack.back();
       const edge_list& edges = frame.node->next_edges();
@@ -103,7 +105,7 @@ int64_t peak_live_bytes(Walk& walk) {
       }
       const int64_t child = walk.index.at(edge.function.get());
       const Visit& target = walk.visits[child];
-      if ((target.on_path || target.is_input) && !alive[child]) {
+      if (target.takes_cotangents() && !alive[child]) {
         alive[child] = true;
         live += target.bytes;
       }
@@ -152,7 +154,7 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   Walk walk;
   walk.run(output.function.get(), [&](const Edge& edge, Visit& target) {
     target.is_input |= mark_inputs(edge);
-    return target.on_path || target.is_input;
+    return target.takes_cotangents();
   });
   walk.visits.back().is_input |= mark_inputs(output);
 
@@ -164,12 +166,11 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
         if (!edge.function) {
           return false;
         }
-        const Visit& target = walk.visits[walk.index.at(edge.function.get())];
-        return target.on_path || target.is_input;
+        return walk.visits[walk.index.at(edge.function.get())].takes_cotangents();
       };
       tape.distrust = std::max(tape.distrust, distrust_of(*visit->node, computes));
     }
-    if (visit->on_path || visit->is_input) {
+    if (visit->takes_cotangents()) {
       visit->bytes = cotangent_bytes(*visit->node);
     }
   }
