@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from second_order import weighted_gradient
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -26,11 +27,6 @@ DEMONSTRATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 
 def leaf() -> Tensor:
     return torch.randn(9, dtype=torch.float64, requires_grad=True)
-
-
-def weighted_gradient(jacobian: Tensor, x: Tensor) -> Tensor:
-    weights = torch.linspace(-1, 1, jacobian.numel(), dtype=jacobian.dtype).view(jacobian.shape)
-    return torch.autograd.grad((jacobian * weights).sum(), x, retain_graph=True)[0]
 
 
 def batched_without_distrust(f: Tensor, x: Tensor, create_graph: bool) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from second_order import weighted_gradient
 from torch import Tensor
 from torch.testing import assert_close
 from torch.testing._internal.common_methods_invocations import op_db
@@ -80,24 +81,6 @@ def problems(op: OpInfo) -> Iterator[tuple[Callable[..., tuple[Tensor, ...]], tu
         yield function, tuple(leaves[i].detach().requires_grad_() for i in places)
 
 
-def weights_of(jacobian: Tensor) -> Tensor:
-    return torch.linspace(-1, 1, jacobian.numel(), dtype=torch.float64).view(jacobian.shape)
-
-
-def check_second_order(f: Tensor, wrt: Tensor) -> None:
-    """The graph that was recorded along: the gradient of a weighted sum of the Jacobian."""
-    ours, expected = full_jacobian(f, wrt), full_jacobian_loop(f, wrt, create_graph=True)
-    gradients = []
-    for jacobian in (ours, expected):
-        weighted = (jacobian * weights_of(jacobian)).sum()
-        if weighted.requires_grad:
-            (gradient,) = torch.autograd.grad(weighted, wrt, allow_unused=True, retain_graph=True)
-        else:
-            gradient = None
-        gradients.append(torch.zeros_like(wrt) if gradient is None else gradient)
-    assert_close(gradients[0], gradients[1], equal_nan=True, rtol=1e-6, atol=1e-8)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.formatted_name)
 def test_op(op: OpInfo) -> None:
@@ -114,7 +97,11 @@ def test_op(op: OpInfo) -> None:
             assert_close(row, expected_row, equal_nan=True, check_stride=False, rtol=1e-7, atol=1e-9)
         compared += 1
         if op.supports_gradgrad and f[0].numel() * inputs[0].numel() <= MAX_SECOND_ORDER:
-            check_second_order(f[0], inputs[0])
+            actual_gradient, expected_gradient = (
+                weighted_gradient(jacobian, inputs[0])
+                for jacobian in (full_jacobian(f[0], inputs[0]), full_jacobian_loop(f[0], inputs[0], create_graph=True))
+            )
+            assert_close(actual_gradient, expected_gradient, equal_nan=True, rtol=1e-6, atol=1e-8)
     if op.formatted_name in EXCLUDED:
         assert compared == 0, f"{op.formatted_name} is excluded, but it was compared"
     else:

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from random_ops import CASES, random_case
-from torch import Tensor
+from second_order import weighted_gradient
 from torch.testing import assert_close
 
 from highgrad_ext import full_jacobian
 from highgrad_ext._reference import full_jacobian_loop
 
 SEEDS = range(6)
-
-
-def weighted_gradient(jacobian: Tensor, x: Tensor) -> Tensor:
-    """The graph of the Jacobian, seen through one gradient."""
-    weights = torch.linspace(-1, 1, jacobian.numel(), dtype=jacobian.dtype).view(jacobian.shape)
-    weighted = (jacobian * weights).sum()
-    if not weighted.requires_grad:
-        return torch.zeros_like(x)
-    return torch.autograd.grad(weighted, x, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
 
 
 @pytest.mark.filterwarnings("ignore")
