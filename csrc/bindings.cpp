@@ -37,13 +37,22 @@ std::vector<at::Tensor> full_jacobian(
     bool allow_unused,
     bool strict,
     std::optional<int64_t> chunk_size,
+    const std::string& mode,
     const std::optional<std::vector<at::Tensor>>& out,
     const py::object& progress) {
   // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
   std::vector<at::Tensor> results;
   HANDLE_TH_ERRORS
+  const auto parsed_mode = highgrad::plan::parse_mode(caller, mode);
   const engine::JacobianOptions options{
-      std::move(caller), create_graph, retain_graph, allow_unused, strict, chunk_size, make_after_sweep(progress)};
+      std::move(caller),
+      create_graph,
+      retain_graph,
+      allow_unused,
+      strict,
+      chunk_size,
+      parsed_mode,
+      make_after_sweep(progress)};
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
   results = engine::full_jacobian(outputs, inputs, options, out);
   END_HANDLE_TH_ERRORS_PYBIND
@@ -92,6 +101,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("allow_unused"),
       py::arg("strict"),
       py::arg("chunk_size"),
+      py::arg("mode"),
       py::arg("out"),
       py::arg("progress"));
   m.def(

@@ -13,6 +13,7 @@ def full_jacobian(
     allow_unused: bool,
     strict: bool,
     chunk_size: int | None,
+    mode: str,
     out: Sequence[Tensor] | None,
     progress: Callable[[int, int], object] | None,
 ) -> list[Tensor]: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from . import _C
 from ._progress import Report, reporter
 from ._tree import TensorTree, flatten, nest
@@ -18,13 +20,16 @@ def full_jacobian(
     allow_unused: bool = True,
     strict: bool = False,
     chunk_size: int | None = None,
+    mode: Literal["auto", "reverse", "forward"] = "auto",
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
     r"""The Jacobian :math:`J[i, j] = \partial f_i / \partial \mathit{wrt}_j` of tensors that have a recorded graph.
 
     One reverse sweep over the graph computes many rows at once: its cotangents are a batch (torch.vmap) of rows of the
-    identity matrix. Where vmap cannot go, the rows are computed one by one, with the same values and one warning.
+    identity matrix. Where `f` is much larger than `wrt`, forward mode computes many columns at once instead, by
+    differentiating one recorded vector-Jacobian product again ("double backward"). Where vmap cannot go, the rows are
+    computed one by one, with the same values and one warning.
 
     Args:
         f: real tensor of any shape, or a tuple, list or dict of such. What has no graph has zero derivatives.
@@ -36,8 +41,12 @@ def full_jacobian(
         allow_unused: False raises if a `wrt` is not in the graph of `f`, or an `f` has no graph.
         strict: True raises for every pair of `f` and `wrt` without a path, and with create_graph=True for Jacobians
             that are constant, as :func:`torch.autograd.functional.jacobian` does.
-        chunk_size: rows a sweep. None takes what fits the memory well, and halves it when memory runs out; 1 computes
-            row by row without vmap.
+        chunk_size: rows a sweep (columns, in forward mode). None takes what fits the memory well, and halves it when
+            memory runs out; 1 computes row by row without vmap.
+        mode: "auto" takes the cheaper mode; "reverse" and "forward" force one. Forward mode gives way to reverse mode,
+            with a warning if it was asked for, where double backward is missing or may be wrong: custom Functions and
+            hooks on the graph, layer, batch and group norms, logcumsumexp, mixed dtypes or devices, a complex `wrt`, an
+            entry that is not finite, inside of torch.func transforms and anomaly mode.
         out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of
             their own, to write it to; needs create_graph=False. After an error in the middle of a sweep its content
             is unspecified.
@@ -52,7 +61,7 @@ def full_jacobian(
 
     Raises:
         TypeError: `f`, `wrt`, `out` or an option is of a wrong type.
-        ValueError: a chunk_size below 1, or an `out` that does not fit.
+        ValueError: a chunk_size below 1, an unknown mode, or an `out` that does not fit.
         RuntimeError: a complex or integer `f`; a `wrt` that does not require grad or was modified in place since; a
             graph that has been freed; what `strict` and `allow_unused` forbid; whatever a backward raises.
 
@@ -67,8 +76,10 @@ def full_jacobian(
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
     if chunk_size is not None and not isinstance(chunk_size, int):
         raise TypeError(f"{_NAME}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
+    if not isinstance(mode, str):
+        raise TypeError(f"{_NAME}: expected mode to be a str, got {type(mode).__name__}")
     results = None if out is None else flatten(_NAME, "out", out)[0]
-    options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, results)
+    options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode, results)
     if progress is False:
         blocks = _C.full_jacobian(outputs, inputs, *options, None)
     else:

@@ -30,6 +30,7 @@ def nth_derivative(
     allow_unused: bool = True,
     strict: bool = False,
     chunk_size: int | None = None,
+    mode: Literal["auto", "reverse", "forward"] = "auto",
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
@@ -43,8 +44,9 @@ def nth_derivative(
         reduce: None gives all partial derivatives. "sum" gives the contracted form: each order sums the last gradient
             over its elements before it differentiates again, so every order has the shape of `wrt`; it costs n sweeps.
             "diagonal" gives the unmixed ones, :math:`\partial^n f_i / \partial \mathit{wrt}_j^n`.
-        create_graph, retain_graph, chunk_size, out, progress: as in :func:`full_jacobian`, for the last order; the
-            orders below it always record their graph.
+        create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
+            always record their graph.
+        chunk_size, mode: as in :func:`full_jacobian`, for every order.
         allow_unused: as in :func:`full_jacobian`, for the first order.
         strict: as in :func:`full_jacobian`, for every order.
 
@@ -81,7 +83,7 @@ def nth_derivative(
         ]
         _C.check_out(_NAME, shapes, [path[-1] for _ in outputs for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:
-        orders = _Orders(n, create_graph, allow_unused, strict, chunk_size, report)
+        orders = _Orders(n, create_graph, allow_unused, strict, chunk_size, mode, report)
         if reduce is None:
             blocks = orders.all_partials(outputs, inputs)
         else:
@@ -116,6 +118,7 @@ class _Orders:
     allow_unused: bool
     strict: bool
     chunk_size: int | None
+    mode: str
     report: Report | None
     passes: int = 0
 
@@ -138,6 +141,7 @@ class _Orders:
             self.allow_unused or order > 1,
             self.strict,
             self.chunk_size,
+            self.mode,
             None,
             None if report is None else report_all,
         )

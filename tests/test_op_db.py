@@ -81,6 +81,11 @@ def problems(op: OpInfo) -> Iterator[tuple[Callable[..., tuple[Tensor, ...]], tu
         yield function, tuple(leaves[i].detach().requires_grad_() for i in places)
 
 
+def scale(block: Tensor) -> float:
+    """Largest finite magnitude, at least 1."""
+    return max(1.0, block.nan_to_num(0, 0, 0).abs().max().item()) if block.numel() else 1.0
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.formatted_name)
 def test_op(op: OpInfo) -> None:
@@ -92,9 +97,14 @@ def test_op(op: OpInfo) -> None:
         expected = torch.autograd.functional.jacobian(function, inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            actual = full_jacobian(f, inputs, create_graph=False)
-        for row, expected_row in zip(actual, expected, strict=True):
+            reverse = full_jacobian(f, inputs, create_graph=False)
+            forward = full_jacobian(f, inputs, create_graph=False, mode="forward")
+        for row, forward_row, expected_row in zip(reverse, forward, expected, strict=True):
             assert_close(row, expected_row, equal_nan=True, check_stride=False, rtol=1e-7, atol=1e-9)
+            for block, expected_block in zip(forward_row, expected_row, strict=True):
+                # Where f is not finite, 0 * nan lands elsewhere.
+                known = expected_block.isfinite()
+                assert_close(block[known], expected_block[known], rtol=1e-7, atol=1e-8 * scale(expected_block))
         compared += 1
         if op.supports_gradgrad and f[0].numel() * inputs[0].numel() <= MAX_SECOND_ORDER:
             actual_gradient, expected_gradient = (

@@ -41,6 +41,16 @@ def test_values(problem: Problem, chunk_size: int | None) -> None:
 
 
 @every_problem
+def test_forward_mode(problem: Problem) -> None:
+    f, x = record(problem)
+    expected = full_jacobian_loop(f, x, create_graph=not problem.first_order)
+    jacobian = full_jacobian(f, x, create_graph=not problem.first_order, mode="forward")
+    assert_close(jacobian, expected.to(x.dtype))
+    if not problem.first_order and expected.requires_grad:
+        assert_close(weighted_gradient(jacobian, x), weighted_gradient(expected, x))
+
+
+@every_problem
 def test_second_order(problem: Problem) -> None:
     f, x = record(problem)
     jacobian = full_jacobian(f, x) if not problem.first_order else full_jacobian(f, x, create_graph=False)

@@ -8,17 +8,20 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <set>
 #include <utility>
 
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
+#include "engine/double_backward_jvp.h"
 #include "engine/failure.h"
 #include "engine/jacobian_block.h"
 #include "engine/retained_grads.h"
 #include "ops/seed_basis.h"
 #include "plan/chunking.h"
+#include "plan/mode.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
@@ -119,6 +122,32 @@ void check_paths(
   }
 }
 
+// A UserWarning at the Python line that called, without the place in C++ that TORCH_WARN appends.
+void warn(const JacobianOptions& options, const std::string& message) {
+  c10::warn(c10::Warning(c10::UserWarning(), {nullptr, nullptr, 0}, options.caller + ": " + message, false));
+}
+
+// Passes done and to do, for the caller's progress function.
+class Progress {
+ public:
+  Progress(const JacobianOptions& options, int64_t total) : options_(options), total_(total) {}
+
+  void add(int64_t passes) {
+    done_ += passes;
+    options_.after_sweep(done_, total_);
+  }
+
+  // Other passes than expected are needed: `more` (or fewer, if negative).
+  void expect(int64_t more) {
+    total_ += more;
+  }
+
+ private:
+  const JacobianOptions& options_;
+  int64_t done_ = 0;
+  int64_t total_;
+};
+
 // All rows of one output.
 class OutputSweeps {
  public:
@@ -136,9 +165,8 @@ class OutputSweeps {
     }
   }
 
-  // Fills blocks[j] with the rows of inputs[j]; `after_rows` is told how many rows each sweep took.
-  template <typename AfterRows>
-  void run(const edge_list& inputs, const std::vector<JacobianBlock*>& blocks, AfterRows&& after_rows) {
+  // Fills blocks[j] with the rows of inputs[j].
+  void run(const edge_list& inputs, const std::vector<JacobianBlock*>& blocks, Progress& progress) {
     const int64_t num_rows = output_.numel();
     for (int64_t row = 0; row < num_rows;) {
       const int64_t count = std::min(chunk_size_, num_rows - row);
@@ -152,9 +180,9 @@ class OutputSweeps {
         blocks[j]->append(count, std::move(rows[j]));
       }
       row += count;
-      after_rows(count);
+      progress.add(count);
     }
-    warn();
+    warn_of_loops();
   }
 
  private:
@@ -197,22 +225,18 @@ class OutputSweeps {
   }
 
   // Once the values are there, so that a graph on which the row loop fails as well raises that error alone.
-  void warn() const {
+  void warn_of_loops() const {
     if (fell_back_) {
       const std::string culprit = failing_node_.empty() ? "a hook on the graph" : failing_node_;
-      emit(
+      warn(
+          options_,
           "torch.vmap cannot run " + culprit +
-          "; its Jacobian is computed row by row, with the same values but slower");
+              "; its Jacobian is computed row by row, with the same values but slower");
     }
     if (!looped_ops_.empty()) {
       const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());
-      emit("torch.vmap has no batching rule for " + c10::Join(", ", ops) + " and loops over its rows");
+      warn(options_, "torch.vmap has no batching rule for " + c10::Join(", ", ops) + " and loops over its rows");
     }
-  }
-
-  // A UserWarning at the Python line that called, without the place in C++ that TORCH_WARN appends.
-  void emit(const std::string& message) const {
-    c10::warn(c10::Warning(c10::UserWarning(), {nullptr, nullptr, 0}, options_.caller + ": " + message, false));
   }
 
   const at::Tensor& output_;
@@ -224,6 +248,118 @@ class OutputSweeps {
   std::string failing_node_;
   std::vector<std::string> looped_ops_;
 };
+
+// Why forward mode cannot be used for one output, or an empty string.
+std::string forward_obstacle(const at::Tensor& output, const Tape& tape, const std::vector<at::Tensor>& inputs) {
+  if (tape.unrecorded != nullptr) {
+    return "double backward through " + tape.unrecorded->name() + ", or through its hooks, may be wrong";
+  }
+  if (!tape.has_one_dtype) {
+    return "the graph mixes dtypes, which would round differently";
+  }
+  if (torch::autograd::AnomalyMode::is_enabled()) {
+    return "anomaly mode is on";
+  }
+  if (output.key_set().has_any(
+          c10::DispatchKeySet({c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}))) {
+    return "f is inside a torch.func transform, or of a tensor subclass";
+  }
+  for (const at::Tensor& input : inputs) {
+    if (input.is_complex()) {
+      return "a wrt is complex";
+    }
+    if (input.device() != output.device()) {
+      return "f and wrt are on different devices";
+    }
+  }
+  return "";
+}
+
+// Whether all entries are finite, or so large that their sum is not. Entries without data are.
+bool is_finite(const at::Tensor& tensor) {
+  return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
+}
+
+// All columns of one output, in forward mode. See Note [Forward mode by double backward]. Returns false, with `blocks`
+// as they were, when the graph has no double backward, or when an entry is not finite: 0 * inf = NaN arises in other
+// places than in reverse mode, which is what users know.
+bool run_columns(
+    const at::Tensor& output,
+    const std::vector<at::Tensor>& inputs,
+    const edge_list& edges,
+    const std::vector<JacobianBlock*>& blocks,
+    const JacobianOptions& options,
+    Progress& progress) {
+  std::vector<at::Tensor> columns; // of input j: [*inputs[j].shape, *output.shape], or undefined for zeros
+  try {
+    const Linearization linear = linearize(output, edges);
+    const edge_list cotangent_edge{edge_of(linear.cotangent)};
+    for (const at::Tensor& product : linear.products) {
+      if (!product.defined()) {
+        columns.emplace_back();
+        continue;
+      }
+      const Tape tape = tape::read_tape(edge_of(product), cotangent_edge);
+      if (!tape.reaches_input[0]) {
+        return false;
+      }
+      JacobianBlock block(product, linear.cotangent, options.create_graph, std::nullopt);
+      OutputSweeps(product, tape, options, /*keep_graph=*/true).run(cotangent_edge, {&block}, progress);
+      columns.push_back(block.finish());
+      if (!is_finite(columns.back())) {
+        return false;
+      }
+    }
+  } catch (...) {
+    const std::exception_ptr exception = std::current_exception();
+    if (judge_failure(exception) != Failure::kOther) {
+      std::rethrow_exception(exception);
+    }
+    return false;
+  }
+  for (const auto j : c10::irange(blocks.size())) {
+    if (columns[j].defined()) {
+      std::vector<int64_t> shape{output.numel()};
+      shape.insert(shape.end(), inputs[j].sizes().begin(), inputs[j].sizes().end());
+      columns[j] = columns[j].view({inputs[j].numel(), output.numel()}).t().reshape(shape);
+    }
+    blocks[j]->append(output.numel(), std::move(columns[j]));
+  }
+  return true;
+}
+
+// Fills `blocks` with the Jacobians of one output by `inputs`, which it reaches, in the cheaper mode.
+void run_output(
+    const at::Tensor& output,
+    const Tape& tape,
+    const std::vector<at::Tensor>& inputs,
+    const edge_list& edges,
+    const std::vector<JacobianBlock*>& blocks,
+    const JacobianOptions& options,
+    bool keep_graph,
+    Progress& progress) {
+  const int64_t rows = output.numel();
+  int64_t columns = 0;
+  for (const at::Tensor& input : inputs) {
+    columns += input.numel();
+  }
+  if (options.mode == plan::Mode::kForward ||
+      (options.mode == plan::Mode::kAuto && plan::is_forward_cheaper(rows, columns, tape.bytes_per_row))) {
+    std::string obstacle = forward_obstacle(output, tape, inputs);
+    if (obstacle.empty()) {
+      progress.expect(columns - rows);
+      if (run_columns(output, inputs, edges, blocks, options, progress)) {
+        return;
+      }
+      progress.expect(rows);
+      obstacle = "the graph has no double backward, or gives an entry that is not finite";
+    }
+    if (options.mode == plan::Mode::kForward) {
+      warn(options, "mode=\"forward\" cannot be used, and reverse mode is: " + obstacle);
+    }
+  }
+  OutputSweeps(output, tape, options, keep_graph).run(edges, blocks, progress);
+}
 
 } // namespace
 
@@ -251,14 +387,15 @@ std::vector<at::Tensor> full_jacobian(
 
   // With a single row the engine frees the tape itself, as it goes; otherwise it is freed when all rows are there, so
   // that no sweep, and no second try of one, finds it half freed.
-  const bool engine_frees = !options.retain_graph && total_rows == 1;
+  const bool engine_frees = !options.retain_graph && total_rows == 1 && options.mode != plan::Mode::kForward;
   const at::AutoGradMode grad_mode(options.create_graph);
   std::vector<at::Tensor> results;
   results.reserve(outputs.size() * inputs.size());
-  int64_t rows_done = 0;
+  Progress progress(options, total_rows);
   for (const auto i : c10::irange(outputs.size())) {
     std::vector<JacobianBlock> jacobians;
     jacobians.reserve(inputs.size());
+    std::vector<at::Tensor> reached;
     edge_list edges;
     std::vector<JacobianBlock*> blocks;
     for (const auto j : c10::irange(inputs.size())) {
@@ -268,16 +405,13 @@ std::vector<at::Tensor> full_jacobian(
           options.create_graph,
           out.has_value() ? std::optional<at::Tensor>((*out)[i * inputs.size() + j]) : std::nullopt);
       if (tapes[i].reaches_input[j] && inputs[j].numel() > 0) {
+        reached.push_back(inputs[j]);
         edges.push_back(input_edges[j]);
         blocks.push_back(&jacobians.back());
       }
     }
     if (!blocks.empty()) {
-      OutputSweeps sweeps(outputs[i], tapes[i], options, !engine_frees);
-      sweeps.run(edges, blocks, [&](int64_t count) {
-        rows_done += count;
-        options.after_sweep(rows_done, total_rows);
-      });
+      run_output(outputs[i], tapes[i], reached, edges, blocks, options, !engine_frees, progress);
     }
     for (const auto j : c10::irange(inputs.size())) {
       const bool is_empty = outputs[i].numel() == 0 || inputs[j].numel() == 0;

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "plan/mode.h"
+
 namespace highgrad::engine {
 
 struct JacobianOptions {
@@ -17,7 +19,8 @@ struct JacobianOptions {
   bool allow_unused = true;
   bool strict = false;
   std::optional<int64_t> chunk_size;
-  // Called after every sweep with the rows done and all rows; may throw.
+  plan::Mode mode = plan::Mode::kAuto;
+  // Called after every sweep with the passes done and all passes; may throw.
   std::function<void(int64_t, int64_t)> after_sweep;
 };
 

@@ -31,6 +31,8 @@ Failure judge_failure(const std::exception_ptr& exception) {
     std::rethrow_exception(exception);
   } catch (const python_error&) {
     return judge_python_error();
+  } catch (const py::error_already_set&) {
+    return Failure::kInterrupt; // raised between sweeps: Ctrl-C, or the caller's own progress function
   } catch (const c10::OutOfMemoryError&) {
     return Failure::kOutOfMemory;
   } catch (const std::bad_alloc&) {

@@ -33,6 +33,16 @@ constexpr std::array kDistrusted = {
     DistrustedNode{"NativeBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
 };
 
+// The Nodes whose recorded product is wrong when it is differentiated again, alone or under vmap.
+constexpr std::array<std::string_view, 4> kUnrecorded = {
+    // Takes logarithms of its cotangent.
+    "LogcumsumexpBackward0",
+    // Under vmap, double backward takes the saved mean and deviation for constants.
+    "NativeLayerNormBackward0",
+    "NativeBatchNormBackward0",
+    "NativeGroupNormBackward0",
+};
+
 namespace {
 
 // typeid's name is compared instead of Node::name(), which demangles it at a microsecond a Node. Generated Nodes are
@@ -57,6 +67,27 @@ Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_
     }
   }
   return Distrust::kNone;
+}
+
+bool is_vjp_recorded(torch::autograd::Node& node) {
+  if (!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty()) {
+    return false;
+  }
+  const std::type_info& type = typeid(node);
+  if (type == typeid(torch::autograd::CopySlices)) {
+    auto& wrapped = static_cast<torch::autograd::CopySlices&>(node).fn;
+    return !wrapped || is_vjp_recorded(*wrapped);
+  }
+  const std::string_view mangled(type.name());
+  for (const std::string_view name : kUnrecorded) {
+    if (is_type(mangled, name)) {
+      return false;
+    }
+  }
+  const auto is_in = [&](std::string_view scope) { return mangled.substr(0, scope.size()) == scope; };
+  // torch::autograd::PyNode and torch::autograd::CppNode<T> are the custom Functions.
+  return is_in("N8highgrad") ||
+      (is_in("N5torch8autograd") && !is_in("N5torch8autograd6PyNode") && !is_in("N5torch8autograd7CppNode"));
 }
 
 std::vector<std::string> distrusted_nodes() {

@@ -18,6 +18,11 @@ enum class Distrust {
 // What to expect of this Node, or of one that it wraps. `computes(k)` tells whether the sweep computes its k-th output.
 Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_t)>& computes);
 
+// Whether the Node's vector-Jacobian product, recorded, is a known linear function of its cotangent: a Node of torch's
+// own or of ours, without hooks. A custom Function may compute its product in ways that no graph records, and a few
+// Nodes of torch's are known to compute theirs so that it cannot be differentiated again.
+bool is_vjp_recorded(torch::autograd::Node& node);
+
 // The names of all Nodes that are not trusted always.
 std::vector<std::string> distrusted_nodes();
 

@@ -18,6 +18,12 @@ struct Tape {
   std::vector<bool> reaches_input;
   // Most bytes of cotangents that are alive at once for one row.
   int64_t peak_bytes_per_row = 0;
+  // Bytes of cotangents that one row brings to all Nodes together.
+  int64_t bytes_per_row = 0;
+  // A Node on the path, or an input's, whose vector-Jacobian product may not be recorded; or none.
+  torch::autograd::Node* unrecorded = nullptr;
+  // Whether all cotangents have one dtype.
+  bool has_one_dtype = true;
   // The worst that torch's vmap does to one of the Nodes.
   Distrust distrust = Distrust::kNone;
 };

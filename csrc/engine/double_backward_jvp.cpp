@@ -1,0 +1,24 @@
+#include "engine/double_backward_jvp.h"
+
+#include <ATen/ops/ones.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <utility>
+
+namespace highgrad::engine {
+
+Linearization linearize(const at::Tensor& output, const torch::autograd::edge_list& inputs) {
+  at::Tensor cotangent = at::ones(output.sizes(), output.options());
+  cotangent.set_requires_grad(true);
+  auto products = torch::autograd::Engine::get_default_engine().execute(
+      {torch::autograd::impl::gradient_edge(output)},
+      {cotangent},
+      /*keep_graph=*/true,
+      /*create_graph=*/true,
+      /*accumulate_grad=*/false,
+      inputs);
+  return {std::move(cotangent), std::move(products)};
+}
+
+} // namespace highgrad::engine
