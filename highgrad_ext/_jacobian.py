@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from . import _C
+from ._options import check_sweep_options
 from ._progress import Report, reporter
 from ._tree import TensorTree, flatten, nest
 
@@ -74,10 +75,7 @@ def full_jacobian(
     """
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
-    if chunk_size is not None and not isinstance(chunk_size, int):
-        raise TypeError(f"{_NAME}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
-    if not isinstance(mode, str):
-        raise TypeError(f"{_NAME}: expected mode to be a str, got {type(mode).__name__}")
+    check_sweep_options(_NAME, chunk_size, mode)
     results = None if out is None else flatten(_NAME, "out", out)[0]
     options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode, results)
     if progress is False:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from ._options import check_sweep_options
 from ._progress import Report, reporter
 from ._tree import TensorTree, flatten, nest
 
@@ -64,7 +65,7 @@ def nth_derivative(
         tensor([[ 0., 24.],
                 [48., 72.]], grad_fn=<UnsafeViewBackward0>)
     """
-    _check_options(n, reduce, chunk_size)
+    _check_options(n, reduce, chunk_size, mode)
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
     if n == 0:
@@ -98,15 +99,14 @@ def nth_derivative(
     return out
 
 
-def _check_options(n: object, reduce: object, chunk_size: object) -> None:
+def _check_options(n: object, reduce: object, chunk_size: object, mode: object) -> None:
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"{_NAME}: expected n to be an int, got {type(n).__name__}")
     if n < 0:
         raise ValueError(f"{_NAME}: expected n to be at least 0, got {n}")
     if reduce not in (None, "sum", "diagonal"):
         raise ValueError(f'{_NAME}: expected reduce to be None, "sum" or "diagonal", got {reduce!r}')
-    if chunk_size is not None and not isinstance(chunk_size, int):
-        raise TypeError(f"{_NAME}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
+    check_sweep_options(_NAME, chunk_size, mode)
 
 
 @dataclass

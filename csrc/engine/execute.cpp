@@ -250,12 +250,22 @@ class OutputSweeps {
 };
 
 // Why forward mode cannot be used for one output, or an empty string.
-std::string forward_obstacle(const at::Tensor& output, const Tape& tape, const std::vector<at::Tensor>& inputs) {
-  if (tape.unrecorded != nullptr) {
-    return "double backward through " + tape.unrecorded->name() + ", or through its hooks, may be wrong";
+std::string forward_obstacle(
+    const at::Tensor& output,
+    const Tape& tape,
+    const std::vector<at::Tensor>& inputs,
+    const edge_list& edges) {
+  std::vector<torch::autograd::Node*> nodes = tape.nodes;
+  for (const Edge& edge : edges) {
+    nodes.push_back(edge.function.get());
   }
-  if (!tape.has_one_dtype) {
-    return "the graph mixes dtypes, which would round differently";
+  for (torch::autograd::Node* node : nodes) {
+    if (!tape::is_vjp_recorded(*node)) {
+      return "double backward through " + node->name() + ", or through its hooks, may be wrong";
+    }
+    if (!tape::takes_dtype(*node, output.dtype())) {
+      return "the graph mixes dtypes, which would round differently";
+    }
   }
   if (torch::autograd::AnomalyMode::is_enabled()) {
     return "anomaly mode is on";
@@ -285,12 +295,11 @@ bool is_finite(const at::Tensor& tensor) {
 // places than in reverse mode, which is what users know.
 bool run_columns(
     const at::Tensor& output,
-    const std::vector<at::Tensor>& inputs,
     const edge_list& edges,
     const std::vector<JacobianBlock*>& blocks,
     const JacobianOptions& options,
     Progress& progress) {
-  std::vector<at::Tensor> columns; // of input j: [*inputs[j].shape, *output.shape], or undefined for zeros
+  std::vector<at::Tensor> columns; // by input j: [*input.shape, *output.shape], or undefined for zeros
   try {
     const Linearization linear = linearize(output, edges);
     const edge_list cotangent_edge{edge_of(linear.cotangent)};
@@ -318,12 +327,7 @@ bool run_columns(
     return false;
   }
   for (const auto j : c10::irange(blocks.size())) {
-    if (columns[j].defined()) {
-      std::vector<int64_t> shape{output.numel()};
-      shape.insert(shape.end(), inputs[j].sizes().begin(), inputs[j].sizes().end());
-      columns[j] = columns[j].view({inputs[j].numel(), output.numel()}).t().reshape(shape);
-    }
-    blocks[j]->append(output.numel(), std::move(columns[j]));
+    blocks[j]->append_columns(std::move(columns[j]));
   }
   return true;
 }
@@ -345,10 +349,10 @@ void run_output(
   }
   if (options.mode == plan::Mode::kForward ||
       (options.mode == plan::Mode::kAuto && plan::is_forward_cheaper(rows, columns, tape.bytes_per_row))) {
-    std::string obstacle = forward_obstacle(output, tape, inputs);
+    std::string obstacle = forward_obstacle(output, tape, inputs, edges);
     if (obstacle.empty()) {
       progress.expect(columns - rows);
-      if (run_columns(output, inputs, edges, blocks, options, progress)) {
+      if (run_columns(output, edges, blocks, options, progress)) {
         return;
       }
       progress.expect(rows);

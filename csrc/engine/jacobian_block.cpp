@@ -34,6 +34,13 @@ JacobianBlock::JacobianBlock(at::Tensor output, at::Tensor input, bool create_gr
       out_(std::move(out)),
       functional_(create_graph || !is_plain(input_)) {}
 
+// All rows: [output.numel(), *input.shape].
+std::vector<int64_t> JacobianBlock::rows_shape() const {
+  std::vector<int64_t> shape{output_.numel()};
+  shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
+  return shape;
+}
+
 std::vector<int64_t> JacobianBlock::result_shape() const {
   std::vector<int64_t> shape = output_.sizes().vec();
   shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
@@ -64,10 +71,16 @@ void JacobianBlock::append(int64_t num_rows, at::Tensor rows) {
   num_rows_ += num_rows;
 }
 
+void JacobianBlock::append_columns(at::Tensor columns) {
+  if (columns.defined()) {
+    columns = columns.view({input_.numel(), output_.numel()}).t().reshape(rows_shape());
+  }
+  append(output_.numel(), std::move(columns));
+}
+
 void JacobianBlock::write(int64_t num_rows, const at::Tensor& rows) {
   if (!result_.defined()) {
-    std::vector<int64_t> shape{output_.numel()};
-    shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
+    const std::vector<int64_t> shape = rows_shape();
     result_ = out_.has_value() && out_->is_contiguous() ? out_->view(shape)
                                                         : at::empty(shape, input_.options().layout(at::kStrided));
   }

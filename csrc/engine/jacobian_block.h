@@ -19,6 +19,9 @@ class JacobianBlock {
   // The next `num_rows` rows: shape [num_rows, *input.shape] in any strides, or undefined for zeros.
   void append(int64_t num_rows, at::Tensor rows);
 
+  // All rows at once, transposed: [*input.shape, *output.shape], or undefined for zeros.
+  void append_columns(at::Tensor columns);
+
   // Whether a row that is not known to be zero has arrived.
   bool is_used() const {
     return used_;
@@ -28,6 +31,7 @@ class JacobianBlock {
   at::Tensor finish();
 
  private:
+  std::vector<int64_t> rows_shape() const;
   std::vector<int64_t> result_shape() const;
   bool may_become_result(const at::Tensor& rows) const;
   void write(int64_t num_rows, const at::Tensor& rows);

@@ -43,16 +43,6 @@ int64_t cotangent_bytes(const Node& node) {
   return bytes;
 }
 
-bool takes_dtype(const Node& node, caffe2::TypeMeta dtype) {
-  for (const auto i : c10::irange(node.num_inputs())) {
-    const InputMetadata& metadata = node.input_metadata(i);
-    if (!metadata.was_default_constructed() && metadata.dtype() != dtype) {
-      return false;
-    }
-  }
-  return true;
-}
-
 // The walk: Nodes in post-order (children first) and the index of each.
 struct Walk {
   std::vector<Visit> visits;
@@ -168,7 +158,6 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   });
   walk.visits.back().is_input |= mark_inputs(output);
 
-  const caffe2::TypeMeta dtype = output.function->input_metadata(output.input_nr).dtype();
   for (auto visit = walk.visits.rbegin(); visit != walk.visits.rend(); ++visit) {
     if (visit->on_path) {
       tape.nodes.push_back(visit->node);
@@ -184,14 +173,20 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
     if (visit->takes_cotangents()) {
       visit->bytes = cotangent_bytes(*visit->node);
       tape.bytes_per_row += visit->bytes;
-      tape.has_one_dtype &= takes_dtype(*visit->node, dtype);
-      if (!is_vjp_recorded(*visit->node)) {
-        tape.unrecorded = visit->node;
-      }
     }
   }
   tape.peak_bytes_per_row = peak_live_bytes(walk);
   return tape;
+}
+
+bool takes_dtype(const Node& node, caffe2::TypeMeta dtype) {
+  for (const auto i : c10::irange(node.num_inputs())) {
+    const InputMetadata& metadata = node.input_metadata(i);
+    if (!metadata.was_default_constructed() && metadata.dtype() != dtype) {
+      return false;
+    }
+  }
+  return true;
 }
 
 bool reaches_earlier_version(const Edge& output, const Edge& input, int64_t version) {

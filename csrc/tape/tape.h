@@ -20,10 +20,6 @@ struct Tape {
   int64_t peak_bytes_per_row = 0;
   // Bytes of cotangents that one row brings to all Nodes together.
   int64_t bytes_per_row = 0;
-  // A Node on the path, or an input's, whose vector-Jacobian product may not be recorded; or none.
-  torch::autograd::Node* unrecorded = nullptr;
-  // Whether all cotangents have one dtype.
-  bool has_one_dtype = true;
   // The worst that torch's vmap does to one of the Nodes.
   Distrust distrust = Distrust::kNone;
 };
@@ -31,6 +27,9 @@ struct Tape {
 // Reads the tape in one depth-first walk: linear in the Nodes behind `output`. An output without a graph (an invalid
 // edge) reaches nothing.
 Tape read_tape(const torch::autograd::Edge& output, const torch::autograd::edge_list& inputs);
+
+// Whether all cotangents that `node` takes are of `dtype`.
+bool takes_dtype(const torch::autograd::Node& node, caffe2::TypeMeta dtype);
 
 // Whether a Node that made an earlier version of `input`, before its latest `version` in-place changes, lies behind
 // `output`: then a Jacobian by `input` as it is now would be zero only by mistake.
