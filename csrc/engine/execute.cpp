@@ -46,8 +46,10 @@ edge_list edges_of(const std::vector<at::Tensor>& tensors) {
 
 void release(const std::vector<Tape>& tapes) {
   for (const Tape& tape : tapes) {
-    for (torch::autograd::Node* node : tape.nodes) {
-      node->release_variables();
+    for (const tape::TapeNode& node : tape.nodes) {
+      if (node.runs) {
+        node.node->release_variables();
+      }
     }
   }
 }
@@ -99,7 +101,7 @@ void check_paths(
   for (const auto j : c10::irange(inputs.size())) {
     bool used = false;
     for (const auto i : c10::irange(outputs.size())) {
-      if (tapes[i].reaches_input[j]) {
+      if (tapes[i].inputs[j].is_on_tape()) {
         used = true;
         continue;
       }
@@ -250,20 +252,12 @@ class OutputSweeps {
 };
 
 // Why forward mode cannot be used for one output, or an empty string.
-std::string forward_obstacle(
-    const at::Tensor& output,
-    const Tape& tape,
-    const std::vector<at::Tensor>& inputs,
-    const edge_list& edges) {
-  std::vector<torch::autograd::Node*> nodes = tape.nodes;
-  for (const Edge& edge : edges) {
-    nodes.push_back(edge.function.get());
-  }
-  for (torch::autograd::Node* node : nodes) {
-    if (!tape::is_vjp_recorded(*node)) {
-      return "double backward through " + node->name() + ", or through its hooks, may be wrong";
+std::string forward_obstacle(const at::Tensor& output, const Tape& tape, const std::vector<at::Tensor>& inputs) {
+  for (const tape::TapeNode& node : tape.nodes) {
+    if (!tape::is_vjp_recorded(*node.node)) {
+      return "double backward through " + node.node->name() + ", or through its hooks, may be wrong";
     }
-    if (!tape::takes_dtype(*node, output.dtype())) {
+    if (!tape::takes_dtype(*node.node, output.dtype())) {
       return "the graph mixes dtypes, which would round differently";
     }
   }
@@ -309,7 +303,7 @@ bool run_columns(
         continue;
       }
       const Tape tape = tape::read_tape(edge_of(product), cotangent_edge);
-      if (!tape.reaches_input[0]) {
+      if (!tape.inputs[0].is_on_tape()) {
         return false;
       }
       JacobianBlock block(product, linear.cotangent, options.create_graph, std::nullopt);
@@ -349,7 +343,7 @@ void run_output(
   }
   if (options.mode == plan::Mode::kForward ||
       (options.mode == plan::Mode::kAuto && plan::is_forward_cheaper(rows, columns, tape.bytes_per_row))) {
-    std::string obstacle = forward_obstacle(output, tape, inputs, edges);
+    std::string obstacle = forward_obstacle(output, tape, inputs);
     if (obstacle.empty()) {
       progress.expect(columns - rows);
       if (run_columns(output, edges, blocks, options, progress)) {
@@ -381,12 +375,9 @@ std::vector<at::Tensor> full_jacobian(
   int64_t total_rows = 0;
   for (const auto i : c10::irange(outputs.size())) {
     total_rows += outputs[i].numel();
-    for (torch::autograd::Node* node : tapes[i].nodes) {
-      retained_grads.suspend(node);
+    for (const tape::TapeNode& node : tapes[i].nodes) {
+      retained_grads.suspend(node.node);
     }
-  }
-  for (const Edge& edge : input_edges) {
-    retained_grads.suspend(edge.function.get());
   }
 
   // With a single row the engine frees the tape itself, as it goes; otherwise it is freed when all rows are there, so
@@ -408,7 +399,7 @@ std::vector<at::Tensor> full_jacobian(
           inputs[j],
           options.create_graph,
           out.has_value() ? std::optional<at::Tensor>((*out)[i * inputs.size() + j]) : std::nullopt);
-      if (tapes[i].reaches_input[j] && inputs[j].numel() > 0) {
+      if (tapes[i].inputs[j].is_on_tape() && inputs[j].numel() > 0) {
         reached.push_back(inputs[j]);
         edges.push_back(input_edges[j]);
         blocks.push_back(&jacobians.back());

@@ -17,8 +17,7 @@ constexpr int64_t kNone = -1;
 
 struct Visit {
   Node* node;
-  // One row of all the cotangents that this Node takes.
-  int64_t bytes = 0;
+  // Whether it lies on a path to an input; whether an input's cotangent arrives at it.
   bool on_path = false;
   bool is_input = false;
 
@@ -90,29 +89,25 @@ struct Walk {
 
 // Simulates the sweep: a Node's cotangents live from the first Node that adds to them until it has run; an input's
 // stay.
-int64_t peak_live_bytes(Walk& walk) {
-  std::vector<bool> alive(walk.visits.size(), false);
-  int64_t live = walk.visits.back().bytes;
+int64_t peak_live_bytes(const Tape& tape, const std::vector<bool>& is_input) {
+  std::vector<bool> alive(tape.nodes.size(), false);
+  int64_t live = tape.nodes.front().bytes;
   int64_t peak = live;
-  alive.back() = true;
-  for (auto visit = walk.visits.rbegin(); visit != walk.visits.rend(); ++visit) {
-    if (!visit->on_path) {
+  alive.front() = true;
+  for (const auto i : c10::irange(tape.nodes.size())) {
+    const TapeNode& node = tape.nodes[i];
+    if (!node.runs) {
       continue;
     }
-    for (const Edge& edge : visit->node->next_edges()) {
-      if (!edge.function) {
-        continue;
-      }
-      const int64_t child = walk.index.at(edge.function.get());
-      const Visit& target = walk.visits[child];
-      if (target.takes_cotangents() && !alive[child]) {
-        alive[child] = true;
-        live += target.bytes;
+    for (const Slot& target : links_of(tape, node)) {
+      if (target.is_on_tape() && !alive[target.node]) {
+        alive[target.node] = true;
+        live += tape.nodes[target.node].bytes;
       }
     }
     peak = std::max(peak, live);
-    if (!visit->is_input) {
-      live -= visit->bytes;
+    if (!is_input[i]) {
+      live -= node.bytes;
     }
   }
   return peak;
@@ -120,9 +115,13 @@ int64_t peak_live_bytes(Walk& walk) {
 
 } // namespace
 
+c10::ArrayRef<Slot> links_of(const Tape& tape, const TapeNode& node) {
+  return {tape.links.data() + node.first_link, node.node->num_outputs()};
+}
+
 Tape read_tape(const Edge& output, const edge_list& inputs) {
   Tape tape;
-  tape.reaches_input.assign(inputs.size(), false);
+  tape.inputs.resize(inputs.size());
   if (!output.is_valid()) {
     return tape;
   }
@@ -139,12 +138,13 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
       entry->second = static_cast<int64_t>(j);
     }
   }
+  std::vector<bool> reached(inputs.size(), false);
   const auto mark_inputs = [&](const Edge& edge) {
     bool is_input = false;
     const auto entry = first_input.find(edge.function.get());
     for (int64_t j = entry == first_input.end() ? kNone : entry->second; j != kNone; j = next_input[j]) {
       if (inputs[j].input_nr == edge.input_nr) {
-        tape.reaches_input[j] = true;
+        reached[j] = true;
         is_input = true;
       }
     }
@@ -158,24 +158,41 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   });
   walk.visits.back().is_input |= mark_inputs(output);
 
-  for (auto visit = walk.visits.rbegin(); visit != walk.visits.rend(); ++visit) {
-    if (visit->on_path) {
-      tape.nodes.push_back(visit->node);
-      const auto computes = [&](size_t k) {
-        const Edge& edge = visit->node->next_edge(k);
-        if (!edge.function) {
-          return false;
-        }
-        return walk.visits[walk.index.at(edge.function.get())].takes_cotangents();
-      };
-      tape.distrust = std::max(tape.distrust, distrust_of(*visit->node, computes));
-    }
-    if (visit->takes_cotangents()) {
-      visit->bytes = cotangent_bytes(*visit->node);
-      tape.bytes_per_row += visit->bytes;
+  // Positions on the tape: the reverse of the walk's order, without what leads to no input.
+  std::vector<int32_t> position(walk.visits.size(), -1);
+  std::vector<bool> is_input;
+  for (auto i = static_cast<int64_t>(walk.visits.size()) - 1; i >= 0; --i) {
+    const Visit& visit = walk.visits[i];
+    if (visit.takes_cotangents()) {
+      position[i] = static_cast<int32_t>(tape.nodes.size());
+      tape.nodes.push_back({visit.node, 0, cotangent_bytes(*visit.node), visit.on_path});
+      tape.bytes_per_row += tape.nodes.back().bytes;
+      is_input.push_back(visit.is_input);
     }
   }
-  tape.peak_bytes_per_row = peak_live_bytes(walk);
+  const auto slot_of = [&](const Edge& edge) {
+    return edge.function ? Slot{position[walk.index.at(edge.function.get())], edge.input_nr} : Slot{};
+  };
+  for (TapeNode& node : tape.nodes) {
+    node.first_link = static_cast<int64_t>(tape.links.size());
+    for (const Edge& edge : node.node->next_edges()) {
+      tape.links.push_back(slot_of(edge));
+    }
+    if (node.runs) {
+      const auto links = links_of(tape, node);
+      const auto computes = [&](size_t k) { return links[k].is_on_tape(); };
+      tape.distrust = std::max(tape.distrust, distrust_of(*node.node, computes));
+    }
+  }
+  tape.output = slot_of(output);
+  for (const auto j : c10::irange(inputs.size())) {
+    if (reached[j]) {
+      tape.inputs[j] = slot_of(inputs[j]);
+    }
+  }
+  if (!tape.nodes.empty()) {
+    tape.peak_bytes_per_row = peak_live_bytes(tape, is_input);
+  }
   return tape;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <c10/util/ArrayRef.h>
 #include <torch/csrc/autograd/edge.h>
 #include <torch/csrc/autograd/function.h>
 
@@ -10,12 +11,36 @@
 
 namespace highgrad::tape {
 
+// A tensor on the tape, as the cotangent that a sweep brings it: input `input_nr` of the Node at position `node` of
+// Tape::nodes.
+struct Slot {
+  int32_t node = -1; // or -1: on no path from the output to an input
+  uint32_t input_nr = 0;
+
+  bool is_on_tape() const {
+    return node >= 0;
+  }
+};
+
+struct TapeNode {
+  torch::autograd::Node* node;
+  // Tape::links[first_link + k] is where the Node's output k goes.
+  int64_t first_link;
+  // Bytes of one row of all the cotangents that it takes.
+  int64_t bytes;
+  // Whether a sweep runs the Node: it lies on a path to an input. Otherwise the Node only takes an input's cotangent.
+  bool runs;
+};
+
 // What one sweep from an output to some inputs would run, read from the recorded graph without running anything.
 struct Tape {
-  // The Nodes on a path from the output to an input, each before all that it hands its cotangents to.
-  std::vector<torch::autograd::Node*> nodes;
-  // Whether input j can be reached from the output.
-  std::vector<bool> reaches_input;
+  // Each Node before all that it hands cotangents to.
+  std::vector<TapeNode> nodes;
+  // The edges of all Nodes, one for each of their next_edges; off the tape where that leads to no input.
+  std::vector<Slot> links;
+  Slot output;
+  // Off the tape if the output does not reach it.
+  std::vector<Slot> inputs;
   // Most bytes of cotangents that are alive at once for one row.
   int64_t peak_bytes_per_row = 0;
   // Bytes of cotangents that one row brings to all Nodes together.
@@ -23,6 +48,9 @@ struct Tape {
   // The worst that torch's vmap does to one of the Nodes.
   Distrust distrust = Distrust::kNone;
 };
+
+// Where each output of `node` goes.
+c10::ArrayRef<Slot> links_of(const Tape& tape, const TapeNode& node);
 
 // Reads the tape in one depth-first walk: linear in the Nodes behind `output`. An output without a graph (an invalid
 // edge) reaches nothing.
