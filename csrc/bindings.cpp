@@ -8,6 +8,7 @@
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
 #include "engine/execute.h"
+#include "pattern_bindings.h"
 #include "tape/node_rules.h"
 
 namespace py = pybind11;
@@ -125,4 +126,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("outputs"),
       py::arg("inputs"));
   m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
+  highgrad::bind_patterns(m);
 }

@@ -1,5 +1,7 @@
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 cuda_built: bool
@@ -32,3 +34,19 @@ def check_out(
 ) -> None: ...
 def release_graph(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None: ...
 def distrusted_nodes() -> list[str]: ...
+def color_rows(
+    shape: tuple[int, int],
+    row_ptr: NDArray[np.int64],
+    col_ind: NDArray[np.int64],
+    method: str,
+    max_work: int | None = None,
+) -> tuple[NDArray[np.int64], int] | None: ...
+def color_symmetric(
+    shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int, NDArray[np.int64]]: ...
+def color_both(
+    shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64], columns_cost: float = 1.5
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]: ...
+def transpose_pattern(
+    shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
