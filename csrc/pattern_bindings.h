@@ -7,4 +7,7 @@ namespace highgrad {
 // The functions of structure/ on patterns as NumPy arrays.
 void bind_patterns(pybind11::module_& m);
 
+// Structures found on a tape, and the Jacobians computed with them.
+void bind_structures(pybind11::module_& m);
+
 } // namespace highgrad

@@ -16,6 +16,7 @@ def full_jacobian(
     strict: bool,
     chunk_size: int | None,
     mode: str,
+    structure: str,
     out: Sequence[Tensor] | None,
     progress: Callable[[int, int], object] | None,
 ) -> list[Tensor]: ...

@@ -22,6 +22,7 @@ def full_jacobian(
     strict: bool = False,
     chunk_size: int | None = None,
     mode: Literal["auto", "reverse", "forward"] = "auto",
+    structure: Literal["auto", "dense"] = "auto",
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
@@ -48,6 +49,11 @@ def full_jacobian(
             with a warning if it was asked for, where double backward is missing or may be wrong: custom Functions and
             hooks on the graph, layer, batch and group norms, logcumsumexp, mixed dtypes or devices, a complex `wrt`, an
             entry that is not finite, inside of torch.func transforms and anomaly mode.
+        structure: "auto" finds out, from the graph and by a few probes, where the Jacobian of something large is zero,
+            and computes rows that share no column in one pass: as many passes as a graph colouring has colours. What
+            is zero is then exactly zero, also where a row by itself would have 0 * inf = NaN. "dense" computes every
+            row. Custom Functions and hooks on the graph, and operations that are not known to let every dependence
+            show, mean "dense".
         out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of
             their own, to write it to; needs create_graph=False. After an error in the middle of a sweep its content
             is unspecified.
@@ -75,9 +81,9 @@ def full_jacobian(
     """
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
-    check_sweep_options(_NAME, chunk_size, mode)
+    check_sweep_options(_NAME, chunk_size, mode, structure)
     results = None if out is None else flatten(_NAME, "out", out)[0]
-    options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode, results)
+    options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode, structure, results)
     if progress is False:
         blocks = _C.full_jacobian(outputs, inputs, *options, None)
     else:

@@ -32,6 +32,7 @@ def nth_derivative(
     strict: bool = False,
     chunk_size: int | None = None,
     mode: Literal["auto", "reverse", "forward"] = "auto",
+    structure: Literal["auto", "dense"] = "auto",
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
@@ -47,7 +48,7 @@ def nth_derivative(
             "diagonal" gives the unmixed ones, :math:`\partial^n f_i / \partial \mathit{wrt}_j^n`.
         create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
             always record their graph.
-        chunk_size, mode: as in :func:`full_jacobian`, for every order.
+        chunk_size, mode, structure: as in :func:`full_jacobian`, for every order.
         allow_unused: as in :func:`full_jacobian`, for the first order.
         strict: as in :func:`full_jacobian`, for every order.
 
@@ -65,7 +66,7 @@ def nth_derivative(
         tensor([[ 0., 24.],
                 [48., 72.]], grad_fn=<UnsafeViewBackward0>)
     """
-    _check_options(n, reduce, chunk_size, mode)
+    _check_options(n, reduce, chunk_size, mode, structure)
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
     if n == 0:
@@ -84,7 +85,7 @@ def nth_derivative(
         ]
         _C.check_out(_NAME, shapes, [path[-1] for _ in outputs for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:
-        orders = _Orders(n, create_graph, allow_unused, strict, chunk_size, mode, report)
+        orders = _Orders(n, create_graph, allow_unused, strict, chunk_size, mode, structure, report)
         if reduce is None:
             blocks = orders.all_partials(outputs, inputs)
         else:
@@ -99,14 +100,14 @@ def nth_derivative(
     return out
 
 
-def _check_options(n: object, reduce: object, chunk_size: object, mode: object) -> None:
+def _check_options(n: object, reduce: object, chunk_size: object, mode: object, structure: object) -> None:
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"{_NAME}: expected n to be an int, got {type(n).__name__}")
     if n < 0:
         raise ValueError(f"{_NAME}: expected n to be at least 0, got {n}")
     if reduce not in (None, "sum", "diagonal"):
         raise ValueError(f'{_NAME}: expected reduce to be None, "sum" or "diagonal", got {reduce!r}')
-    check_sweep_options(_NAME, chunk_size, mode)
+    check_sweep_options(_NAME, chunk_size, mode, structure)
 
 
 @dataclass
@@ -119,6 +120,7 @@ class _Orders:
     strict: bool
     chunk_size: int | None
     mode: str
+    structure: str
     report: Report | None
     passes: int = 0
 
@@ -142,6 +144,7 @@ class _Orders:
             self.strict,
             self.chunk_size,
             self.mode,
+            self.structure,
             None,
             None if report is None else report_all,
         )

@@ -15,6 +15,7 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
+#include "engine/compressed.h"
 #include "engine/double_backward_jvp.h"
 #include "engine/failure.h"
 #include "engine/jacobian_block.h"
@@ -340,6 +341,14 @@ void run_output(
   int64_t columns = 0;
   for (const at::Tensor& input : inputs) {
     columns += input.numel();
+  }
+  if (options.use_structure && options.mode != plan::Mode::kForward &&
+      run_compressed(
+          {output, tape, inputs, edges},
+          blocks,
+          {options.create_graph, options.chunk_size, [&](int64_t passes) { progress.add(passes); }},
+          [&](int64_t passes) { progress.expect(passes - rows); })) {
+    return;
   }
   if (options.mode == plan::Mode::kForward ||
       (options.mode == plan::Mode::kAuto && plan::is_forward_cheaper(rows, columns, tape.bytes_per_row))) {

@@ -20,6 +20,8 @@ struct JacobianOptions {
   bool strict = false;
   std::optional<int64_t> chunk_size;
   plan::Mode mode = plan::Mode::kAuto;
+  // Whether to look for structure and to compute only what it leaves.
+  bool use_structure = true;
   // Called after every sweep with the passes done and all passes; may throw.
   std::function<void(int64_t, int64_t)> after_sweep;
 };
