@@ -40,6 +40,9 @@ std::vector<at::Tensor> full_jacobian(
     std::optional<int64_t> chunk_size,
     const std::string& mode,
     const std::string& structure,
+    const std::vector<std::shared_ptr<highgrad::structure::Compression>>& kept,
+    at::Layout layout,
+    int64_t batch_dims,
     const std::optional<std::vector<at::Tensor>>& out,
     const py::object& progress) {
   // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
@@ -61,6 +64,9 @@ std::vector<at::Tensor> full_jacobian(
       chunk_size,
       parsed_mode,
       structure == "auto",
+      {kept.begin(), kept.end()},
+      layout,
+      batch_dims,
       make_after_sweep(progress)};
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
   results = engine::full_jacobian(outputs, inputs, options, out);
@@ -112,6 +118,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("chunk_size"),
       py::arg("mode"),
       py::arg("structure"),
+      py::arg("kept"),
+      py::arg("layout"),
+      py::arg("batch_dims"),
       py::arg("out"),
       py::arg("progress"));
   m.def(

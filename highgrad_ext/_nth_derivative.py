@@ -145,6 +145,9 @@ class _Orders:
             self.chunk_size,
             self.mode,
             self.structure,
+            [],
+            torch.strided,
+            0,
             None,
             None if report is None else report_all,
         )

@@ -47,44 +47,32 @@ at::Tensor color_seeds(const at::Tensor& output, const at::Tensor& colors, int64
   return at::eq(colors.unsqueeze(0), wanted).to(output.scalar_type()).view(stacked_shape(count, output));
 }
 
-// All rows of the compressed Jacobian by each input: [num_colors, *input.shape], or undefined for zeros.
-std::vector<at::Tensor> sweep_colors(
+// One sweep of `count` colours; false, after which `chunk_size` is smaller, if it is to be tried again.
+bool try_sweep(
     const CompressedProblem& problem,
-    const structure::Coloring& coloring,
-    const CompressedSweeps& sweeps) {
-  const at::Tensor& output = problem.output;
-  const torch::autograd::edge_list root{torch::autograd::impl::gradient_edge(output)};
-  const SweepOptions options{/*keep_graph=*/true, sweeps.create_graph};
-  const int64_t num_colors = coloring.num_colors;
-  std::vector<at::Tensor> rows;
-  if (num_colors == 1) {
-    rows = single_vjp(root, {at::ones(output.sizes(), output.options())}, problem.edges, options);
-    sweeps.after_passes(1);
-    return rows;
+    const at::Tensor& seeds,
+    SweepOptions options,
+    bool is_chunk_size_given,
+    int64_t& chunk_size,
+    std::vector<at::Tensor>& rows) {
+  const torch::autograd::edge_list root{torch::autograd::impl::gradient_edge(problem.output)};
+  if (seeds.size(0) == 1) {
+    rows = single_vjp(root, {seeds.squeeze(0)}, problem.edges, options);
+    return true;
   }
-  const at::Tensor colors = to_tensor(coloring.colors).to(output.device());
-  const int64_t chunk_size = sweeps.chunk_size.has_value()
-      ? *sweeps.chunk_size
-      : plan::automatic_chunk_size(num_colors, problem.tape.peak_bytes_per_row, output.device());
-  std::vector<std::vector<at::Tensor>> chunks(problem.inputs.size());
-  for (int64_t first = 0; first < num_colors; first += chunk_size) {
-    const int64_t count = std::min(chunk_size, num_colors - first);
-    at::Tensor seeds = color_seeds(output, colors, first, count);
-    rows = count == 1 ? single_vjp(root, {seeds.squeeze(0)}, problem.edges, options)
-                      : batched_vjp(root, {seeds}, problem.edges, options);
-    sweeps.after_passes(count);
-    for (const auto j : c10::irange(rows.size())) {
-      if (rows[j].defined()) {
-        chunks[j].push_back(std::move(rows[j]));
-      }
-    }
+  std::exception_ptr exception;
+  try {
+    rows = batched_vjp(root, {seeds}, problem.edges, options);
+    return true;
+  } catch (...) {
+    exception = std::current_exception();
   }
-  // Whether a cotangent arrives at an input is the same for all chunks.
-  std::vector<at::Tensor> all;
-  for (const auto& of_input : chunks) {
-    all.push_back(of_input.empty() ? at::Tensor() : of_input.size() == 1 ? of_input[0] : at::cat(of_input));
+  const Failure failure = judge_failure(exception);
+  if (failure == Failure::kInterrupt || (failure == Failure::kOutOfMemory && is_chunk_size_given)) {
+    std::rethrow_exception(exception);
   }
-  return all;
+  chunk_size = failure == Failure::kOutOfMemory ? (seeds.size(0) + 1) / 2 : 1;
+  return false;
 }
 
 // The columns [first, first + columns) of a pattern, and where their entries lie in the compressed block of that input.
@@ -121,20 +109,50 @@ at::Tensor row_indices(const CompressedBlock& block) {
 
 } // namespace
 
-std::optional<std::vector<CompressedBlock>> compute_compressed(
+std::vector<at::Tensor> sweep_colors(
+    const CompressedProblem& problem,
+    const structure::Coloring& coloring,
+    const CompressedSweeps& sweeps) {
+  const at::Tensor& output = problem.output;
+  const SweepOptions options{/*keep_graph=*/true, sweeps.create_graph};
+  const int64_t num_colors = coloring.num_colors;
+  int64_t chunk_size = sweeps.chunk_size.has_value()
+      ? *sweeps.chunk_size
+      : plan::automatic_chunk_size(num_colors, problem.tape.peak_bytes_per_row, output.device());
+  if (problem.tape.distrust == tape::Distrust::kGraph && sweeps.create_graph) {
+    chunk_size = 1;
+  }
+  const at::Tensor colors = num_colors == 1 ? at::Tensor() : to_tensor(coloring.colors).to(output.device());
+  std::vector<std::vector<at::Tensor>> chunks(problem.inputs.size());
+  for (int64_t first = 0; first < num_colors;) {
+    const int64_t count = std::min(chunk_size, num_colors - first);
+    const at::Tensor seeds = num_colors == 1 ? at::ones(stacked_shape(1, output), output.options())
+                                             : color_seeds(output, colors, first, count);
+    std::vector<at::Tensor> rows;
+    if (!try_sweep(problem, seeds, options, sweeps.chunk_size.has_value(), chunk_size, rows)) {
+      continue;
+    }
+    for (const auto j : c10::irange(rows.size())) {
+      if (rows[j].defined()) {
+        chunks[j].push_back(std::move(rows[j]));
+      }
+    }
+    first += count;
+    sweeps.after_passes(count);
+  }
+  // Whether a cotangent arrives at an input is the same for all chunks.
+  std::vector<at::Tensor> all;
+  for (const auto& of_input : chunks) {
+    all.push_back(of_input.empty() ? at::Tensor() : of_input.size() == 1 ? of_input[0] : at::cat(of_input));
+  }
+  return all;
+}
+
+std::vector<CompressedBlock> compute_compressed(
     const CompressedProblem& problem,
     const Compression& structure,
     const CompressedSweeps& sweeps) {
-  std::vector<at::Tensor> rows;
-  try {
-    rows = sweep_colors(problem, structure.coloring, sweeps);
-  } catch (...) {
-    const std::exception_ptr exception = std::current_exception();
-    if (judge_failure(exception) == Failure::kInterrupt) {
-      std::rethrow_exception(exception);
-    }
-    return std::nullopt;
-  }
+  std::vector<at::Tensor> rows = sweep_colors(problem, structure.coloring, sweeps);
   std::vector<CompressedBlock> blocks;
   int64_t first_column = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
@@ -160,22 +178,21 @@ at::Tensor dense_rows(const CompressedBlock& block, const at::Tensor& output, co
 }
 
 bool run_compressed(
+    const std::string& caller,
     const CompressedProblem& problem,
+    const std::shared_ptr<const Compression>& kept,
     const std::vector<JacobianBlock*>& blocks,
     const CompressedSweeps& sweeps,
     const std::function<void(int64_t)>& expect_passes) {
-  const auto structure = find_structure(problem, Effort::kSmall);
+  const auto structure =
+      kept == nullptr ? find_structure(problem, Effort::kSmall) : renew_structure(caller, problem, kept);
   if (structure == nullptr) {
     return false;
   }
   expect_passes(structure->coloring.num_colors);
-  const auto computed = compute_compressed(problem, *structure, sweeps);
-  if (!computed.has_value()) {
-    expect_passes(problem.output.numel());
-    return false;
-  }
+  const std::vector<CompressedBlock> computed = compute_compressed(problem, *structure, sweeps);
   for (const auto j : c10::irange(blocks.size())) {
-    blocks[j]->append(problem.output.numel(), dense_rows((*computed)[j], problem.output, problem.inputs[j]));
+    blocks[j]->append(problem.output.numel(), dense_rows(computed[j], problem.output, problem.inputs[j]));
   }
   return true;
 }
@@ -189,8 +206,7 @@ at::Tensor sparse_matrix(
   const std::vector<int64_t> shape{output.numel(), input.numel()};
   const at::Device device = input.device();
   const at::Tensor values = block.compressed.defined()
-      ? ops::decompress(
-            block.compressed, block.source.to(device), std::nullopt, c10::SymIntArrayRef(c10::SymInt(nnz)))
+      ? ops::decompress(block.compressed, block.source.to(device), std::nullopt, c10::SymIntArrayRef(c10::SymInt(nnz)))
             .to(input.scalar_type())
       : input.new_zeros({nnz});
   const at::TensorOptions options = values.options();

@@ -54,8 +54,15 @@ struct CompressedBlock {
   at::Tensor col_ind; // on the CPU
 };
 
-// One block an input. None, with nothing done, if a sweep fails other than by an interrupt.
-std::optional<std::vector<CompressedBlock>> compute_compressed(
+// The rows of every colour by each input, [num_colors, *input.shape] or undefined for zeros, in batched sweeps; one by
+// one where torch.vmap cannot go, in smaller chunks where memory runs out.
+std::vector<at::Tensor> sweep_colors(
+    const CompressedProblem& problem,
+    const structure::Coloring& coloring,
+    const CompressedSweeps& sweeps);
+
+// One block an input.
+std::vector<CompressedBlock> compute_compressed(
     const CompressedProblem& problem,
     const structure::Compression& structure,
     const CompressedSweeps& sweeps);
@@ -70,10 +77,12 @@ at::Tensor sparse_matrix(
     const at::Tensor& input,
     at::Layout layout);
 
-// Fills `blocks` with the Jacobians, one an input, if they have structure; `expect_passes` is told their number first.
-// Returns false, with `blocks` as they were, if they do not.
+// Fills `blocks` with the Jacobians, one an input, if they have structure: `kept` if given, or what is found;
+// `expect_passes` is told their number first. Returns false, with nothing done, if they do not.
 bool run_compressed(
+    const std::string& caller,
     const CompressedProblem& problem,
+    const std::shared_ptr<const structure::Compression>& kept,
     const std::vector<JacobianBlock*>& blocks,
     const CompressedSweeps& sweeps,
     const std::function<void(int64_t)>& expect_passes);

@@ -25,10 +25,9 @@ constexpr int64_t kLeastBytes = int64_t{1} << 18;
 constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
-// What a sweep takes, in nanoseconds: a Node, and a byte of cotangents. Cautious: a dense sweep may be faster by the
-// first figure, and slower by the second.
-constexpr double kNanosecondsPerNode = 8e3;
-constexpr double kNanosecondsPerByte = 0.1;
+// What a batched sweep takes, in nanoseconds: a Node, and a byte of cotangents.
+constexpr double kNanosecondsPerNode = 5e3;
+constexpr double kNanosecondsPerByte = 0.15;
 
 // Colouring steps for each entry.
 constexpr int64_t kColoringSteps = 256;
@@ -98,7 +97,7 @@ std::optional<structure::ProbeBudget> plan_probes(const CompressedProblem& probl
     return std::nullopt;
   }
   budget.first_blocks = static_cast<int64_t>(blocks);
-  budget.max_probes = rows / kLeastGain;
+  budget.max_probes = rows / 3;
   budget.max_colors = rows / (2 * kLeastGain);
   return budget;
 }
@@ -143,7 +142,8 @@ std::shared_ptr<const Compression> probe_structure(
   if (!coloring.has_value() || kLeastGain * coloring->num_colors > rows) {
     return nullptr;
   }
-  result->reason = "found by " + std::to_string(found->probes) + " probes in " + std::to_string(found->sweeps) + " sweeps";
+  result->reason =
+      "found by " + std::to_string(found->probes) + " probes in " + std::to_string(found->sweeps) + " sweeps";
   result->pattern = std::move(found->pattern);
   result->coloring = std::move(*coloring);
   result->is_global = axes.is_global;

@@ -95,8 +95,7 @@ class Search {
       }
       hit_.row_ptr.push_back(hit_.nnz());
     }
-    return static_cast<double>(hit_.nnz()) <=
-        kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_);
+    return static_cast<double>(hit_.nnz()) <= kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_);
   }
 
   void find_full_columns(const HitBits& hits, int64_t blocks) {
@@ -123,6 +122,9 @@ class Search {
 
   bool refine() {
     const SparsityPattern transposed = transpose(hit_);
+    if (result_.sweeps > 1 && max_row_degree(transposed) == num_blocks()) {
+      return false; // a full column: every row will have its own colour
+    }
     const std::optional<Coloring> coloring = color_rows(hit_, transposed, kColoringSteps * (hit_.nnz() + columns_));
     if (!coloring.has_value() || coloring->num_colors > budget_.max_colors) {
       return false;

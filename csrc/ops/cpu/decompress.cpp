@@ -12,6 +12,10 @@
 #include <atomic>
 #include <cstring>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace highgrad::ops {
 namespace {
 
@@ -23,7 +27,19 @@ const int64_t* data_of(const at::Tensor& index) {
   return index.const_data_ptr<int64_t>();
 }
 
+// Memory of this size comes fresh from the system, page by page: a large Jacobian of zeros takes longer to map than to
+// write, unless the pages are large.
+constexpr int64_t kFreshBytes = int64_t{32} << 20;
+
 void zero(void* data, int64_t bytes) {
+#ifdef __linux__
+  if (bytes >= kFreshBytes) {
+    constexpr uintptr_t kPage = 1 << 12;
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kPage - 1);
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE); // a hint, which may be ignored
+  }
+#endif
   at::parallel_for(0, bytes, kGrainBytes, [&](int64_t begin, int64_t end) {
     std::memset(static_cast<char*>(data) + begin, 0, static_cast<size_t>(end - begin));
   });
