@@ -59,8 +59,8 @@ def full_jacobian(
             row. Custom Functions and hooks on the graph, and operations that are not known to let every dependence
             show, mean "dense".
         batch_dims: the first `batch_dims` dims of every `f` and `wrt` count the same samples, each of which depends on
-            itself alone: the result has the shape ``batch + rest of f.shape + rest of wrt.shape``, for the passes of one
-            sample. Proved from the graph, or by 2 ceil(log2(samples)) probes, each time.
+            itself alone: the result has the shape ``batch + rest of f.shape + rest of wrt.shape`` and takes the passes
+            of one sample. Proved from the graph, or by 2 ceil(log2(samples)) probes, each time.
         layout: torch.sparse_csr or torch.sparse_coo gives matrices of shape ``(f.numel(), wrt.numel())`` with the
             entries that may be nonzero. They are differentiable as far as torch's sparse tensors are.
         out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of

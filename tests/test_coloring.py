@@ -1,4 +1,4 @@
-"""Colourings against brute force, closed forms against what they must give, and numbers of colours from the literature."""
+"""Colourings against brute force, closed forms against what they must give, and published numbers of colours."""
 
 from __future__ import annotations
 

@@ -78,13 +78,12 @@ std::optional<std::vector<Digits>> ties_of(const CompressedProblem& problem, con
   return ties;
 }
 
-// The budget for probes, or none if they are not to be tried.
-std::optional<structure::ProbeBudget> plan_probes(const CompressedProblem& problem, Effort effort) {
-  const int64_t rows = problem.output.numel();
+// The budget for probes that may replace a Jacobian in `rows` passes, or none if they are not to be tried.
+std::optional<structure::ProbeBudget> plan_probes(const CompressedProblem& problem, int64_t rows, Effort effort) {
   structure::ProbeBudget budget;
   if (effort == Effort::kThorough) {
-    budget.first_blocks = std::min(kFirstBlocks, std::max<int64_t>(2, rows / 4));
-    budget.max_probes = rows;
+    budget.first_blocks = std::min(kFirstBlocks, std::max<int64_t>(2, problem.output.numel() / 4));
+    budget.max_probes = problem.output.numel();
     budget.max_colors = rows / kLeastGain;
     return budget;
   }
@@ -116,7 +115,7 @@ std::vector<int64_t> last_axis_first(const at::Tensor& output) {
   return row_at;
 }
 
-std::shared_ptr<const Compression> probe_structure(
+std::shared_ptr<Compression> probe_structure(
     const CompressedProblem& problem,
     const AxisAnalysis& axes,
     const structure::ProbeBudget& budget,
@@ -137,9 +136,14 @@ std::shared_ptr<const Compression> probe_structure(
     return nullptr;
   }
   auto result = std::make_shared<Compression>();
+  // Only a plan that is kept gets the time that more orders than one take.
+  const structure::SparsityPattern transposed = structure::transpose(found->pattern);
+  const int64_t limit = kColoringSteps * (found->pattern.nnz() + columns);
   auto coloring = structure::color_rows(
-      found->pattern, structure::transpose(found->pattern), kColoringSteps * (found->pattern.nnz() + columns));
-  if (!coloring.has_value() || kLeastGain * coloring->num_colors > rows) {
+      found->pattern,
+      transposed,
+      effort == Effort::kThorough ? limit : std::min(limit, structure::greedy_work(transposed)));
+  if (!coloring.has_value() || coloring->num_colors > budget.max_colors) {
     return nullptr;
   }
   result->reason =
@@ -161,25 +165,25 @@ std::shared_ptr<const Compression> find_structure(const CompressedProblem& probl
   if (!axes.has_value()) {
     return nullptr;
   }
+  if (!axes->is_known) {
+    return nullptr;
+  }
+  // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
   std::shared_ptr<Compression> result;
-  if (axes->is_known) {
-    const std::vector<Digits> upper = *ties_of(problem, *axes, false);
-    if (structure::rows_a_color(rows, upper) >= kLeastGain) {
-      result = std::make_shared<Compression>(*structure::compression_of_ties(rows, upper));
-      result->reason = "axes that the tape ties to those of the output";
-      result->signature = axes->signature;
-      return result;
-    }
-    const std::optional<std::vector<Digits>> lower = ties_of(problem, *axes, true);
-    const bool is_dense = lower.has_value() && structure::rows_a_color(rows, *lower) < 2 * kLeastGain;
-    const auto budget = is_dense ? std::nullopt : plan_probes(problem, effort);
-    if (budget.has_value()) {
-      const auto probed = probe_structure(problem, *axes, *budget, effort);
-      if (probed != nullptr) {
-        result = std::make_shared<Compression>(*probed);
-        result->signature = axes->signature;
-      }
-    }
+  const std::vector<Digits> upper = *ties_of(problem, *axes, false);
+  const int64_t tied = structure::rows_a_color(rows, upper);
+  const std::optional<std::vector<Digits>> lower = ties_of(problem, *axes, true);
+  const bool has_more = !lower.has_value() || structure::rows_a_color(rows, *lower) >= 2 * kLeastGain * tied;
+  const auto budget = has_more ? plan_probes(problem, rows / tied, effort) : std::nullopt;
+  if (budget.has_value()) {
+    result = probe_structure(problem, *axes, *budget, effort);
+  }
+  if (result == nullptr && tied >= kLeastGain) {
+    result = std::make_shared<Compression>(*structure::compression_of_ties(rows, upper));
+    result->reason = "axes that the tape ties to those of the output";
+  }
+  if (result != nullptr) {
+    result->signature = axes->signature;
   }
   return result;
 }

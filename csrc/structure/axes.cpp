@@ -320,9 +320,10 @@ Digits flow_through(
     case Flow::kReduce:
       return reduced(dims, out, in, digits);
     case Flow::kMix:
-      // Weights and biases besides the input have an axis for each of `dims` alone.
-      return k > 0 || in != out ? unknown
-                                : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+      // Weights and biases besides the input have an axis for each of `dims` alone. No dims are all, as roll's.
+      return k > 0 || in != out || dims.empty()
+          ? unknown
+          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
     case Flow::kResize:
       return in.size() != out.size()
           ? unknown
@@ -380,8 +381,7 @@ Node* find_mixing_node(const Tape& tape, int64_t rest) {
       taken = std::max(taken, state.is_reached ? tied_samples(state.ties.upper, rest) : 1);
     }
     for (const Slot& target : tape::links_of(tape, node)) {
-      if (found == nullptr && target.is_on_tape() &&
-          tied_samples(walk.state_of(target).ties.upper, rest) < taken) {
+      if (found == nullptr && target.is_on_tape() && tied_samples(walk.state_of(target).ties.upper, rest) < taken) {
         found = node.node;
       }
     }

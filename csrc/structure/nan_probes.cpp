@@ -125,7 +125,9 @@ class Search {
     if (result_.sweeps > 1 && max_row_degree(transposed) == num_blocks()) {
       return false; // a full column: every row will have its own colour
     }
-    const std::optional<Coloring> coloring = color_rows(hit_, transposed, kColoringSteps * (hit_.nnz() + columns_));
+    // One order does: another would save fewer probes than it takes time.
+    const int64_t max_work = std::min(greedy_work(transposed), kColoringSteps * (hit_.nnz() + columns_));
+    const std::optional<Coloring> coloring = color_rows(hit_, transposed, max_work);
     if (!coloring.has_value() || coloring->num_colors > budget_.max_colors) {
       return false;
     }

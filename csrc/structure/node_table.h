@@ -18,7 +18,7 @@ enum class Flow {
   kPermute, // out's axis k is in's axis dims[k]
   kSwap, // axes dims[0] and dims[1] change places
   kReduce, // in's axes `dims` (none: all) are reduced; they may be kept with size 1
-  kMix, // the same shape, mixed along `dims`
+  kMix, // the same shape, mixed along `dims` (none: all)
   kResize, // axes `dims` change their size or order, the others are the same
   kTake, // in's axis dims[0] is taken away
   kInsert, // out has one axis more, dims[0]
@@ -45,8 +45,8 @@ struct NodeAttributes {
 // Null for a Node that is not in the table, or has hooks: nothing is assumed of it, NaN least of all.
 const NodeFacts* facts_of(torch::autograd::Node& node);
 
-// Of a Node in the table, whose operator's first in has `in_rank` axes and whose out has `out_rank`. None for sizes that
-// are symbols.
+// Of a Node in the table, whose operator's first in has `in_rank` axes and whose out has `out_rank`. None for sizes
+// that are symbols.
 std::optional<NodeAttributes> attributes_of(torch::autograd::Node& node, int64_t in_rank, int64_t out_rank);
 
 // The names of all rows.
