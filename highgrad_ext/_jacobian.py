@@ -93,20 +93,9 @@ def full_jacobian(
     check_sweep_options(_NAME, chunk_size, mode, structure)
     check_result_options(_NAME, batch_dims, layout, out is not None)
     results = None if out is None else flatten(_NAME, "out", out)[0]
-    options = (
-        _NAME,
-        create_graph,
-        retain_graph,
-        allow_unused,
-        strict,
-        chunk_size,
-        mode,
-        structure,
-        [],
-        layout,
-        batch_dims,
-        results,
-    )
+    kept: list[_C.Structure | None] = []
+    sweep_options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode)
+    options = (*sweep_options, structure, kept, layout, batch_dims, results)
     if progress is False:
         blocks = _C.full_jacobian(outputs, inputs, *options, None)
     else:
