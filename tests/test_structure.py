@@ -198,6 +198,12 @@ def test_probes(name: str) -> None:
         assert "probes" in structure.reason
 
 
+def test_tensors_without_axes() -> None:
+    x = leaf(40)
+    f = torch.stack([x[0].transpose(0, 0).sin(), *(y.softmax(0) * y for y in x[1:].unbind())])
+    check_structure(f, x, dense(f, x))
+
+
 def test_pattern_is_exact_for_a_stencil() -> None:
     x = leaf(90)
     structure = find(tridiagonal(x), x)

@@ -316,7 +316,8 @@ Digits flow_through(
     case Flow::kPermute:
       return dims.size() == in.size() && in.size() == out.size() ? permuted(dims, out, in, digits) : unknown;
     case Flow::kSwap:
-      return in.size() == out.size() ? permuted(swapped(dims, in.size()), out, in, digits) : unknown;
+      // A tensor without axes may be transposed, too.
+      return in.size() == out.size() && !in.empty() ? permuted(swapped(dims, in.size()), out, in, digits) : unknown;
     case Flow::kReduce:
       return reduced(dims, out, in, digits);
     case Flow::kMix:
