@@ -1,7 +1,7 @@
 """Implicit time steps of the Brusselator, a stiff reaction with diffusion, by Newton's method with sparse Jacobians.
 
-The right-hand side is plain PyTorch on a periodic grid. Its Jacobian, 2 n^2 x 2 n^2 with 6 entries a row, takes about ten
-passes over the recorded graph and is never dense; SciPy factorizes it. Writes brusselator.png.
+The right-hand side is plain PyTorch on a periodic grid. Its Jacobian, 2 n^2 x 2 n^2 with 6 entries a row, takes about
+ten passes over the recorded graph and is never dense; SciPy factorizes it. Writes brusselator.png.
 """
 
 from __future__ import annotations
