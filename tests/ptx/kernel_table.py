@@ -49,9 +49,11 @@ def first_and_last(pieces: int) -> Callable[[int], list[int]]:
 
 
 def seed_basis_call(dtype: torch.dtype, rows: int, columns: int, first_row: int) -> Call:
-    expected = ops.seed_basis(torch.empty(columns, dtype=dtype), rows, first_row)
+    def op(device: str) -> Tensor:
+        return ops.seed_basis(torch.empty(columns, dtype=dtype, device=device), rows, first_row)
+
     label = f"seed_basis {name(dtype)} {rows}x{columns} from {first_row}"
-    return Call(label, "launch_seed_basis", (Output(expected), dtype, rows, columns, first_row, Stream()))
+    return Call(label, "launch_seed_basis", (Output(op("cpu")), dtype, rows, columns, first_row, Stream()), op)
 
 
 def seed_basis_calls() -> Iterator[Call]:
@@ -69,7 +71,7 @@ def huge_seed_basis_call(dtype: torch.dtype, rows: int, columns: int, first_row:
 
     pieces = -(-numel // (256 * 16 // dtype.itemsize))
     arguments = (HugeOutput(numel, dtype, expected), dtype, rows, columns, first_row, Stream())
-    return Call(f"seed_basis {name(dtype)} huge", "launch_seed_basis", arguments, first_and_last(pieces))
+    return Call(f"seed_basis {name(dtype)} huge", "launch_seed_basis", arguments, blocks=first_and_last(pieces))
 
 
 def seed_basis_huge() -> Iterator[Call]:
@@ -142,13 +144,17 @@ def awkward_values(numel: int, dtype: torch.dtype) -> Tensor:
 
 def copy_call(dst: torch.dtype, src: torch.dtype, shape: str, block: Tensor, skew: int = 0) -> Call:
     """`block` is any view of a one-dimensional storage."""
-    expected = torch.empty(block.shape, dtype=dst)
-    ops.assemble_rows_(expected, block)
     storage = block.as_strided((block.untyped_storage().nbytes() // block.element_size(),), (1,), 0)
     places = torch.arange(len(storage)).as_strided(block.shape, block.stride(), block.storage_offset())
     first = block.storage_offset()
+
+    def op(device: str) -> Tensor:
+        rows = torch.empty(skew + block.numel(), dtype=dst, device=device)[skew:].view(block.shape)
+        ops.assemble_rows_(rows, storage.to(device).as_strided(block.shape, block.stride(), first))
+        return rows
+
     arguments = (
-        Output(expected, skew),
+        Output(op("cpu"), skew),
         dst,
         Input(storage[first:].clone(), first, needed=places.unique() - first),
         src,
@@ -156,7 +162,7 @@ def copy_call(dst: torch.dtype, src: torch.dtype, shape: str, block: Tensor, ske
         block.numel(),
         Stream(),
     )
-    return Call(f"assemble_rows {name(src)} to {name(dst)}, {shape}", "launch_copy_block", arguments)
+    return Call(f"assemble_rows {name(src)} to {name(dst)}, {shape}", "launch_copy_block", arguments, op)
 
 
 BLOCKS: dict[str, Callable[[torch.dtype], Tensor]] = {
@@ -220,7 +226,7 @@ def huge_copy_call(dst: torch.dtype, src: torch.dtype, shape: str) -> Call:
         return huge_value(offset)
 
     arguments = (HugeOutput(numel, dst, expected), dst, HugeInput(reach, src), src, layout_of(dims), numel, Stream())
-    return Call(f"assemble_rows huge {shape}", "launch_copy_block", arguments, first_and_last(pieces))
+    return Call(f"assemble_rows huge {shape}", "launch_copy_block", arguments, blocks=first_and_last(pieces))
 
 
 def copy_huge() -> Iterator[Call]:

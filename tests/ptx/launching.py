@@ -77,11 +77,12 @@ Argument = Input | Output | HugeInput | HugeOutput | Stream | torch.dtype | int 
 
 @dataclass(frozen=True)
 class Call:
-    """`blocks` picks the blocks to run from the grid's size; None is all of them."""
+    """`op` is the same by torch's dispatcher, on a device. `blocks` picks the blocks to run from the grid's size."""
 
     label: str
     launcher: str
     arguments: tuple[Argument, ...]
+    op: Callable[[str], Tensor] | None = None
     blocks: Callable[[int], Sequence[int]] | None = None
 
 
