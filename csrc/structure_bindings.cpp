@@ -74,9 +74,10 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
   }
   py::list ties;
   for (const structure::Ties& of_input : axes->inputs) {
-    ties.append(py::make_tuple(
-        to_python(of_input.upper),
-        of_input.lower.has_value() ? py::cast(to_python(*of_input.lower)) : py::object(py::none())));
+    ties.append(
+        py::make_tuple(
+            to_python(of_input.upper),
+            of_input.lower.has_value() ? py::cast(to_python(*of_input.lower)) : py::object(py::none())));
   }
   return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
 }
@@ -125,8 +126,7 @@ KeptCompression from_state(const py::tuple& state) {
 
 void bind_structures(py::module_& m) {
   py::class_<Compression, KeptCompression>(m, "Structure")
-      .def_property_readonly(
-          "shape", [](const Compression& c) { return std::pair(c.pattern.rows, c.pattern.columns); })
+      .def_property_readonly("shape", [](const Compression& c) { return std::pair(c.pattern.rows, c.pattern.columns); })
       .def_property_readonly("row_ptr", [](const Compression& c) { return to_array(c.pattern.row_ptr); })
       .def_property_readonly("col_ind", [](const Compression& c) { return to_array(c.pattern.col_ind); })
       .def_property_readonly("by_columns", [](const Compression& c) { return c.by_columns; })

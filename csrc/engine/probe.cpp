@@ -17,11 +17,7 @@ namespace highgrad::engine {
 namespace {
 
 // Cotangents of probes [first, first + count): NaN in the rows of each one's group, zero elsewhere.
-at::Tensor nan_seeds(
-    const at::Tensor& output,
-    const std::vector<int64_t>& group_of_row,
-    int64_t first,
-    int64_t count) {
+at::Tensor nan_seeds(const at::Tensor& output, const std::vector<int64_t>& group_of_row, int64_t first, int64_t count) {
   const auto rows = static_cast<int64_t>(group_of_row.size());
   std::vector<int64_t> places;
   for (const auto row : c10::irange(rows)) {

@@ -51,7 +51,7 @@ struct Reader {
 };
 
 template <typename T, typename Value>
-Value& member(Node& node, Value T::*pointer) {
+Value& member(Node& node, Value T::* pointer) {
   return static_cast<T&>(node).*pointer;
 }
 
@@ -236,12 +236,8 @@ constexpr Row kRows[] = {
     {"NanToNumBackward0", kChosen},
     {"SoftshrinkBackward0", kChosen},
     {"WhereBackward0", kChosen},
-    {"TrilBackward0",
-     {Flow::kPointwise, true, false},
-     read_others<&generated::TrilBackward0::diagonal>},
-    {"TriuBackward0",
-     {Flow::kPointwise, true, false},
-     read_others<&generated::TriuBackward0::diagonal>},
+    {"TrilBackward0", {Flow::kPointwise, true, false}, read_others<&generated::TrilBackward0::diagonal>},
+    {"TriuBackward0", {Flow::kPointwise, true, false}, read_others<&generated::TriuBackward0::diagonal>},
     // Views and rearrangements.
     {"ReshapeAliasBackward0", kView},
     {"SqueezeBackward0", kView},
@@ -308,9 +304,7 @@ constexpr Row kRows[] = {
     {"SumBackward0", kReduction},
     {"SumBackward1", kReduction, read_dims<&generated::SumBackward1::dim>},
     {"VarBackward0", kReduction, read_dims<&generated::VarBackward0::dim>},
-    {"LinalgVectorNormBackward0",
-     {Flow::kReduce, false, true},
-     read_dims<&generated::LinalgVectorNormBackward0::dim>},
+    {"LinalgVectorNormBackward0", {Flow::kReduce, false, true}, read_dims<&generated::LinalgVectorNormBackward0::dim>},
     {"NormBackward1", {Flow::kReduce, false, true}, read_dims<&generated::NormBackward1::dim>},
     {"ProdBackward1", {Flow::kReduce, false, true}, read_dims<&generated::ProdBackward1::dim>},
     {"StdBackward0", {Flow::kReduce, false, true}, read_dims<&generated::StdBackward0::dim>},
