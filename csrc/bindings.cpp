@@ -5,15 +5,11 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <tuple>
-#include <variant>
-
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
 #include "engine/execute.h"
 #include "tape/node_rules.h"
-#include "taylor/coefficients.h"
-#include "taylor/jet.h"
+#include "taylor_bindings.h"
 
 namespace py = pybind11;
 namespace engine = highgrad::engine;
@@ -87,52 +83,6 @@ std::vector<std::optional<at::Tensor>> batched_vjp(
   return rows;
 }
 
-// By output: its degree, which inputs it reaches, and why jets cannot flow over its tape.
-std::vector<std::tuple<int64_t, std::vector<bool>, std::string>> taylor_inspect(
-    const std::vector<at::Tensor>& outputs,
-    const std::vector<at::Tensor>& inputs) {
-  std::vector<std::tuple<int64_t, std::vector<bool>, std::string>> outlooks;
-  HANDLE_TH_ERRORS
-  for (highgrad::taylor::Outlook& outlook : highgrad::taylor::inspect(outputs, inputs)) {
-    outlooks.emplace_back(outlook.degree, std::move(outlook.reaches), std::move(outlook.obstacle));
-  }
-  END_HANDLE_TH_ERRORS_PYBIND
-  return outlooks;
-}
-
-// The coefficients, or the reason why jets do not serve.
-std::variant<std::vector<std::optional<at::Tensor>>, std::string> taylor_coefficients(
-    const std::vector<at::Tensor>& outputs,
-    const std::vector<at::Tensor>& inputs,
-    const std::vector<std::optional<at::Tensor>>& directions,
-    std::string caller,
-    int64_t order,
-    bool collapsed,
-    const std::optional<at::Tensor>& weights,
-    bool in_double,
-    bool create_graph) {
-  std::variant<std::vector<std::optional<at::Tensor>>, std::string> results;
-  HANDLE_TH_ERRORS
-  const py::gil_scoped_release no_gil;
-  std::vector<at::Tensor> seeds;
-  for (const auto& direction : directions) {
-    seeds.push_back(direction.value_or(at::Tensor()));
-  }
-  const highgrad::taylor::CoefficientOptions options{
-      std::move(caller), order, collapsed, weights.value_or(at::Tensor()), in_double, create_graph};
-  try {
-    std::vector<std::optional<at::Tensor>> found;
-    for (at::Tensor& tensor : highgrad::taylor::coefficients(outputs, inputs, seeds, options)) {
-      found.push_back(tensor.defined() ? std::optional<at::Tensor>(std::move(tensor)) : std::nullopt);
-    }
-    results = std::move(found);
-  } catch (const highgrad::taylor::Unsupported& unsupported) {
-    results = std::string(unsupported.what());
-  }
-  END_HANDLE_TH_ERRORS_PYBIND
-  return results;
-}
-
 } // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -175,18 +125,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       torch::wrap_pybind_function_no_gil(&engine::release_graph),
       py::arg("outputs"),
       py::arg("inputs"));
-  m.def("taylor_inspect", &taylor_inspect, py::arg("outputs"), py::arg("inputs"));
-  m.def(
-      "taylor_coefficients",
-      &taylor_coefficients,
-      py::arg("outputs"),
-      py::arg("inputs"),
-      py::arg("directions"),
-      py::arg("caller"),
-      py::arg("order"),
-      py::arg("collapsed"),
-      py::arg("weights"),
-      py::arg("in_double"),
-      py::arg("create_graph"));
+  highgrad::bind_taylor(m);
   m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
 }

@@ -1,4 +1,4 @@
-"""The table of operations that jets flow through: each maps one float64 tensor, whose shape is given, to one or more."""
+"""The table of operations that jets flow through: each maps one float64 tensor of a given shape to another."""
 
 from __future__ import annotations
 

@@ -41,6 +41,12 @@ bool has_hooks(Node& node) {
   return !node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty();
 }
 
+bool has_dependent_input(const Tape& tape) {
+  return std::any_of(tape.inputs.begin(), tape.inputs.end(), [&](const Slot& input) {
+    return input.is_on_tape() && tape.nodes[input.node].runs;
+  });
+}
+
 // Why one Node of the tape is not a known function, or an empty string.
 std::string node_obstacle(Node& node, bool runs) {
   if (has_hooks(node)) {
@@ -57,10 +63,8 @@ std::string find_obstacle(const Tape& tape, const at::Tensor& output) {
           c10::DispatchKeySet({c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}))) {
     return "f is inside a torch.func transform, or of a tensor subclass";
   }
-  for (const Slot& input : tape.inputs) {
-    if (input.is_on_tape() && tape.nodes[input.node].runs) {
-      return "one wrt was computed from another";
-    }
+  if (has_dependent_input(tape)) {
+    return "one wrt was computed from another";
   }
   for (const TapeNode& node : tape.nodes) {
     const std::string obstacle = node_obstacle(*node.node, node.runs);
@@ -251,9 +255,45 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
     for (const Slot& input : tape.inputs) {
       reaches.push_back(input.is_on_tape());
     }
-    outlooks.push_back({find_degree(tape), std::move(reaches), find_obstacle(tape, output)});
+    const bool regular =
+        !has_dependent_input(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
+          return !has_hooks(*node.node) && !tape::is_custom(*node.node);
+        });
+    outlooks.push_back(
+        {find_degree(tape), std::move(reaches), find_obstacle(tape, output), regular, tape.peak_bytes_per_row});
   }
   return outlooks;
+}
+
+bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count) {
+  const edge_list edges = edges_of(inputs);
+  for (const at::Tensor& output : outputs) {
+    const Tape tape = tape::read_tape(edge_of(output), edges);
+    for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
+      Node& node = *tape.nodes[i].node;
+      if (has_hooks(node)) {
+        return false;
+      }
+      if (!tape.nodes[i].runs) {
+        continue;
+      }
+      const Rule* rule = find_rule(node);
+      if (rule == nullptr || !rule->samples) {
+        return false;
+      }
+      std::vector<std::vector<int64_t>> shapes;
+      std::vector<bool> depends;
+      for (const Slot& link : tape::links_of(tape, tape.nodes[i])) {
+        depends.push_back(link.is_on_tape());
+        shapes.push_back(
+            link.is_on_tape() ? shape_of(*tape.nodes[link.node].node, link.input_nr) : std::vector<int64_t>());
+      }
+      if (!rule->samples({node, count, shapes, depends, shape_of(node, 0)})) {
+        return false;
+      }
+    }
+  }
+  return true;
 }
 
 std::vector<at::Tensor> coefficients(

@@ -16,12 +16,19 @@ struct Outlook {
   std::vector<bool> reaches;
   // Why jets cannot flow over its tape, or an empty string.
   std::string obstacle;
+  // Whether every Node is one of torch's or ours, without hooks: then mixed partials agree.
+  bool regular;
+  // Bytes of one row of all that is alive at once.
+  int64_t bytes_per_row;
 };
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);
 
+// Whether the tapes prove that the first dimensions of outputs and inputs, whose sizes multiply to `count`, hold
+// independent samples. False means that it is not known.
+bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count);
+
 struct CoefficientOptions {
-  std::string caller;
   int64_t order;
   // Only the weighted sum of the last order's coefficients over all directions.
   bool collapsed = false;

@@ -215,6 +215,9 @@ void add_pointwise_rules(RuleTable& table) {
   add_exponentials(table);
   add_trigonometry(table);
   add_activations(table);
+  for (auto& [type, rule] : table) {
+    rule.samples = &pointwise_samples;
+  }
 }
 
 } // namespace highgrad::taylor

@@ -17,6 +17,10 @@ at::Tensor Call::saved(const torch::autograd::SavedVariable& variable) const {
 }
 
 std::vector<int64_t> Call::output_shape(size_t output) const {
+  return shape_of(node, output);
+}
+
+std::vector<int64_t> shape_of(const Node& node, size_t output) {
   std::vector<int64_t> shape;
   for (const c10::SymInt& size : node.input_metadata(output).shape_as_dim_vector()) {
     shape.push_back(size.guard_int(__FILE__, __LINE__));
@@ -47,9 +51,10 @@ const Rule* find_rule(Node& node) {
     add_product_rules(*rules);
     add_reduction_rules(*rules);
     add_shape_rules(*rules);
+    add_sample_rules(*rules);
     return rules;
   }();
-  static const auto* affine = new Rule{&transposed_vjp, &linear_degree};
+  static const auto* affine = new Rule{&transposed_vjp, &linear_degree, {}};
   const auto row = table->find(typeid(node));
   if (row != table->end()) {
     return &row->second;

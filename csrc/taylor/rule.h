@@ -32,11 +32,26 @@ struct Call {
   std::vector<int64_t> output_shape(size_t output = 0) const;
 };
 
+// Note [Samples]
+// A tensor keeps samples apart if its elements, in row-major order, are `count` runs of equal length, one for each
+// sample. Reshaping does not change that; what works along dimensions must leave alone the leading ones that hold whole
+// samples between them.
+struct SamplesCall {
+  torch::autograd::Node& node;
+  int64_t count;
+  // Of every input: its shape, and whether it depends on wrt, and then keeps samples apart.
+  c10::ArrayRef<std::vector<int64_t>> shapes;
+  const std::vector<bool>& depends;
+  std::vector<int64_t> output_shape;
+};
+
 // How a Node maps jets forward: from the jets of its operation's inputs to those of its outputs.
 struct Rule {
   std::function<std::vector<Jet>(const Call&)> apply;
   // The degree of the outputs, given those of the inputs.
   std::function<int64_t(torch::autograd::Node&, c10::ArrayRef<int64_t>)> degree;
+  // Whether the outputs certainly keep samples apart where the inputs do; empty if that is not known.
+  std::function<bool(const SamplesCall&)> samples = nullptr;
 };
 
 using RuleTable = std::unordered_map<std::type_index, Rule>;
@@ -60,11 +75,17 @@ void add_rule_of_many(RuleTable& table, Degree degree, Function function) {
       [function](const Call& call) { return function(call, static_cast<const T&>(call.node)); }, degree};
 }
 
-// The parts of the table.
+// The parts of the table; the first marks all rows that are there as pointwise.
 void add_pointwise_rules(RuleTable& table);
 void add_product_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
+// What is known of samples, in rows that are there.
+void add_sample_rules(RuleTable& table);
+// Of operations that map element by element, with broadcasting.
+bool pointwise_samples(const SamplesCall& call);
+
+std::vector<int64_t> shape_of(const torch::autograd::Node& node, size_t output);
 
 // The rule of a Node, or null.
 const Rule* find_rule(torch::autograd::Node& node);
