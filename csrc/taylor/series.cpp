@@ -3,6 +3,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
@@ -17,17 +20,16 @@ namespace {
 // Accumulates products and sums; in place where nothing is recorded.
 class Sum {
  public:
-  void add(const at::Tensor& term, double alpha = 1) {
+  Sum() = default;
+  // Of products alone, into memory of the caller's, if that is defined.
+  explicit Sum(at::Tensor out) : out_(std::move(out)) {}
+
+  void add(const at::Tensor& term) {
     if (!term.defined()) {
       return;
     }
-    if (!total_.defined()) {
-      total_ = alpha == 1 ? term : term * alpha;
-      owned_ = alpha != 1;
-    } else {
-      total_ = at::add(total_, term, alpha);
-      owned_ = true;
-    }
+    owned_ = total_.defined();
+    total_ = total_.defined() ? total_ + term : term;
   }
 
   void add_product(const at::Tensor& a, const at::Tensor& b) {
@@ -35,7 +37,7 @@ class Sum {
       return;
     }
     if (!total_.defined()) {
-      total_ = a * b;
+      total_ = out_.defined() ? at::mul_out(out_, a, b) : a * b;
     } else if (owned_ && !at::GradMode::is_enabled()) {
       total_.addcmul_(a, b);
     } else {
@@ -49,12 +51,21 @@ class Sum {
   }
 
  private:
+  at::Tensor out_;
   at::Tensor total_;
   bool owned_ = false;
 };
 
 at::Tensor times(at::Tensor tensor, double factor) {
   return !tensor.defined() || factor == 1 ? tensor : tensor * factor;
+}
+
+// The same for a tensor that nobody else holds: in place where nothing is recorded.
+at::Tensor own_times(at::Tensor tensor, double factor) {
+  if (!tensor.defined() || factor == 1) {
+    return tensor;
+  }
+  return at::GradMode::is_enabled() ? tensor * factor : tensor.mul_(factor);
 }
 
 // a + alpha * b, either of which may be undefined for zero.
@@ -65,18 +76,19 @@ at::Tensor plus(const at::Tensor& a, const at::Tensor& b, double alpha = 1) {
   return b.defined() ? at::add(a, b, alpha) : a;
 }
 
-// Coefficient k of a * a, without the terms of a[0] if `inner`.
-at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, bool inner = false) {
-  Sum twice;
+// Coefficient k of factor * a * a, without the terms of a[0] if `inner`.
+at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, double factor = 1, bool inner = false) {
+  Sum sum;
   for (int64_t j = std::max<int64_t>(1, k - a.terms()); 2 * j < k; ++j) {
-    twice.add_product(a[j], a[k - j]);
+    sum.add_product(a[j], a[k - j]);
   }
+  at::Tensor twice = own_times(sum.take(), 2);
   Sum cross;
-  cross.add(times(twice.take(), 2));
   if (k % 2 == 0) {
     cross.add_product(a[k / 2], a[k / 2]);
   }
-  at::Tensor total = cross.take();
+  cross.add(twice);
+  at::Tensor total = own_times(cross.take(), factor);
   if (total.defined() && frame.collapsed && k == frame.order) {
     total = sum_directions(frame, total);
   }
@@ -84,8 +96,8 @@ at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, bool 
     return total;
   }
   Sum all;
+  all.add_product(a[0] * (2 * factor), a[k]);
   all.add(total);
-  all.add_product(a[0] * 2, a[k]);
   return all.take();
 }
 
@@ -98,14 +110,35 @@ Series derivative(const Series& x) {
   return result;
 }
 
-// Solves y' = w x' where w depends on y: slope(k, y, w) is the coefficient k of w, given those of y up to k.
+// The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_y y_1 taken out of the sum over directions.
+Series solve_second_order(
+    const Frame& frame, const Series& x, at::Tensor y0, const at::Tensor& w0, const at::Tensor& slope_by_y) {
+  const Series slope(w0);
+  Series y(std::move(y0));
+  y.allocate(frame, x[1].sizes());
+  y.push(convolve(frame, 1, x, slope, 1, 1, y.slot(frame, 1)));
+  const at::Tensor curved = sum_directions(frame, x[1] * x[1]) * (slope_by_y * w0 * 0.5);
+  y.push(x[2].defined() ? at::addcmul(curved, x[2], w0) : curved);
+  return y;
+}
+
+// Solves y' = w x' where w depends on y: slope(k, y) is the coefficient k of w, given those of y up to k. It is linear
+// in the last of them.
 template <typename Slope>
 Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, Slope&& slope) {
+  if (frame.collapsed && frame.order == 2 && x[1].defined()) {
+    Series unit(y0);
+    unit.push(at::ones({}, y0.options()));
+    return solve_second_order(frame, x, std::move(y0), w0, slope(1, unit));
+  }
   const Series dx = derivative(x);
   Series y(std::move(y0));
+  if (x[1].defined()) {
+    y.allocate(frame, x[1].sizes());
+  }
   Series w(std::move(w0));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    y.push(times(convolve(frame, k, dx, w, 1, k), 1.0 / static_cast<double>(k)));
+    y.push(own_times(convolve(frame, k, dx, w, 1, k, y.slot(frame, k)), 1.0 / static_cast<double>(k)));
     if (k < frame.order) {
       w.push(slope(k, y));
     }
@@ -123,22 +156,51 @@ Series::Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim
   }
 }
 
+void Series::allocate(const Frame& frame, at::IntArrayRef row_shape) {
+  if (at::GradMode::is_enabled()) {
+    return;
+  }
+  c10::DimVector shape(row_shape);
+  shape[0] = frame.rows(frame.order);
+  rows_ = at::empty(shape, value_.options());
+}
+
+at::Tensor Series::slot(const Frame& frame, int64_t k) const {
+  return rows_.defined() ? coefficient(frame, {rows_, frame.order}, k) : at::Tensor();
+}
+
+Jet Series::jet(const Frame& frame) const {
+  if (!rows_.defined() || terms() < frame.order) {
+    return join(frame, coefficients_);
+  }
+  // A coefficient that was not computed in its place is small, or zero.
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const at::Tensor place = slot(frame, k);
+    if (!(*this)[k].defined()) {
+      place.zero_();
+    } else if ((*this)[k].data_ptr() != place.data_ptr()) {
+      place.copy_((*this)[k]);
+    }
+  }
+  return {rows_, frame.order};
+}
+
 const at::Tensor& Series::operator[](int64_t k) const {
   static const auto* zero = new at::Tensor();
   return k == 0 ? value_ : k > terms() ? *zero : coefficients_[k - 1];
 }
 
-at::Tensor convolve(const Frame& frame, int64_t k, const Series& a, const Series& b, int64_t first, int64_t last) {
+at::Tensor convolve(const Frame& frame, int64_t k, const Series& a, const Series& b, int64_t first, int64_t last, const at::Tensor& out) {
   first = std::max(first, k - b.terms());
   last = std::min(last, a.terms());
   const bool collapses = frame.collapsed && k == frame.order;
-  Sum sum;
+  Sum sum(collapses ? at::Tensor() : out);
   // Both factors are of lower order.
   for (int64_t j = std::max<int64_t>(first, 1); j <= std::min(last, k - 1); ++j) {
     sum.add_product(a[j], b[k - j]);
   }
   if (collapses) {
-    at::Tensor total = sum.take();
+    const at::Tensor total = sum.take();
     sum = Sum();
     sum.add(total.defined() ? sum_directions(frame, total) : total);
   }
@@ -210,7 +272,7 @@ Series integrate(const Frame& frame, const Series& x, const Series& slope, at::T
   const Series dx = derivative(x);
   Series y(std::move(value));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    y.push(times(convolve(frame, k, dx, slope, 1, k), 1.0 / static_cast<double>(k)));
+    y.push(own_times(convolve(frame, k, dx, slope, 1, k, y.slot(frame, k)), 1.0 / static_cast<double>(k)));
   }
   return y;
 }
@@ -226,7 +288,7 @@ Series log(const Frame& frame, const Series& x, at::Tensor y) {
 Series tanh(const Frame& frame, const Series& x, at::Tensor y) {
   const at::Tensor slope = 1 - y * y;
   return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
-    return times(convolve_square(frame.lowered(), k, y), -1);
+    return convolve_square(frame.lowered(), k, y, -1);
   });
 }
 
@@ -248,7 +310,7 @@ Series sqrt(const Frame& frame, const Series& x, at::Tensor y) {
   const at::Tensor half_slope = 0.5 / y;
   Series result(std::move(y));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    const at::Tensor rest = plus(x[k], convolve_square(frame, k, result, /*inner=*/true), -1);
+    const at::Tensor rest = plus(x[k], convolve_square(frame, k, result, 1, /*inner=*/true), -1);
     result.push(rest.defined() ? rest * half_slope : rest);
   }
   return result;
@@ -262,7 +324,7 @@ Series power(const Frame& frame, const Series& x, double exponent, at::Tensor y)
   const Series dx = derivative(x);
   Series result(std::move(y));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    result.push(times(convolve(frame, k, dx, w, 1, k), 1.0 / static_cast<double>(k)));
+    result.push(own_times(convolve(frame, k, dx, w, 1, k), 1.0 / static_cast<double>(k)));
     if (k < frame.order) {
       const at::Tensor rest = plus(times(result[k], exponent), convolve(frame.lowered(), k, x, w, 1, k), -1);
       w.push(rest.defined() ? rest * inverse : rest);
@@ -310,8 +372,8 @@ SinePair sine_pair(const Frame& frame, const Series& x, at::Tensor sine, at::Ten
   SinePair pair{Series(std::move(sine)), Series(std::move(cosine))};
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
     const double factor = 1.0 / static_cast<double>(k);
-    at::Tensor s = times(convolve(frame, k, dx, pair.cosine, 1, k), factor);
-    at::Tensor c = times(convolve(frame, k, dx, pair.sine, 1, k), sign * factor);
+    at::Tensor s = own_times(convolve(frame, k, dx, pair.cosine, 1, k), factor);
+    at::Tensor c = own_times(convolve(frame, k, dx, pair.sine, 1, k), sign * factor);
     pair.sine.push(std::move(s));
     pair.cosine.push(std::move(c));
   }

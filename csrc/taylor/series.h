@@ -38,9 +38,11 @@ class Series {
     result.value_ = std::move(value);
     return result;
   }
-  Jet jet(const Frame& frame) const {
-    return join(frame, coefficients_);
-  }
+  // Where nothing is recorded: room for all coefficients as the rows of one jet, row_shape being that of the first.
+  void allocate(const Frame& frame, at::IntArrayRef row_shape);
+  // The place of coefficient k there, or undefined.
+  at::Tensor slot(const Frame& frame, int64_t k) const;
+  Jet jet(const Frame& frame) const;
 
   // The same map of every coefficient, and one of the value, for linear functions.
   template <typename Map>
@@ -55,10 +57,19 @@ class Series {
  private:
   at::Tensor value_;
   std::vector<at::Tensor> coefficients_;
+  at::Tensor rows_;
 };
 
 // Sum of a[j] * b[k - j] over j in [first, last]: one coefficient of a product. Undefined if that is zero.
-at::Tensor convolve(const Frame& frame, int64_t k, const Series& a, const Series& b, int64_t first, int64_t last);
+// Written into `out` where that is defined and serves.
+at::Tensor convolve(
+    const Frame& frame,
+    int64_t k,
+    const Series& a,
+    const Series& b,
+    int64_t first,
+    int64_t last,
+    const at::Tensor& out = {});
 
 Series add(const Frame& frame, const Series& a, const Series& b, double alpha = 1);
 Series scale(const Series& a, double factor);
