@@ -172,8 +172,12 @@ void add_dimensions(RuleTable& table) {
       SqueezeBackward0,
       SqueezeBackward1,
       SqueezeBackward2,
+      SqueezeBackward3,
+      SqueezeBackward4,
+      SqueezeBackward5,
       UnsafeViewBackward0,
       UnsqueezeBackward0,
+      UnsqueezeBackward1,
       ViewBackward0>(table, &any_samples);
   set_along_dim<
       LogSoftmaxBackward0,

@@ -110,9 +110,14 @@ Series derivative(const Series& x) {
   return result;
 }
 
-// The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_y y_1 taken out of the sum over directions.
+// The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_y y_1 taken out of the sum over
+// directions.
 Series solve_second_order(
-    const Frame& frame, const Series& x, at::Tensor y0, const at::Tensor& w0, const at::Tensor& slope_by_y) {
+    const Frame& frame,
+    const Series& x,
+    at::Tensor y0,
+    const at::Tensor& w0,
+    const at::Tensor& slope_by_y) {
   const Series slope(w0);
   Series y(std::move(y0));
   y.allocate(frame, x[1].sizes());
@@ -190,7 +195,14 @@ const at::Tensor& Series::operator[](int64_t k) const {
   return k == 0 ? value_ : k > terms() ? *zero : coefficients_[k - 1];
 }
 
-at::Tensor convolve(const Frame& frame, int64_t k, const Series& a, const Series& b, int64_t first, int64_t last, const at::Tensor& out) {
+at::Tensor convolve(
+    const Frame& frame,
+    int64_t k,
+    const Series& a,
+    const Series& b,
+    int64_t first,
+    int64_t last,
+    const at::Tensor& out) {
   first = std::max(first, k - b.terms());
   last = std::min(last, a.terms());
   const bool collapses = frame.collapsed && k == frame.order;

@@ -55,6 +55,10 @@ void add_views(RuleTable& table) {
   add_reshape<SqueezeBackward0>(table);
   add_reshape<SqueezeBackward1>(table);
   add_reshape<SqueezeBackward2>(table);
+  add_reshape<SqueezeBackward3>(table);
+  add_reshape<SqueezeBackward4>(table);
+  add_reshape<SqueezeBackward5>(table);
+  add_reshape<UnsqueezeBackward1>(table);
   add_reshape<UnsafeViewBackward0>(table);
   add_reshape<UnsqueezeBackward0>(table);
   add_reshape<ViewBackward0>(table);
