@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip
 SOURCES := $(shell find csrc -type f)
 
 .NOTPARALLEL:
-.PHONY: demo test bench lint format setup build clean FORCE
+.PHONY: demo test bench gpu-check lint format setup build clean FORCE
 
 demo: build $(VENV)/demo.deps
 	$(BIN)/python examples/digits.py
@@ -22,6 +22,10 @@ test: build $(VENV)/test.deps
 
 bench: build $(VENV)/bench.deps
 	$(BIN)/python benchmarks/run.py
+
+# On a machine with a GPU and no network: uses PYTHON, which has torch, as it is. GPU_CHECK=--rehearse goes without.
+gpu-check:
+	$(PYTHON) tools/gpu_check.py $(GPU_CHECK)
 
 lint: $(VENV)/lint.deps
 	$(BIN)/ruff check

@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parent
 CSRC = (ROOT / "csrc").resolve()
 OLDEST_TORCH = "2.11"
 CUDA_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# A kernel that spills registers or keeps an array in local memory is an error.
+NVCC_STRICT = ("--Werror", "all-warnings", "-Xptxas=-Werror,-warn-spills,-warn-lmem-usage")
 
 
 def find_toolkit(environ: Mapping[str, str]) -> Path | None:
@@ -106,7 +108,7 @@ def extension(cuda: bool) -> Extension:
     module.define_macros += [("HIGHGRAD_CUDA", None)] * cuda
     module.extra_compile_args = {
         "cxx": ["-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", *system],
-        "nvcc": ["-O3", "--Werror", "all-warnings", "-Xcompiler=-fvisibility=hidden"],
+        "nvcc": ["-O3", *NVCC_STRICT, "-Xcompiler=-fvisibility=hidden"],
     }
     return module
 
@@ -150,7 +152,8 @@ def main() -> None:
     cuda = use_cuda(os.environ, torch.version.cuda, nvcc_version(toolkit) if toolkit else None)
     if cuda and toolkit:
         cpp_extension.CUDA_HOME = str(toolkit)  # torch would take a wrapper's folder for the toolkit
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", arch_list(ask_nvcc(toolkit, "--list-gpu-arch")))
+        if not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+            os.environ["TORCH_CUDA_ARCH_LIST"] = arch_list(ask_nvcc(toolkit, "--list-gpu-arch"))
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count()))
     # Where pip put ninja, for a venv that is not activated.
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])

@@ -8,6 +8,7 @@
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
 #include "engine/execute.h"
+#include "pattern_bindings.h"
 #include "tape/node_rules.h"
 #include "taylor_bindings.h"
 
@@ -39,12 +40,22 @@ std::vector<at::Tensor> full_jacobian(
     bool strict,
     std::optional<int64_t> chunk_size,
     const std::string& mode,
+    const std::string& structure,
+    const std::vector<std::shared_ptr<highgrad::structure::Compression>>& kept,
+    at::Layout layout,
+    int64_t batch_dims,
     const std::optional<std::vector<at::Tensor>>& out,
     const py::object& progress) {
   // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
   std::vector<at::Tensor> results;
   HANDLE_TH_ERRORS
   const auto parsed_mode = highgrad::plan::parse_mode(caller, mode);
+  TORCH_CHECK_VALUE(
+      structure == "auto" || structure == "dense",
+      caller,
+      ": expected structure to be \"auto\" or \"dense\", got \"",
+      structure,
+      "\"");
   const engine::JacobianOptions options{
       std::move(caller),
       create_graph,
@@ -53,6 +64,10 @@ std::vector<at::Tensor> full_jacobian(
       strict,
       chunk_size,
       parsed_mode,
+      structure == "auto",
+      {kept.begin(), kept.end()},
+      layout,
+      batch_dims,
       make_after_sweep(progress)};
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
   results = engine::full_jacobian(outputs, inputs, options, out);
@@ -103,6 +118,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("strict"),
       py::arg("chunk_size"),
       py::arg("mode"),
+      py::arg("structure"),
+      py::arg("kept"),
+      py::arg("layout"),
+      py::arg("batch_dims"),
       py::arg("out"),
       py::arg("progress"));
   m.def(
@@ -127,4 +146,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("inputs"));
   highgrad::bind_taylor(m);
   m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
+  highgrad::bind_patterns(m);
+  highgrad::bind_structures(m);
 }

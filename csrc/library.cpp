@@ -8,4 +8,6 @@ TORCH_LIBRARY(highgrad_ext, m) {
   m.def("expand_symmetric(Tensor packed, int size, int order) -> Tensor");
   m.def("fold_symmetric(Tensor full, int size, int order) -> Tensor");
   m.def("assemble_rows_(Tensor(a!) rows, Tensor? block) -> ()");
+  m.def("decompress(Tensor compressed, Tensor source, Tensor? target, SymInt[] shape) -> Tensor");
+  m.def("compress(Tensor values, Tensor source, Tensor? target, SymInt[] shape) -> Tensor");
 }

@@ -1,8 +1,31 @@
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 cuda_built: bool
+
+class Structure:
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def row_ptr(self) -> NDArray[np.int64]: ...
+    @property
+    def col_ind(self) -> NDArray[np.int64]: ...
+    @property
+    def by_columns(self) -> bool: ...
+    @property
+    def colors(self) -> NDArray[np.int64]: ...
+    @property
+    def num_colors(self) -> int: ...
+    @property
+    def is_global(self) -> bool: ...
+    @property
+    def signature(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
 
 def full_jacobian(
     outputs: Sequence[Tensor],
@@ -14,6 +37,10 @@ def full_jacobian(
     strict: bool,
     chunk_size: int | None,
     mode: str,
+    structure: str,
+    kept: Sequence[Structure | None],
+    layout: torch.layout,
+    batch_dims: int,
     out: Sequence[Tensor] | None,
     progress: Callable[[int, int], object] | None,
 ) -> list[Tensor]: ...
@@ -55,3 +82,24 @@ def taylor_coefficients(
 def keeps_samples_apart(outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int) -> bool: ...
 def automatic_chunk_size(rows: int, bytes_per_row: int, like: Tensor) -> int: ...
 def distrusted_nodes() -> list[str]: ...
+def color_rows(
+    shape: tuple[int, int],
+    row_ptr: NDArray[np.int64],
+    col_ind: NDArray[np.int64],
+    method: str,
+    max_work: int | None = None,
+) -> tuple[NDArray[np.int64], int] | None: ...
+def color_symmetric(
+    shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int, NDArray[np.int64]]: ...
+def color_both(
+    shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64], columns_cost: float = 1.5
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]: ...
+def transpose_pattern(
+    shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def find_structure(output: Tensor, inputs: Sequence[Tensor]) -> Structure | None: ...
+def analyze_axes(
+    output: Tensor, inputs: Sequence[Tensor]
+) -> tuple[list[tuple[list[tuple[int, int]], list[tuple[int, int]] | None]], bool, bool, int] | None: ...
+def known_nodes() -> list[str]: ...

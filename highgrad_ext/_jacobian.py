@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
 from . import _C
-from ._options import check_sweep_options
+from ._options import check_result_options, check_sweep_options
 from ._progress import Report, reporter
 from ._tree import TensorTree, flatten, nest
 
@@ -22,6 +24,9 @@ def full_jacobian(
     strict: bool = False,
     chunk_size: int | None = None,
     mode: Literal["auto", "reverse", "forward"] = "auto",
+    structure: Literal["auto", "dense"] = "auto",
+    batch_dims: int = 0,
+    layout: torch.layout = torch.strided,
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
@@ -48,6 +53,16 @@ def full_jacobian(
             with a warning if it was asked for, where double backward is missing or may be wrong: custom Functions and
             hooks on the graph, layer, batch and group norms, logcumsumexp, mixed dtypes or devices, a complex `wrt`, an
             entry that is not finite, inside of torch.func transforms and anomaly mode.
+        structure: "auto" finds out, from the graph and by a few probes, where the Jacobian of something large is zero,
+            and computes rows that share no column in one pass: as many passes as a graph colouring has colours. What
+            is zero is then exactly zero, also where a row by itself would have 0 * inf = NaN. "dense" computes every
+            row. Custom Functions and hooks on the graph, and operations that are not known to let every dependence
+            show, mean "dense".
+        batch_dims: the first `batch_dims` dims of every `f` and `wrt` count the same samples, each of which depends on
+            itself alone: the result has the shape ``batch + rest of f.shape + rest of wrt.shape`` and takes the passes
+            of one sample. Proved from the graph, or by 2 ceil(log2(samples)) probes, each time.
+        layout: torch.sparse_csr or torch.sparse_coo gives matrices of shape ``(f.numel(), wrt.numel())`` with the
+            entries that may be nonzero. They are differentiable as far as torch's sparse tensors are.
         out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of
             their own, to write it to; needs create_graph=False. After an error in the middle of a sweep its content
             is unspecified.
@@ -75,9 +90,12 @@ def full_jacobian(
     """
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
-    check_sweep_options(_NAME, chunk_size, mode)
+    check_sweep_options(_NAME, chunk_size, mode, structure)
+    check_result_options(_NAME, batch_dims, layout, out is not None)
     results = None if out is None else flatten(_NAME, "out", out)[0]
-    options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode, results)
+    kept: list[_C.Structure | None] = []
+    sweep_options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode)
+    options = (*sweep_options, structure, kept, layout, batch_dims, results)
     if progress is False:
         blocks = _C.full_jacobian(outputs, inputs, *options, None)
     else:

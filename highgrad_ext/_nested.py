@@ -27,6 +27,7 @@ class Orders:
     strict: bool
     chunk_size: int | None
     mode: str
+    structure: str
     report: Report | None
     passes: int = 0
 
@@ -50,6 +51,10 @@ class Orders:
             self.strict,
             self.chunk_size,
             self.mode,
+            self.structure,
+            [],
+            torch.strided,
+            0,
             None,
             None if report is None else report_all,
         )

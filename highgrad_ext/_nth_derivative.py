@@ -31,6 +31,7 @@ def nth_derivative(
     strict: bool = False,
     chunk_size: int | None = None,
     mode: Literal["auto", "reverse", "forward"] = "auto",
+    structure: Literal["auto", "dense"] = "auto",
     method: Literal["auto", "nested", "taylor"] = "auto",
     batch_dims: int = 0,
     symmetric: bool = True,
@@ -54,7 +55,8 @@ def nth_derivative(
             "diagonal" gives the unmixed ones, :math:`\partial^n f_i / \partial \mathit{wrt}_j^n`.
         create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
             always record their graph.
-        chunk_size, mode: as in :func:`full_jacobian`, for every order.
+        chunk_size, mode, structure: as in :func:`full_jacobian`, for every order of nested sweeps; of jets, chunk_size is
+            the directions a sweep.
         allow_unused: as in :func:`full_jacobian`, for the first order.
         strict: as in :func:`full_jacobian`, for every order, which are then nested.
         method: "nested" and "taylor" force one of the two; "taylor" warns where it cannot be used.
@@ -79,7 +81,7 @@ def nth_derivative(
         tensor([[ 0., 24.],
                 [48., 72.]], grad_fn=<UnsafeViewBackward0>)
     """
-    _check_options(n, reduce, chunk_size, mode, method)
+    _check_options(n, reduce, chunk_size, mode, structure, method)
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
     if n == 0:
@@ -95,7 +97,7 @@ def nth_derivative(
         paths = [path for _ in outputs for path in shapes.paths]
         _C.check_out(_NAME, shapes.all(), [inputs[path[-1]] for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:
-        orders = Orders(_NAME, n, create_graph, allow_unused, strict, chunk_size, mode, report)
+        orders = Orders(_NAME, n, create_graph, allow_unused, strict, chunk_size, mode, structure, report)
         blocks = _derive(shapes, orders, method, symmetric)
     if not retain_graph:
         _C.release_graph(outputs, inputs)
@@ -202,7 +204,9 @@ def _nested(shapes: _Shapes, orders: Orders, output: Tensor, packed: bool) -> li
         return shapes.cut(output, joint)
 
 
-def _check_options(n: object, reduce: object, chunk_size: object, mode: object, method: object) -> None:
+def _check_options(
+    n: object, reduce: object, chunk_size: object, mode: object, structure: object, method: object
+) -> None:
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"{_NAME}: expected n to be an int, got {type(n).__name__}")
     if n < 0:
@@ -211,4 +215,9 @@ def _check_options(n: object, reduce: object, chunk_size: object, mode: object, 
         raise ValueError(f'{_NAME}: expected reduce to be None, "sum" or "diagonal", got {reduce!r}')
     if method not in ("auto", "nested", "taylor"):
         raise ValueError(f'{_NAME}: expected method to be "auto", "nested" or "taylor", got {method!r}')
-    check_sweep_options(_NAME, chunk_size, mode)
+    check_sweep_options(_NAME, chunk_size, mode, structure)
+    # Jets do not use these two, so that nothing else would look at them.
+    if mode not in ("auto", "reverse", "forward"):
+        raise ValueError(f'{_NAME}: expected mode to be "auto", "reverse" or "forward", got "{mode}"')
+    if structure not in ("auto", "dense"):
+        raise ValueError(f'{_NAME}: expected structure to be "auto" or "dense", got "{structure}"')

@@ -287,7 +287,7 @@ def _pairs(width: int) -> tuple[Tensor, Tensor | None]:
 
 
 def _check(name: str, outputs: list[Tensor], inputs: list[Tensor], create_graph: bool, chunk_size: int | None) -> None:
-    check_sweep_options(name, chunk_size, "auto")
+    check_sweep_options(name, chunk_size, "auto", "auto")
     _C.check_arguments(name, outputs, inputs, create_graph, chunk_size, None)
 
 

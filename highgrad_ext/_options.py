@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 
-def check_sweep_options(caller: str, chunk_size: object, mode: object) -> None:
-    """Raises TypeError for a chunk_size or mode of a wrong type; their values are checked in C++."""
+
+def check_sweep_options(caller: str, chunk_size: object, mode: object, structure: object) -> None:
+    """Raises TypeError for an option of a wrong type; their values are checked in C++."""
     if chunk_size is not None and not isinstance(chunk_size, int):
         raise TypeError(f"{caller}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
-    if not isinstance(mode, str):
-        raise TypeError(f"{caller}: expected mode to be a str, got {type(mode).__name__}")
+    for name, option in (("mode", mode), ("structure", structure)):
+        if not isinstance(option, str):
+            raise TypeError(f"{caller}: expected {name} to be a str, got {type(option).__name__}")
+
+
+def check_result_options(caller: str, batch_dims: object, layout: object, has_out: bool) -> None:
+    """Raises TypeError or ValueError for a batch_dims or layout of a wrong type, unknown, or with what excludes it."""
+    if not isinstance(batch_dims, int) or isinstance(batch_dims, bool):
+        raise TypeError(f"{caller}: expected batch_dims to be an int, got {type(batch_dims).__name__}")
+    if not isinstance(layout, torch.layout):
+        raise TypeError(f"{caller}: expected layout to be a torch.layout, got {type(layout).__name__}")
+    if layout not in (torch.strided, torch.sparse_csr, torch.sparse_coo):
+        raise ValueError(
+            f"{caller}: expected layout to be torch.strided, torch.sparse_csr or torch.sparse_coo, got {layout}"
+        )
+    if layout != torch.strided and batch_dims:
+        raise ValueError(f"{caller}: expected layout=torch.strided with batch_dims, got {layout}")
+    if has_out and (layout != torch.strided or batch_dims):
+        raise ValueError(f"{caller}: expected no out with batch_dims or a sparse layout")

@@ -13,7 +13,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `device` runs on the CPU, and on a GPU where there is one."""
     if "device" in metafunc.fixturenames:
         no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-        metafunc.parametrize("device", ["cpu", pytest.param("cuda", marks=no_gpu)])
+        metafunc.parametrize("device", ["cpu", pytest.param("cuda", marks=[no_gpu, pytest.mark.gpu])])
 
 
 @pytest.fixture(autouse=True)

@@ -280,7 +280,11 @@ int main() {
   append_dim(layout, 5, 4);  // 5 * 4 == 20: one run with the first
   append_dim(layout, 2, 1000);
   std::printf("%d %ld %ld\n", layout.num_dims, layout.sizes[0], strided_offset(layout, 2, 2 * 7 + 1));
-  std::printf("%d %d\n", is_basis_one(big * 9 + 9 + 2, big, 2), is_basis_one(big * 9 + 9 + 3, big, 2));
+  BasisCursor cursor = basis_cursor(big * 10 - 2, big);
+  std::printf("%ld %ld", cursor.row, cursor.column - big);
+  std::printf(" %d", next_is_one(cursor, big, big - 12));
+  std::printf(" %d", next_is_one(cursor, big, big - 10));
+  std::printf(" %ld %ld\n", cursor.row, cursor.column);
   const int64_t numels[] = {1, 256, 257, big};
   for (int64_t numel : numels) {
     std::printf("%u %u\n", plan_launch(numel).grid, plan_launch(numel).block);
@@ -296,4 +300,4 @@ def test_index_math_and_launch_plans(tmp_path: Path) -> None:
     source.write_text(INDEX_PROGRAM)
     subprocess.run(["c++", "-std=c++17", f"-I{CSRC}", str(source), "-o", str(tmp_path / "index")], check=True)
     lines = subprocess.run([tmp_path / "index"], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines == ["2 15 1028", "1 0", "1 256", "1 256", "2 256", "65536 256"]
+    assert lines == ["2 15 1028", "9 -2 0 1 10 0", "1 256", "1 256", "2 256", "2147483647 256"]

@@ -15,10 +15,12 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
+#include "engine/compressed.h"
 #include "engine/double_backward_jvp.h"
 #include "engine/failure.h"
 #include "engine/jacobian_block.h"
 #include "engine/retained_grads.h"
+#include "engine/special_results.h"
 #include "ops/seed_basis.h"
 #include "plan/chunking.h"
 #include "plan/mode.h"
@@ -334,12 +336,23 @@ void run_output(
     const edge_list& edges,
     const std::vector<JacobianBlock*>& blocks,
     const JacobianOptions& options,
+    const std::shared_ptr<const structure::Compression>& kept,
     bool keep_graph,
     Progress& progress) {
   const int64_t rows = output.numel();
   int64_t columns = 0;
   for (const at::Tensor& input : inputs) {
     columns += input.numel();
+  }
+  if (options.use_structure && options.mode != plan::Mode::kForward &&
+      run_compressed(
+          options.caller,
+          {output, tape, inputs, edges},
+          kept,
+          blocks,
+          {options.create_graph, options.chunk_size, [&](int64_t passes) { progress.add(passes); }},
+          [&](int64_t passes) { progress.expect(passes - rows); })) {
+    return;
   }
   if (options.mode == plan::Mode::kForward ||
       (options.mode == plan::Mode::kAuto && plan::is_forward_cheaper(rows, columns, tape.bytes_per_row))) {
@@ -367,6 +380,7 @@ std::vector<at::Tensor> full_jacobian(
     const JacobianOptions& options,
     const std::optional<std::vector<at::Tensor>>& out) {
   check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, out);
+  check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
   const edge_list input_edges = edges_of(inputs);
   const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
   check_paths(outputs, inputs, input_edges, tapes, options);
@@ -382,12 +396,30 @@ std::vector<at::Tensor> full_jacobian(
 
   // With a single row the engine frees the tape itself, as it goes; otherwise it is freed when all rows are there, so
   // that no sweep, and no second try of one, finds it half freed.
-  const bool engine_frees = !options.retain_graph && total_rows == 1 && options.mode != plan::Mode::kForward;
+  const bool engine_frees = !options.retain_graph && total_rows == 1 && options.mode != plan::Mode::kForward &&
+      options.layout == at::kStrided && options.batch_dims == 0;
   const at::AutoGradMode grad_mode(options.create_graph);
   std::vector<at::Tensor> results;
   results.reserve(outputs.size() * inputs.size());
   Progress progress(options, total_rows);
   for (const auto i : c10::irange(outputs.size())) {
+    const std::shared_ptr<const structure::Compression> kept = options.kept.empty() ? nullptr : options.kept[i];
+    if (options.layout != at::kStrided || options.batch_dims > 0) {
+      const SpecialProblem special{
+          outputs[i],
+          tapes[i],
+          inputs,
+          input_edges,
+          options,
+          [&](int64_t passes) { progress.add(passes); },
+          [&](int64_t passes) { progress.expect(passes - outputs[i].numel()); }};
+      if (options.batch_dims > 0) {
+        append_batch_jacobians(special, results);
+      } else {
+        append_sparse_jacobians(special, kept, results);
+      }
+      continue;
+    }
     std::vector<JacobianBlock> jacobians;
     jacobians.reserve(inputs.size());
     std::vector<at::Tensor> reached;
@@ -406,7 +438,7 @@ std::vector<at::Tensor> full_jacobian(
       }
     }
     if (!blocks.empty()) {
-      run_output(outputs[i], tapes[i], reached, edges, blocks, options, !engine_frees, progress);
+      run_output(outputs[i], tapes[i], reached, edges, blocks, options, kept, !engine_frees, progress);
     }
     for (const auto j : c10::irange(inputs.size())) {
       const bool is_empty = outputs[i].numel() == 0 || inputs[j].numel() == 0;

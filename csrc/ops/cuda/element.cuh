@@ -15,11 +15,23 @@ struct alignas(2 * sizeof(real_t)) Complex {
 
 // torch's build turns the implicit conversions of the half types off, so they are spelled out.
 template <typename real_t>
-__device__ real_t from_float(float value) {
+__device__ auto widened(real_t value) {
   if constexpr (std::is_same_v<real_t, __half>) {
-    return __float2half(value);
+    return __half2float(value);
   } else if constexpr (std::is_same_v<real_t, __nv_bfloat16>) {
-    return __float2bfloat16(value);
+    return __bfloat162float(value);
+  } else {
+    return value;
+  }
+}
+
+// A double becomes a half type by way of float, as everywhere in torch.
+template <typename real_t, typename value_t>
+__device__ real_t narrowed(value_t value) {
+  if constexpr (std::is_same_v<real_t, __half>) {
+    return __float2half(static_cast<float>(value));
+  } else if constexpr (std::is_same_v<real_t, __nv_bfloat16>) {
+    return __float2bfloat16(static_cast<float>(value));
   } else {
     return static_cast<real_t>(value);
   }
@@ -28,7 +40,7 @@ __device__ real_t from_float(float value) {
 template <typename element_t>
 struct Element {
   static __device__ element_t make(float value) {
-    return from_float<element_t>(value);
+    return narrowed<element_t>(value);
   }
 };
 
@@ -39,24 +51,14 @@ struct Element<Complex<real_t>> {
   }
 };
 
-// Real to real or complex to complex, rounded once.
+// Real to real or complex to complex.
 template <typename dst_t, typename src_t>
 struct Convert {
   static __device__ dst_t apply(src_t value) {
     if constexpr (std::is_same_v<dst_t, src_t>) {
       return value;
-    } else if constexpr (std::is_same_v<src_t, double> && std::is_same_v<dst_t, __half>) {
-      return __double2half(value);
-    } else if constexpr (std::is_same_v<src_t, double> && std::is_same_v<dst_t, __nv_bfloat16>) {
-      return __double2bfloat16(value);
-    } else if constexpr (std::is_same_v<src_t, __half>) {
-      return from_float<dst_t>(__half2float(value));
-    } else if constexpr (std::is_same_v<src_t, __nv_bfloat16>) {
-      return from_float<dst_t>(__bfloat162float(value));
-    } else if constexpr (std::is_same_v<src_t, double>) {
-      return static_cast<dst_t>(value);
     } else {
-      return from_float<dst_t>(value);
+      return narrowed<dst_t>(widened(value));
     }
   }
 };

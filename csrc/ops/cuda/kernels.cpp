@@ -6,30 +6,12 @@
 
 #include "ops/assemble_rows.h"
 #include "ops/cuda/launch.h"
+#include "ops/cuda/scalar_type.h"
 #include "ops/seed_basis.h"
 #include "ops/strided_layout.h"
 
 namespace highgrad::ops::cuda {
 namespace {
-
-ElementType element_type(at::ScalarType type) {
-  switch (type) {
-    case at::kHalf:
-      return ElementType::kHalf;
-    case at::kBFloat16:
-      return ElementType::kBFloat16;
-    case at::kFloat:
-      return ElementType::kFloat;
-    case at::kDouble:
-      return ElementType::kDouble;
-    case at::kComplexFloat:
-      return ElementType::kComplexFloat;
-    case at::kComplexDouble:
-      return ElementType::kComplexDouble;
-    default:
-      TORCH_CHECK(false, "highgrad_ext: expected a floating point or complex dtype, got ", type);
-  }
-}
 
 at::Tensor seed_basis_cuda(const at::Tensor& like, int64_t rows, int64_t first_row) {
   check_seed_basis(rows, first_row);

@@ -29,4 +29,19 @@ void launch_copy_block(
     int64_t numel,
     cudaStream_t stream);
 
+// How many elements there are, and where each entry comes from and goes to. Without `target`, entry k is at place k.
+struct Entries {
+  const int64_t* source;
+  const int64_t* target;
+  int64_t count;
+  int64_t source_numel; // of the tensor that `source` counts
+  int64_t target_numel;
+};
+
+// dst[target[k]] = src[source[k]], elements of `element_size` bytes.
+void launch_decompress(void* dst, const void* src, int64_t element_size, const Entries& entries, cudaStream_t stream);
+
+// dst[source[k]] += src[target[k]]; dst holds zeros.
+void launch_compress(void* dst, const void* src, ElementType type, const Entries& entries, cudaStream_t stream);
+
 } // namespace highgrad::ops::cuda

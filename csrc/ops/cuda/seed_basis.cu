@@ -1,7 +1,6 @@
 #include "ops/cuda/dispatch.cuh"
 #include "ops/cuda/launch.h"
 #include "ops/cuda/seed_basis.cuh"
-#include "ops/launch_plan.h"
 
 namespace highgrad::ops::cuda {
 
@@ -16,9 +15,9 @@ void launch_seed_basis(
   if (numel == 0) {
     return;
   }
-  const LaunchPlan plan = plan_launch(numel);
   const auto launch = [&](auto tag) {
     using element_t = typename decltype(tag)::type;
+    const LaunchPlan plan = plan_launch(numel, Pack<element_t>::kSize);
     seed_basis_kernel<element_t>
         <<<plan.grid, plan.block, 0, stream>>>(static_cast<element_t*>(basis), numel, columns, first_row);
   };

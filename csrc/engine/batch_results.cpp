@@ -1,0 +1,189 @@
+#include <ATen/ops/_unsafe_view.h>
+#include <c10/util/Exception.h>
+#include <c10/util/accumulate.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+
+#include <optional>
+#include <utility>
+
+#include "engine/probe.h"
+#include "engine/special_results.h"
+#include "plan/chunking.h"
+#include "structure/axes.h"
+
+namespace highgrad::engine {
+namespace {
+
+// A tensor of samples: how many, and of how many elements each.
+struct Samples {
+  int64_t count;
+  int64_t rest;
+
+  Samples(const at::Tensor& tensor, int64_t batch_dims)
+      : count(c10::multiply_integers(tensor.sizes().slice(0, batch_dims))),
+        rest(c10::multiply_integers(tensor.sizes().slice(batch_dims))) {}
+};
+
+std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& input, int64_t batch_dims) {
+  std::vector<int64_t> shape = output.sizes().vec();
+  const at::IntArrayRef rest = input.sizes().slice(batch_dims);
+  shape.insert(shape.end(), rest.begin(), rest.end());
+  return shape;
+}
+
+bool are_tied(const structure::Digits& digits, const Samples& output, const Samples& input) {
+  const auto axes = structure::split_by_axis(digits, {input.count, input.rest});
+  return input.count == 1 ||
+      (axes[0].size() == 1 && axes[0][0].size == output.count && axes[0][0].stride == output.rest);
+}
+
+// Two probes a bit of the sample's number: NaN in all samples that have the bit set, or not set, may not arrive at one
+// of which that is not so. Any two samples differ in some bit. False if one does arrive, or a probe cannot be run.
+bool are_apart(const CompressedProblem& problem, int64_t batch_dims) {
+  const Samples output(problem.output, batch_dims);
+  int64_t bits = 0;
+  while (int64_t{1} << bits < output.count) {
+    ++bits;
+  }
+  const structure::Probe probe = make_probe(
+      problem.output,
+      problem.inputs,
+      problem.edges,
+      plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device()));
+  int64_t columns = 0;
+  for (const at::Tensor& input : problem.inputs) {
+    columns += input.numel();
+  }
+  for (const auto bit : c10::irange(bits)) {
+    std::vector<int64_t> group_of_row;
+    for (const auto row : c10::irange(problem.output.numel())) {
+      group_of_row.push_back(row / output.rest >> bit & 1);
+    }
+    structure::HitBits hits(2, columns);
+    if (!probe(group_of_row, hits)) {
+      return false;
+    }
+    int64_t column = 0;
+    for (const at::Tensor& input : problem.inputs) {
+      const Samples samples(input, batch_dims);
+      for (int64_t element = 0; element < input.numel(); ++element, ++column) {
+        const int64_t other = 1 - (element / samples.rest >> bit & 1);
+        if (hits.test(other, column)) {
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+void check_apart(const SpecialProblem& problem, const CompressedProblem& reached) {
+  const int64_t batch_dims = problem.options.batch_dims;
+  const Samples output(problem.output, batch_dims);
+  const auto axes = structure::analyze_axes(problem.tape);
+  const bool may_be_read = axes.has_value() && axes->is_known && !torch::autograd::AnomalyMode::is_enabled();
+  TORCH_CHECK(
+      may_be_read,
+      problem.options.caller,
+      ": expected with batch_dims a graph that can be shown to keep samples apart, got one with ",
+      axes.has_value() && axes->unknown != nullptr ? axes->unknown->name() : std::string("unknown shapes"),
+      ", of which nothing is known, or with hooks; call it without batch_dims");
+  bool all_tied = true;
+  for (const auto j : c10::irange(problem.inputs.size())) {
+    all_tied &= !problem.tape.inputs[j].is_on_tape() ||
+        are_tied(axes->inputs[j].upper, output, Samples(problem.inputs[j], batch_dims));
+  }
+  if (all_tied || are_apart(reached, batch_dims)) {
+    return;
+  }
+  torch::autograd::Node* mixing = structure::find_mixing_node(problem.tape, output.rest);
+  TORCH_CHECK(
+      false,
+      problem.options.caller,
+      ": expected the first ",
+      batch_dims,
+      " dims of f and wrt to count independent samples, got samples that mix",
+      mixing == nullptr ? std::string() : ": at the latest in " + mixing->name());
+}
+
+} // namespace
+
+void check_batch_dims(
+    const std::string& caller,
+    int64_t batch_dims,
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs) {
+  TORCH_CHECK_VALUE(batch_dims >= 0, caller, ": expected batch_dims of at least 0, got ", batch_dims);
+  const auto check = [&](const char* name, const at::Tensor& tensor, at::IntArrayRef batch) {
+    TORCH_CHECK_VALUE(
+        tensor.dim() >= batch_dims && tensor.sizes().slice(0, batch_dims) == batch,
+        caller,
+        ": expected ",
+        name,
+        " to begin with the same ",
+        batch_dims,
+        " dims as the first f, batch_dims=",
+        batch_dims,
+        ", got shape ",
+        tensor.sizes());
+  };
+  for (const at::Tensor& output : outputs) {
+    TORCH_CHECK_VALUE(
+        output.dim() >= batch_dims,
+        caller,
+        ": expected f to have at least batch_dims=",
+        batch_dims,
+        " dims, got shape ",
+        output.sizes());
+    const at::IntArrayRef batch = outputs[0].sizes().slice(0, batch_dims);
+    check("every f", output, batch);
+    for (const at::Tensor& input : inputs) {
+      check("every wrt", input, batch);
+    }
+  }
+}
+
+void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tensor>& results) {
+  const int64_t batch_dims = problem.options.batch_dims;
+  const at::Tensor& output = problem.output;
+  const Samples samples(output, batch_dims);
+  std::vector<at::Tensor> inputs;
+  torch::autograd::edge_list edges;
+  for (const auto j : c10::irange(problem.inputs.size())) {
+    if (problem.tape.inputs[j].is_on_tape() && problem.inputs[j].numel() > 0 && output.numel() > 0) {
+      inputs.push_back(problem.inputs[j]);
+      edges.push_back(problem.edges[j]);
+    }
+  }
+  const CompressedProblem reached{output, problem.tape, inputs, edges};
+  std::vector<at::Tensor> rows;
+  if (!inputs.empty()) {
+    check_apart(problem, reached);
+    structure::Coloring coloring{{}, samples.rest};
+    for (const auto row : c10::irange(output.numel())) {
+      coloring.colors.push_back(row % samples.rest);
+    }
+    problem.expect_passes(samples.rest);
+    rows = sweep_colors(
+        reached, coloring, {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
+  }
+  size_t next = 0;
+  for (const auto j : c10::irange(problem.inputs.size())) {
+    const at::Tensor& input = problem.inputs[j];
+    const std::vector<int64_t> shape = batch_shape(output, input, batch_dims);
+    const bool is_reached = next < inputs.size() && inputs[next].is_same(input) && problem.tape.inputs[j].is_on_tape();
+    at::Tensor row = is_reached ? rows[next++] : at::Tensor();
+    if (!row.defined()) {
+      results.push_back(input.new_zeros(shape));
+      continue;
+    }
+    // [rest of output, samples, rest of input], and the first two change places.
+    row = row.resolve_conj().resolve_neg().reshape({samples.rest, samples.count, -1}).transpose(0, 1);
+    row = row.to(input.scalar_type()).contiguous();
+    // Not a view: those made without grad mode must not be changed in place by what requires grad.
+    results.push_back(at::_unsafe_view(row, shape));
+  }
+}
+
+} // namespace highgrad::engine

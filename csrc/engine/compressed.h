@@ -1,0 +1,90 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/jacobian_block.h"
+#include "structure/compression.h"
+#include "tape/tape.h"
+
+namespace highgrad::engine {
+
+// One output and the inputs that it reaches; the arguments of everything here.
+struct CompressedProblem {
+  const at::Tensor& output;
+  const tape::Tape& tape;
+  const std::vector<at::Tensor>& inputs;
+  const torch::autograd::edge_list& edges;
+};
+
+// How much time finding the structure may take.
+enum class Effort {
+  kSmall, // next to nothing of what the dense Jacobian takes
+  kThorough, // worth it even if the dense Jacobian is cheap: a plan is kept, or the result is sparse
+};
+
+// The structure of the Jacobian, or null where it is dense, or where anything on the tape makes that doubtful: hooks,
+// custom Functions, Nodes that are not in structure's table, anomaly mode, tensors without data.
+std::shared_ptr<const structure::Compression> find_structure(const CompressedProblem& problem, Effort effort);
+
+// A kept structure if it holds for this tape, a new one otherwise. Raises, naming `caller`, if the tape is another.
+std::shared_ptr<const structure::Compression> renew_structure(
+    const std::string& caller,
+    const CompressedProblem& problem,
+    std::shared_ptr<const structure::Compression> kept);
+
+struct CompressedSweeps {
+  bool create_graph;
+  std::optional<int64_t> chunk_size;
+  std::function<void(int64_t)> after_passes; // called with the number of passes after every sweep; may throw
+};
+
+// The Jacobian of the output by one input, from few passes: where entry k lies, and its value.
+struct CompressedBlock {
+  at::Tensor compressed; // undefined if all entries are zero
+  at::Tensor source; // of entry k in `compressed`
+  at::Tensor row_ptr; // on the CPU
+  at::Tensor col_ind; // on the CPU
+};
+
+// The rows of every colour by each input, [num_colors, *input.shape] or undefined for zeros, in batched sweeps; one by
+// one where torch.vmap cannot go, in smaller chunks where memory runs out.
+std::vector<at::Tensor> sweep_colors(
+    const CompressedProblem& problem,
+    const structure::Coloring& coloring,
+    const CompressedSweeps& sweeps);
+
+// One block an input.
+std::vector<CompressedBlock> compute_compressed(
+    const CompressedProblem& problem,
+    const structure::Compression& structure,
+    const CompressedSweeps& sweeps);
+
+// The block as rows [output.numel(), *input.shape], differentiable.
+at::Tensor dense_rows(const CompressedBlock& block, const at::Tensor& output, const at::Tensor& input);
+
+// The block as a sparse matrix [output.numel(), input.numel()] of this layout (CSR or COO), differentiable.
+at::Tensor sparse_matrix(
+    const CompressedBlock& block,
+    const at::Tensor& output,
+    const at::Tensor& input,
+    at::Layout layout);
+
+// Fills `blocks` with the Jacobians, one an input, if they have structure: `kept` if given, or what is found;
+// `expect_passes` is told their number first. Returns false, with nothing done, if they do not.
+bool run_compressed(
+    const std::string& caller,
+    const CompressedProblem& problem,
+    const std::shared_ptr<const structure::Compression>& kept,
+    const std::vector<JacobianBlock*>& blocks,
+    const CompressedSweeps& sweeps,
+    const std::function<void(int64_t)>& expect_passes);
+
+} // namespace highgrad::engine

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "engine/compressed.h"
+#include "engine/execute.h"
+
+namespace highgrad::engine {
+
+// Results that are not the dense Jacobians: sparse ones, and those of independent samples. The arguments are one output
+// of full_jacobian, its tape, all inputs and their edges, reached or not; one result an input is appended.
+struct SpecialProblem {
+  const at::Tensor& output;
+  const tape::Tape& tape;
+  const std::vector<at::Tensor>& inputs;
+  const torch::autograd::edge_list& edges;
+  const JacobianOptions& options;
+  std::function<void(int64_t)> after_passes;
+  std::function<void(int64_t)> expect_passes; // told how many there will be
+};
+
+// options.layout: sparse matrices [output.numel(), input.numel()], never dense on the way but for some rows at a time.
+void append_sparse_jacobians(
+    const SpecialProblem& problem,
+    const std::shared_ptr<const structure::Compression>& kept,
+    std::vector<at::Tensor>& results);
+
+// options.batch_dims = k: the first k axes of output and inputs count the same samples, which do not mix. Each result
+// has the shape batch + rest of output.shape + rest of input.shape. Raises, naming the Node, if samples do mix, or if
+// that cannot be ruled out.
+void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tensor>& results);
+
+// Raises unless the first `batch_dims` axes of all tensors have the same sizes.
+void check_batch_dims(
+    const std::string& caller,
+    int64_t batch_dims,
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs);
+
+} // namespace highgrad::engine

@@ -1,0 +1,132 @@
+// Part of the Python module: patterns and colourings as NumPy arrays. No logic: names and conversions.
+
+#include "pattern_bindings.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "structure/bicoloring.h"
+#include "structure/coloring.h"
+#include "structure/sparsity_pattern.h"
+#include "structure/star_coloring.h"
+
+namespace py = pybind11;
+
+namespace highgrad {
+namespace {
+
+using structure::Coloring;
+using structure::SparsityPattern;
+using Array = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+
+std::vector<int64_t> to_vector(const Array& array) {
+  return {array.data(), array.data() + array.size()};
+}
+
+Array to_array(const std::vector<int64_t>& values) {
+  return Array(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+SparsityPattern to_pattern(
+    const char* caller,
+    std::pair<int64_t, int64_t> shape,
+    const Array& row_ptr,
+    const Array& col_ind) {
+  SparsityPattern pattern{shape.first, shape.second, to_vector(row_ptr), to_vector(col_ind)};
+  structure::check_pattern(caller, pattern);
+  return pattern;
+}
+
+std::pair<Array, int64_t> to_python(const Coloring& coloring) {
+  return {to_array(coloring.colors), coloring.num_colors};
+}
+
+std::optional<std::pair<Array, int64_t>> color_rows(
+    std::pair<int64_t, int64_t> shape,
+    const Array& row_ptr,
+    const Array& col_ind,
+    const std::string& method,
+    std::optional<int64_t> max_work) {
+  const SparsityPattern pattern = to_pattern("color_rows", shape, row_ptr, col_ind);
+  const SparsityPattern transposed = structure::transpose(pattern);
+  std::optional<Coloring> coloring;
+  if (method == "best") {
+    coloring = structure::color_rows(pattern, transposed, max_work.value_or(kNoLimit));
+  } else if (method == "closed form") {
+    coloring = structure::closed_form_coloring(pattern, transposed);
+  } else {
+    const std::pair<const char*, structure::Order> orders[] = {
+        {"natural", structure::Order::kNatural},
+        {"largest first", structure::Order::kLargestFirst},
+        {"smallest last", structure::Order::kSmallestLast},
+        {"incidence degree", structure::Order::kIncidenceDegree}};
+    for (const auto& [name, order] : orders) {
+      if (method == name) {
+        coloring = structure::greedy_coloring(pattern, transposed, order);
+      }
+    }
+    if (!coloring.has_value()) {
+      throw py::value_error("color_rows: expected a known method, got \"" + method + "\"");
+    }
+  }
+  if (!coloring.has_value()) {
+    return std::nullopt;
+  }
+  return to_python(*coloring);
+}
+
+} // namespace
+
+void bind_patterns(py::module_& m) {
+  m.def(
+      "color_rows",
+      &color_rows,
+      py::arg("shape"),
+      py::arg("row_ptr"),
+      py::arg("col_ind"),
+      py::arg("method"),
+      py::arg("max_work") = py::none());
+  m.def(
+      "color_symmetric",
+      [](std::pair<int64_t, int64_t> shape, const Array& row_ptr, const Array& col_ind) {
+        const SparsityPattern pattern = to_pattern("color_symmetric", shape, row_ptr, col_ind);
+        if (!structure::is_symmetric(pattern)) {
+          throw py::value_error("color_symmetric: expected a symmetric pattern");
+        }
+        const Coloring coloring = structure::star_coloring(pattern);
+        return std::tuple(
+            to_array(coloring.colors), coloring.num_colors, to_array(structure::star_sources(pattern, coloring)));
+      },
+      py::arg("shape"),
+      py::arg("row_ptr"),
+      py::arg("col_ind"));
+  m.def(
+      "color_both",
+      [](std::pair<int64_t, int64_t> shape, const Array& row_ptr, const Array& col_ind, double columns_cost) {
+        const structure::Bicoloring both =
+            structure::bicolor(to_pattern("color_both", shape, row_ptr, col_ind), columns_cost, kNoLimit);
+        return std::tuple(to_array(both.full_columns), to_array(both.rows.colors), both.rows.num_colors);
+      },
+      py::arg("shape"),
+      py::arg("row_ptr"),
+      py::arg("col_ind"),
+      py::arg("columns_cost") = 1.5);
+  m.def(
+      "transpose_pattern",
+      [](std::pair<int64_t, int64_t> shape, const Array& row_ptr, const Array& col_ind) {
+        const SparsityPattern transposed =
+            structure::transpose(to_pattern("transpose_pattern", shape, row_ptr, col_ind));
+        return std::pair(to_array(transposed.row_ptr), to_array(transposed.col_ind));
+      },
+      py::arg("shape"),
+      py::arg("row_ptr"),
+      py::arg("col_ind"));
+}
+
+} // namespace highgrad

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace highgrad {
+
+// The functions of structure/ on patterns as NumPy arrays.
+void bind_patterns(pybind11::module_& m);
+
+// Structures found on a tape, and the Jacobians computed with them.
+void bind_structures(pybind11::module_& m);
+
+} // namespace highgrad

@@ -1,0 +1,393 @@
+#include "structure/axes.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <string_view>
+#include <typeinfo>
+#include <utility>
+
+namespace highgrad::structure {
+namespace {
+
+using tape::Slot;
+using tape::Tape;
+using tape::TapeNode;
+using torch::autograd::Node;
+
+using Axes = std::vector<Digits>;
+
+bool contains(const std::vector<int64_t>& dims, size_t axis) {
+  return std::find(dims.begin(), dims.end(), static_cast<int64_t>(axis)) != dims.end();
+}
+
+// `from`'s digits for an axis of the same size, free ones otherwise.
+Digits axis_of_size(const Axes& axes, const Shape& shape, size_t from, int64_t size) {
+  return from < shape.size() && shape[from] == size ? axes[from] : all_free(size);
+}
+
+Digits pointwise(const Shape& out, const Shape& in, const Digits& digits) {
+  if (out == in) {
+    return digits;
+  }
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    // Counted from the last axis. One that in lacks or has once is summed over.
+    const size_t from = out.size() - in.size() + axis; // wraps where out has fewer axes
+    result[axis] = axis_of_size(axes, out, from, in[axis]);
+  }
+  return join_axes(result);
+}
+
+Digits permuted(const std::vector<int64_t>& dims, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    result[dims[axis]] = axis_of_size(axes, out, axis, in[dims[axis]]);
+  }
+  return join_axes(result);
+}
+
+std::vector<int64_t> swapped(const std::vector<int64_t>& dims, size_t rank) {
+  std::vector<int64_t> order(rank);
+  std::iota(order.begin(), order.end(), 0);
+  std::swap(order[dims[0]], order[dims[1]]);
+  return order;
+}
+
+Digits reduced(const std::vector<int64_t>& dims, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  const bool keeps = out.size() == in.size();
+  Axes result(in.size());
+  size_t from = 0;
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    const bool is_reduced = dims.empty() || contains(dims, axis);
+    result[axis] = is_reduced ? all_free(in[axis]) : axis_of_size(axes, out, from, in[axis]);
+    from += keeps || !is_reduced ? 1 : 0;
+  }
+  return join_axes(result);
+}
+
+// In's axis k is out's axis from(k), or free where that is negative.
+template <typename From>
+Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    const int64_t place = from(static_cast<int64_t>(axis));
+    result[axis] = place < 0 ? all_free(in[axis]) : axis_of_size(axes, out, static_cast<size_t>(place), in[axis]);
+  }
+  return join_axes(result);
+}
+
+Digits product(size_t k, size_t num_ins, const Shape& out, const Shape& in, const Digits& digits) {
+  if (k + 2 < num_ins) {
+    return pointwise(out, in, digits);
+  }
+  const Axes axes = split_by_axis(digits, out);
+  const bool is_left = k + 2 == num_ins;
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    // in is [..., M, K] or [..., K, N], out [..., M, N], where a vector has no M or no N.
+    const bool is_last = axis + 1 == in.size();
+    const bool is_inner = is_left ? is_last : axis + 2 == in.size() || in.size() == 1;
+    const size_t from = !is_left && is_last ? out.size() - 1 : axis;
+    result[axis] = is_inner ? all_free(in[axis]) : axis_of_size(axes, out, from, in[axis]);
+  }
+  return join_axes(result);
+}
+
+struct State {
+  bool is_reached = false;
+  Ties ties;
+};
+
+void join(State& state, Ties&& ties) {
+  if (!state.is_reached) {
+    state = {true, std::move(ties)};
+    return;
+  }
+  state.ties.upper = common_ties(state.ties.upper, ties.upper);
+  auto& lower = state.ties.lower;
+  if (!lower.has_value() || (ties.lower.has_value() && tied_size(*ties.lower) < tied_size(*lower))) {
+    lower = std::move(ties.lower);
+  }
+}
+
+std::optional<Shape> shape_of(const Node& node, uint32_t input_nr) {
+  if (input_nr >= node.num_inputs()) {
+    return std::nullopt;
+  }
+  const auto& metadata = node.input_metadata(input_nr);
+  if (metadata.was_default_constructed() || metadata.is_nested_tensor()) {
+    return std::nullopt;
+  }
+  Shape shape;
+  for (const c10::SymInt& size : metadata.shape_as_dim_vector()) {
+    const auto known = size.maybe_as_int();
+    if (!known.has_value() || *known == 0) {
+      return std::nullopt;
+    }
+    shape.push_back(*known);
+  }
+  return shape;
+}
+
+class Hash {
+ public:
+  void add(int64_t value) {
+    // FNV's prime, on whole words, with the bits mixed downwards after each.
+    state_ = (state_ ^ static_cast<uint64_t>(value)) * 0x100000001b3ULL;
+    state_ ^= state_ >> 29;
+  }
+  void add(const std::vector<int64_t>& values) {
+    add(static_cast<int64_t>(values.size()));
+    for (const int64_t value : values) {
+      add(value);
+    }
+  }
+  void add(Slot slot) {
+    add(slot.node);
+    add(slot.input_nr);
+  }
+  uint64_t value() const {
+    return state_;
+  }
+
+ private:
+  uint64_t state_ = 0xcbf29ce484222325ULL;
+};
+
+// Walks along a tape and keeps the ties of every slot.
+class Walk {
+ public:
+  explicit Walk(const Tape& tape) : tape_(tape) {
+    first_slot_.reserve(tape.nodes.size());
+    int64_t slots = 0;
+    for (const TapeNode& node : tape.nodes) {
+      first_slot_.push_back(slots);
+      slots += node.node->num_inputs();
+    }
+    states_.resize(slots);
+  }
+
+  // The whole tape; false for a shape that is unknown or empty. on_step(position) is called after each Node.
+  template <typename OnStep>
+  bool run(OnStep&& on_step) {
+    const auto shape = shape_of(*tape_.nodes[tape_.output.node].node, tape_.output.input_nr);
+    if (!shape.has_value()) {
+      return false;
+    }
+    const int64_t numel = numel_of(*shape);
+    const Digits itself = numel == 1 ? Digits{} : Digits{{numel, 1}};
+    join(at(tape_.output), {itself, itself});
+    for (size_t position = 0; position < tape_.nodes.size(); ++position) {
+      if (!tape_.nodes[position].runs) {
+        // An input that only takes its cotangent may have hooks, too.
+        analysis_.is_known &= may_be_input(*tape_.nodes[position].node);
+        continue;
+      }
+      if (!step(position)) {
+        return false;
+      }
+      on_step(position);
+    }
+    return true;
+  }
+
+  const State& state_of(Slot slot) const {
+    return states_[first_slot_[slot.node] + slot.input_nr];
+  }
+
+  // What was found, once run.
+  AxisAnalysis take_analysis() {
+    for (const Slot& input : tape_.inputs) {
+      analysis_.inputs.push_back(input.is_on_tape() ? state_of(input).ties : Ties{});
+      hash_.add(input);
+    }
+    analysis_.signature = hash_.value();
+    return std::move(analysis_);
+  }
+
+ private:
+  State& at(Slot slot) {
+    return states_[first_slot_[slot.node] + slot.input_nr];
+  }
+
+  static bool may_be_input(Node& node) {
+    return node.pre_hooks().empty() && node.tensor_pre_hooks().empty();
+  }
+
+  // Hands the ties of a Node's slots on.
+  bool step(size_t position) {
+    Node& node = *tape_.nodes[position].node;
+    const auto links = tape::links_of(tape_, tape_.nodes[position]);
+    std::vector<std::optional<Shape>> ins(links.size());
+    int64_t in_rank = -1;
+    for (size_t k = 0; k < links.size(); ++k) {
+      if (links[k].is_on_tape()) {
+        ins[k] = shape_of(*tape_.nodes[links[k].node].node, links[k].input_nr);
+        if (!ins[k].has_value()) {
+          return false;
+        }
+        in_rank = in_rank < 0 ? static_cast<int64_t>(ins[k]->size()) : in_rank;
+        hash_.add(links[k]);
+        hash_.add(*ins[k]);
+      }
+    }
+    const NodeFacts* facts = facts_of(node);
+    if (facts == nullptr && analysis_.is_known) {
+      analysis_.is_known = false;
+      analysis_.unknown = &node;
+    }
+    analysis_.is_global &= facts != nullptr && facts->is_global;
+    hash_.add(static_cast<int64_t>(std::hash<std::string_view>()(typeid(node).name())));
+    std::optional<NodeAttributes> attributes;
+    bool is_first = true;
+    for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
+      const State state = states_[first_slot_[position] + nr];
+      if (!state.is_reached) {
+        continue;
+      }
+      const auto out = shape_of(node, nr);
+      if (!out.has_value()) {
+        return false;
+      }
+      hash_.add(nr);
+      hash_.add(*out);
+      if (is_first && facts != nullptr) {
+        attributes = attributes_of(node, in_rank, static_cast<int64_t>(out->size()));
+        if (attributes.has_value()) {
+          hash_.add(attributes->dims);
+          hash_.add(attributes->others);
+        } else {
+          analysis_.is_global = false;
+        }
+      }
+      is_first = false;
+      for (size_t k = 0; k < links.size(); ++k) {
+        if (!links[k].is_on_tape()) {
+          continue;
+        }
+        if (facts == nullptr || !attributes.has_value()) {
+          join(at(links[k]), {all_free(numel_of(*ins[k])), std::nullopt});
+          continue;
+        }
+        const auto flow = [&](const Digits& digits) {
+          return flow_through(facts->flow, attributes->dims, k, links.size(), *out, *ins[k], digits);
+        };
+        Ties ties{flow(state.ties.upper), std::nullopt};
+        if (facts->is_full && state.ties.lower.has_value()) {
+          ties.lower = flow(*state.ties.lower);
+        }
+        join(at(links[k]), std::move(ties));
+      }
+    }
+    return true;
+  }
+
+  const Tape& tape_;
+  std::vector<int64_t> first_slot_;
+  std::vector<State> states_;
+  AxisAnalysis analysis_;
+  Hash hash_;
+};
+
+} // namespace
+
+Digits flow_through(
+    Flow flow,
+    const std::vector<int64_t>& dims,
+    size_t k,
+    size_t num_ins,
+    const Shape& out,
+    const Shape& in,
+    const Digits& digits) {
+  const Digits unknown = all_free(numel_of(in));
+  const auto is_in_dims = [&](int64_t axis) { return contains(dims, static_cast<size_t>(axis)); };
+  switch (flow) {
+    case Flow::kOther:
+      return unknown;
+    case Flow::kPointwise:
+      return pointwise(out, in, digits);
+    case Flow::kFlat:
+      return numel_of(in) == numel_of(out) ? digits : unknown;
+    case Flow::kPermute:
+      return dims.size() == in.size() && in.size() == out.size() ? permuted(dims, out, in, digits) : unknown;
+    case Flow::kSwap:
+      // A tensor without axes may be transposed, too.
+      return in.size() == out.size() && !in.empty() ? permuted(swapped(dims, in.size()), out, in, digits) : unknown;
+    case Flow::kReduce:
+      return reduced(dims, out, in, digits);
+    case Flow::kMix:
+      // Weights and biases besides the input have an axis for each of `dims` alone. No dims are all, as roll's.
+      return k > 0 || in != out || dims.empty()
+          ? unknown
+          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+    case Flow::kResize:
+      return in.size() != out.size()
+          ? unknown
+          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+    case Flow::kTake:
+      return in.size() != out.size() + 1
+          ? unknown
+          : rearranged(
+                [&](int64_t axis) { return axis == dims[0] ? -1 : axis - (axis > dims[0] ? 1 : 0); }, out, in, digits);
+    case Flow::kInsert:
+      return in.size() + 1 != out.size()
+          ? unknown
+          : rearranged([&](int64_t axis) { return axis + (axis >= dims[0] ? 1 : 0); }, out, in, digits);
+    case Flow::kMatrixProduct:
+      return product(k, num_ins, out, in, digits);
+    case Flow::kConvolution:
+      return k > 0 || in.size() != out.size()
+          ? unknown
+          : rearranged([&](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
+  }
+  return unknown;
+}
+
+std::optional<AxisAnalysis> analyze_axes(const Tape& tape) {
+  Walk walk(tape);
+  if (tape.nodes.empty() || !tape.output.is_on_tape() || !walk.run([](size_t) {})) {
+    return std::nullopt;
+  }
+  return walk.take_analysis();
+}
+
+int64_t tied_samples(const Digits& digits, int64_t rest) {
+  int64_t samples = 1;
+  for (const Digit& digit : digits) {
+    if (digit.is_free()) {
+      continue;
+    }
+    if (digit.stride >= rest) {
+      samples *= digit.size;
+    } else if (digit.stride * digit.size > rest) {
+      samples *= digit.stride * digit.size / rest;
+    }
+  }
+  return samples;
+}
+
+Node* find_mixing_node(const Tape& tape, int64_t rest) {
+  Walk walk(tape);
+  Node* found = nullptr;
+  walk.run([&](size_t position) {
+    const TapeNode& node = tape.nodes[position];
+    int64_t taken = 1;
+    for (uint32_t nr = 0; nr < node.node->num_inputs(); ++nr) {
+      const State& state = walk.state_of({static_cast<int32_t>(position), nr});
+      taken = std::max(taken, state.is_reached ? tied_samples(state.ties.upper, rest) : 1);
+    }
+    for (const Slot& target : tape::links_of(tape, node)) {
+      if (found == nullptr && target.is_on_tape() && tied_samples(walk.state_of(target).ties.upper, rest) < taken) {
+        found = node.node;
+      }
+    }
+  });
+  return found;
+}
+
+} // namespace highgrad::structure

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "structure/digits.h"
+#include "structure/node_table.h"
+#include "tape/tape.h"
+
+namespace highgrad::structure {
+
+// What the axes of one input have to do with those of the output.
+struct Ties {
+  // An entry of the Jacobian is zero, whatever the values, unless all tied digits agree.
+  Digits upper;
+  // An entry may be nonzero if all tied digits agree; none if the table cannot tell.
+  std::optional<Digits> lower;
+};
+
+struct AxisAnalysis {
+  // Of each input; empty digits and no lower ones for an input off the tape.
+  std::vector<Ties> inputs;
+  // Whether every Node that a sweep runs is in the table, so that NaN probes may be trusted, and whether all of them
+  // have the same pattern for all values.
+  bool is_known = true;
+  bool is_global = true;
+  // The first Node not in the table, or null.
+  torch::autograd::Node* unknown = nullptr;
+  // Of the Nodes, their shapes, what they have saved and how they are linked: equal for tapes of equal global pattern.
+  uint64_t signature = 0;
+};
+
+// The digits of an operator's in number `k`, of shape `in`, by those of its out, of shape `out`.
+Digits flow_through(
+    Flow flow,
+    const std::vector<int64_t>& dims,
+    size_t k,
+    size_t num_ins,
+    const Shape& out,
+    const Shape& in,
+    const Digits& digits);
+
+// One walk along the tape: linear in its Nodes, touches no tensor's data. None for shapes that are not known, or empty.
+std::optional<AxisAnalysis> analyze_axes(const tape::Tape& tape);
+
+// Of the output's index, the part above `rest`, which counts samples: how many of them `digits` tie.
+int64_t tied_samples(const Digits& digits, int64_t rest);
+
+// The first Node, from the output on, whose backward ties fewer samples to those of the output than what it takes, or
+// null. `rest` is the number of elements of one sample of the output.
+torch::autograd::Node* find_mixing_node(const tape::Tape& tape, int64_t rest);
+
+} // namespace highgrad::structure

@@ -1,0 +1,272 @@
+#include "structure/coloring.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+namespace highgrad::structure {
+namespace {
+
+constexpr int64_t kNone = -1;
+
+int64_t degree(const SparsityPattern& pattern, int64_t row) {
+  return pattern.row_ptr[row + 1] - pattern.row_ptr[row];
+}
+
+// Calls visit(other) once for each other row that shares a column with `row`. `marks`, one per row, holds the last row
+// for which it was visited.
+template <typename Visit>
+void for_each_neighbor(
+    const SparsityPattern& pattern,
+    const SparsityPattern& transposed,
+    int64_t row,
+    std::vector<int64_t>& marks,
+    Visit&& visit) {
+  marks[row] = row;
+  for (int64_t k = pattern.row_ptr[row]; k < pattern.row_ptr[row + 1]; ++k) {
+    const int64_t column = pattern.col_ind[k];
+    for (int64_t l = transposed.row_ptr[column]; l < transposed.row_ptr[column + 1]; ++l) {
+      const int64_t other = transposed.col_ind[l];
+      if (marks[other] != row) {
+        marks[other] = row;
+        visit(other);
+      }
+    }
+  }
+}
+
+std::vector<int64_t> neighbor_counts(const SparsityPattern& pattern, const SparsityPattern& transposed) {
+  std::vector<int64_t> counts(pattern.rows, 0);
+  std::vector<int64_t> marks(pattern.rows, kNone);
+  for (int64_t row = 0; row < pattern.rows; ++row) {
+    for_each_neighbor(pattern, transposed, row, marks, [&](int64_t) { ++counts[row]; });
+  }
+  return counts;
+}
+
+// Rows in buckets by a key that changes by one at a time: doubly linked lists in flat arrays.
+class Buckets {
+ public:
+  Buckets(const std::vector<int64_t>& keys, int64_t max_key)
+      : keys_(keys), first_(max_key + 1, kNone), next_(keys.size(), kNone), previous_(keys.size(), kNone) {
+    for (auto row = static_cast<int64_t>(keys.size()) - 1; row >= 0; --row) {
+      link(row);
+    }
+  }
+
+  int64_t first(int64_t key) const {
+    return first_[key];
+  }
+
+  void remove(int64_t row) {
+    unlink(row);
+    keys_[row] = kNone;
+  }
+
+  bool contains(int64_t row) const {
+    return keys_[row] != kNone;
+  }
+
+  void change(int64_t row, int64_t by) {
+    unlink(row);
+    keys_[row] += by;
+    link(row);
+  }
+
+ private:
+  void link(int64_t row) {
+    int64_t& head = first_[keys_[row]];
+    previous_[row] = kNone;
+    next_[row] = head;
+    if (head != kNone) {
+      previous_[head] = row;
+    }
+    head = row;
+  }
+
+  void unlink(int64_t row) {
+    if (previous_[row] == kNone) {
+      first_[keys_[row]] = next_[row];
+    } else {
+      next_[previous_[row]] = next_[row];
+    }
+    if (next_[row] != kNone) {
+      previous_[next_[row]] = previous_[row];
+    }
+  }
+
+  std::vector<int64_t> keys_;
+  std::vector<int64_t> first_;
+  std::vector<int64_t> next_;
+  std::vector<int64_t> previous_;
+};
+
+// The row with the fewest neighbours left is taken out, again and again; coloured in the reverse order.
+std::vector<int64_t> smallest_last(const SparsityPattern& pattern, const SparsityPattern& transposed) {
+  const std::vector<int64_t> counts = neighbor_counts(pattern, transposed);
+  const int64_t max_count = counts.empty() ? 0 : *std::max_element(counts.begin(), counts.end());
+  Buckets buckets(counts, max_count);
+  std::vector<int64_t> sequence(pattern.rows);
+  std::vector<int64_t> marks(pattern.rows, kNone);
+  int64_t key = 0;
+  for (int64_t place = pattern.rows - 1; place >= 0; --place) {
+    while (buckets.first(key) == kNone) {
+      ++key;
+    }
+    const int64_t row = buckets.first(key);
+    sequence[place] = row;
+    buckets.remove(row);
+    for_each_neighbor(pattern, transposed, row, marks, [&](int64_t other) {
+      if (buckets.contains(other)) {
+        buckets.change(other, -1);
+      }
+    });
+    key = std::max<int64_t>(key - 1, 0);
+  }
+  return sequence;
+}
+
+// The row with the most neighbours in the sequence already comes next.
+std::vector<int64_t> incidence_degree(const SparsityPattern& pattern, const SparsityPattern& transposed) {
+  const std::vector<int64_t> counts = neighbor_counts(pattern, transposed);
+  const int64_t max_count = counts.empty() ? 0 : *std::max_element(counts.begin(), counts.end());
+  Buckets buckets(std::vector<int64_t>(pattern.rows, 0), max_count);
+  std::vector<int64_t> sequence;
+  sequence.reserve(pattern.rows);
+  std::vector<int64_t> marks(pattern.rows, kNone);
+  int64_t key = 0;
+  while (static_cast<int64_t>(sequence.size()) < pattern.rows) {
+    while (buckets.first(key) == kNone) {
+      --key;
+    }
+    const int64_t row = buckets.first(key);
+    sequence.push_back(row);
+    buckets.remove(row);
+    for_each_neighbor(pattern, transposed, row, marks, [&](int64_t other) {
+      if (buckets.contains(other)) {
+        buckets.change(other, 1);
+      }
+    });
+    key = std::min(key + 1, max_count);
+  }
+  return sequence;
+}
+
+std::vector<int64_t> sequence_of(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order) {
+  switch (order) {
+    case Order::kSmallestLast:
+      return smallest_last(pattern, transposed);
+    case Order::kIncidenceDegree:
+      return incidence_degree(pattern, transposed);
+    default:
+      break;
+  }
+  std::vector<int64_t> sequence(pattern.rows);
+  std::iota(sequence.begin(), sequence.end(), 0);
+  if (order == Order::kLargestFirst) {
+    const std::vector<int64_t> counts = neighbor_counts(pattern, transposed);
+    std::stable_sort(sequence.begin(), sequence.end(), [&](int64_t a, int64_t b) { return counts[a] > counts[b]; });
+  }
+  return sequence;
+}
+
+} // namespace
+
+int64_t greedy_work(const SparsityPattern& transposed) {
+  int64_t work = transposed.columns;
+  for (int64_t column = 0; column < transposed.rows; ++column) {
+    const int64_t size = degree(transposed, column);
+    int64_t square = 0;
+    if (__builtin_mul_overflow(size, size, &square) || __builtin_add_overflow(work, square, &work)) {
+      return std::numeric_limits<int64_t>::max();
+    }
+  }
+  return work;
+}
+
+Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order) {
+  Coloring coloring{std::vector<int64_t>(pattern.rows, kNone), 0};
+  // The last row for which each colour was found taken.
+  std::vector<int64_t> taken_for;
+  for (const int64_t row : sequence_of(pattern, transposed, order)) {
+    for (int64_t k = pattern.row_ptr[row]; k < pattern.row_ptr[row + 1]; ++k) {
+      const int64_t column = pattern.col_ind[k];
+      for (int64_t l = transposed.row_ptr[column]; l < transposed.row_ptr[column + 1]; ++l) {
+        const int64_t color = coloring.colors[transposed.col_ind[l]];
+        if (color != kNone) {
+          taken_for[color] = row;
+        }
+      }
+    }
+    int64_t color = 0;
+    while (color < coloring.num_colors && taken_for[color] == row) {
+      ++color;
+    }
+    if (color == coloring.num_colors) {
+      ++coloring.num_colors;
+      taken_for.push_back(kNone);
+    }
+    coloring.colors[row] = color;
+  }
+  return coloring;
+}
+
+std::optional<Coloring> closed_form_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed) {
+  const auto first = [&](int64_t row) { return pattern.col_ind[pattern.row_ptr[row]]; };
+  const auto last = [&](int64_t row) { return pattern.col_ind[pattern.row_ptr[row + 1] - 1]; };
+  for (int64_t row = 0; row < pattern.rows; ++row) {
+    if (degree(pattern, row) == 0 || (row > 0 && (first(row) < first(row - 1) || last(row) < last(row - 1)))) {
+      return std::nullopt;
+    }
+  }
+  // Row i may share its colour with row i + turns if that one starts past its end, and then with all later ones.
+  int64_t turns = pattern.rows > 0 ? 1 : 0;
+  int64_t apart = 0;
+  for (int64_t row = 0; row < pattern.rows; ++row) {
+    apart = std::max(apart, row + 1);
+    while (apart < pattern.rows && first(apart) <= last(row)) {
+      ++apart;
+    }
+    turns = std::max(turns, apart - row);
+  }
+  if (turns > max_row_degree(transposed)) {
+    return std::nullopt;
+  }
+  Coloring coloring{std::vector<int64_t>(pattern.rows), turns};
+  for (int64_t row = 0; row < pattern.rows; ++row) {
+    coloring.colors[row] = row % turns;
+  }
+  return coloring;
+}
+
+std::optional<Coloring> color_rows(
+    const SparsityPattern& pattern,
+    const SparsityPattern& transposed,
+    int64_t max_work) {
+  std::optional<Coloring> best = closed_form_coloring(pattern, transposed);
+  if (best.has_value()) {
+    return best;
+  }
+  const int64_t lower_bound = max_row_degree(transposed);
+  const int64_t work = greedy_work(transposed);
+  // The orders besides the natural one walk over all neighbours two or three times.
+  constexpr std::pair<Order, int64_t> kOrders[] = {
+      {Order::kNatural, 1}, {Order::kLargestFirst, 2}, {Order::kSmallestLast, 3}, {Order::kIncidenceDegree, 3}};
+  for (const auto& [order, passes] : kOrders) {
+    if (work > max_work / passes) {
+      break;
+    }
+    max_work -= work * passes;
+    Coloring coloring = greedy_coloring(pattern, transposed, order);
+    if (!best.has_value() || coloring.num_colors < best->num_colors) {
+      best = std::move(coloring);
+    }
+    if (best->num_colors == lower_bound) {
+      break;
+    }
+  }
+  return best;
+}
+
+} // namespace highgrad::structure

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace highgrad::structure {
+
+// Note [Digits]
+// The row-major index of an element, written in mixed radix: one digit an axis, or several, or one for several axes.
+// Each digit of a tensor's index is either free or equal to a digit of the output's index, (index / stride) % size.
+// That is how the axes of a tensor on the tape are tied to those of the output through views that split and merge axes.
+struct Digit {
+  int64_t size = 1;
+  int64_t stride = kFree; // of the digit of the output that it equals
+
+  static constexpr int64_t kFree = -1;
+  bool is_free() const {
+    return stride == kFree;
+  }
+};
+
+// Most significant first; the sizes multiply to the number of elements.
+using Digits = std::vector<Digit>;
+using Shape = std::vector<int64_t>;
+
+int64_t numel_of(const Shape& shape);
+
+Digits all_free(int64_t numel);
+
+// The digits of each axis of `shape`; all free where the two do not line up.
+std::vector<Digits> split_by_axis(const Digits& digits, const Shape& shape);
+
+// The reverse, with neighbours merged that are one digit.
+Digits join_axes(const std::vector<Digits>& axes);
+
+// Ties that both have: what holds if either may.
+Digits common_ties(const Digits& a, const Digits& b);
+
+// Product of the sizes of all digits that are tied.
+int64_t tied_size(const Digits& digits);
+
+} // namespace highgrad::structure

@@ -1,0 +1,228 @@
+#include "structure/nan_probes.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "structure/coloring.h"
+
+namespace highgrad::structure {
+namespace {
+
+// A first sweep that hits more of all columns than this, block for block, shows a full Jacobian.
+constexpr double kMaxDensity = 0.5;
+
+// Steps of the colouring of blocks, for each entry.
+constexpr int64_t kColoringSteps = 64;
+
+// Even blocks: block b holds positions [start[b], start[b + 1]).
+std::vector<int64_t> even_blocks(int64_t rows, int64_t blocks) {
+  std::vector<int64_t> start;
+  for (int64_t b = 0; b <= blocks; ++b) {
+    start.push_back(rows * b / blocks);
+  }
+  return start;
+}
+
+class Search {
+ public:
+  Search(
+      int64_t rows,
+      int64_t columns,
+      const std::vector<int64_t>& row_at,
+      const ProbeBudget& budget,
+      const Probe& probe)
+      : rows_(rows), columns_(columns), row_at_(row_at), budget_(budget), probe_(probe), is_full_(columns, false) {}
+
+  std::optional<ProbedPattern> run() {
+    if (!probe_first_blocks()) {
+      return std::nullopt;
+    }
+    while (static_cast<int64_t>(start_.size()) - 1 < rows_) {
+      if (!refine()) {
+        return std::nullopt;
+      }
+    }
+    result_.pattern = in_order_of_rows();
+    return std::move(result_);
+  }
+
+ private:
+  int64_t num_blocks() const {
+    return static_cast<int64_t>(start_.size()) - 1;
+  }
+
+  // Runs the probes; group_of(position) is filled in by the caller.
+  std::optional<HitBits> run_probes(const std::vector<int64_t>& group_of_position, int64_t num_groups) {
+    result_.probes += num_groups;
+    result_.sweeps += 1;
+    if (result_.probes > budget_.max_probes) {
+      return std::nullopt;
+    }
+    HitBits hits(num_groups, columns_);
+    bool succeeded = false;
+    if (row_at_.empty()) {
+      succeeded = probe_(group_of_position, hits);
+    } else {
+      std::vector<int64_t> group_of_row(rows_);
+      for (int64_t position = 0; position < rows_; ++position) {
+        group_of_row[row_at_[position]] = group_of_position[position];
+      }
+      succeeded = probe_(group_of_row, hits);
+    }
+    return succeeded ? std::optional<HitBits>(std::move(hits)) : std::nullopt;
+  }
+
+  bool probe_first_blocks() {
+    const int64_t blocks = std::min(budget_.first_blocks, rows_);
+    start_ = even_blocks(rows_, blocks);
+    std::vector<int64_t> group(rows_);
+    for (int64_t b = 0; b < blocks; ++b) {
+      std::fill(group.begin() + start_[b], group.begin() + start_[b + 1], b);
+    }
+    const auto hits = run_probes(group, blocks);
+    if (!hits.has_value()) {
+      return false;
+    }
+    find_full_columns(*hits, blocks);
+    // By blocks: which columns each has hit.
+    hit_ = {blocks, columns_, {0}, {}};
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t column = 0; column < columns_; ++column) {
+        if (!is_full_[column] && hits->test(b, column)) {
+          hit_.col_ind.push_back(column);
+        }
+      }
+      hit_.row_ptr.push_back(hit_.nnz());
+    }
+    return static_cast<double>(hit_.nnz()) <= kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_);
+  }
+
+  void find_full_columns(const HitBits& hits, int64_t blocks) {
+    if (budget_.max_full_columns == 0) {
+      return;
+    }
+    std::vector<int64_t> full;
+    for (int64_t column = 0; column < columns_; ++column) {
+      int64_t count = 0;
+      for (int64_t b = 0; b < blocks; ++b) {
+        count += hits.test(b, column) ? 1 : 0;
+      }
+      if (4 * count >= 3 * blocks) {
+        full.push_back(column);
+      }
+    }
+    if (static_cast<int64_t>(full.size()) <= budget_.max_full_columns) {
+      for (const int64_t column : full) {
+        is_full_[column] = true;
+      }
+      result_.full_columns = std::move(full);
+    }
+  }
+
+  bool refine() {
+    const SparsityPattern transposed = transpose(hit_);
+    if (result_.sweeps > 1 && max_row_degree(transposed) == num_blocks()) {
+      return false; // a full column: every row will have its own colour
+    }
+    // One order does: another would save fewer probes than it takes time.
+    const int64_t max_work = std::min(greedy_work(transposed), kColoringSteps * (hit_.nnz() + columns_));
+    const std::optional<Coloring> coloring = color_rows(hit_, transposed, max_work);
+    if (!coloring.has_value() || coloring->num_colors > budget_.max_colors) {
+      return false;
+    }
+    // The parts of block b are blocks [first_part[b], first_part[b + 1]) of the next level.
+    std::vector<int64_t> first_part{0};
+    std::vector<int64_t> start;
+    std::vector<int64_t> group(rows_);
+    for (int64_t b = 0; b < num_blocks(); ++b) {
+      const int64_t length = start_[b + 1] - start_[b];
+      const int64_t parts = std::min(budget_.split, length);
+      for (int64_t q = 0; q < parts; ++q) {
+        const int64_t begin = start_[b] + length * q / parts;
+        const int64_t end = start_[b] + length * (q + 1) / parts;
+        start.push_back(begin);
+        std::fill(group.begin() + begin, group.begin() + end, coloring->colors[b] * budget_.split + q);
+      }
+      first_part.push_back(first_part.back() + parts);
+    }
+    start.push_back(rows_);
+    const auto hits = run_probes(group, coloring->num_colors * budget_.split);
+    if (!hits.has_value()) {
+      return false;
+    }
+    SparsityPattern finer{first_part.back(), columns_, {0}, {}};
+    for (int64_t b = 0; b < num_blocks(); ++b) {
+      for (int64_t q = 0; q < first_part[b + 1] - first_part[b]; ++q) {
+        const int64_t probe = coloring->colors[b] * budget_.split + q;
+        for (int64_t k = hit_.row_ptr[b]; k < hit_.row_ptr[b + 1]; ++k) {
+          if (hits->test(probe, hit_.col_ind[k])) {
+            finer.col_ind.push_back(hit_.col_ind[k]);
+          }
+        }
+        finer.row_ptr.push_back(finer.nnz());
+      }
+    }
+    if (finer.nnz() != hits->count() - count_in_full_columns(*hits, coloring->num_colors * budget_.split)) {
+      return false;
+    }
+    hit_ = std::move(finer);
+    start_ = std::move(start);
+    return true;
+  }
+
+  int64_t count_in_full_columns(const HitBits& hits, int64_t probes) const {
+    int64_t count = 0;
+    for (const int64_t column : result_.full_columns) {
+      for (int64_t probe = 0; probe < probes; ++probe) {
+        count += hits.test(probe, column) ? 1 : 0;
+      }
+    }
+    return count;
+  }
+
+  // Of single rows by position, with the full columns in every row.
+  SparsityPattern in_order_of_rows() const {
+    std::vector<int64_t> position_of(rows_);
+    for (int64_t position = 0; position < rows_; ++position) {
+      position_of[row_at_.empty() ? position : row_at_[position]] = position;
+    }
+    const auto& full = result_.full_columns;
+    SparsityPattern pattern{rows_, columns_, {0}, {}};
+    pattern.row_ptr.reserve(rows_ + 1);
+    pattern.col_ind.reserve(hit_.nnz() + rows_ * static_cast<int64_t>(full.size()));
+    for (const int64_t position : position_of) {
+      std::merge(
+          hit_.col_ind.begin() + hit_.row_ptr[position],
+          hit_.col_ind.begin() + hit_.row_ptr[position + 1],
+          full.begin(),
+          full.end(),
+          std::back_inserter(pattern.col_ind));
+      pattern.row_ptr.push_back(pattern.nnz());
+    }
+    return pattern;
+  }
+
+  const int64_t rows_;
+  const int64_t columns_;
+  const std::vector<int64_t>& row_at_;
+  const ProbeBudget& budget_;
+  const Probe& probe_;
+  std::vector<bool> is_full_;
+  std::vector<int64_t> start_;
+  SparsityPattern hit_; // of blocks
+  ProbedPattern result_;
+};
+
+} // namespace
+
+std::optional<ProbedPattern> find_pattern(
+    int64_t rows,
+    int64_t columns,
+    const std::vector<int64_t>& row_at,
+    const ProbeBudget& budget,
+    const Probe& probe) {
+  return Search(rows, columns, row_at, budget, probe).run();
+}
+
+} // namespace highgrad::structure

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <torch/csrc/autograd/function.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace highgrad::structure {
+
+// How the cotangent of a Node's output depends, axis by axis, on that of its input; "in" and "out" are those of the
+// recorded operator, so that cotangents flow from out to in. Sizes tell the rest.
+enum class Flow {
+  kOther, // nothing is known
+  kPointwise, // equal axes counted from the last, where in or out may have size 1 or no axis
+  kFlat, // the same elements in row-major order
+  kPermute, // out's axis k is in's axis dims[k]
+  kSwap, // axes dims[0] and dims[1] change places
+  kReduce, // in's axes `dims` (none: all) are reduced; they may be kept with size 1
+  kMix, // the same shape, mixed along `dims` (none: all)
+  kResize, // axes `dims` change their size or order, the others are the same
+  kTake, // in's axis dims[0] is taken away
+  kInsert, // out has one axis more, dims[0]
+  kMatrixProduct, // of the operands that come last, after addends
+  kConvolution, // of the input; weight and bias follow
+};
+
+// What Note [Patterns by NaN] needs to know of a Node.
+struct NodeFacts {
+  Flow flow = Flow::kOther;
+  // Whether which of the elements depend on which is the same for all values of the tensors that the Node has saved.
+  bool is_global = false;
+  // Whether all that may depend on each other do: along the axes that are reduced or mixed, and for all elements.
+  bool is_full = false;
+};
+
+// Axes of a Node as its table row's flow reads them, not negative; and whatever else tells two Nodes of one type and
+// the same shapes apart.
+struct NodeAttributes {
+  std::vector<int64_t> dims;
+  std::vector<int64_t> others;
+};
+
+// Null for a Node that is not in the table, or has hooks: nothing is assumed of it, NaN least of all.
+const NodeFacts* facts_of(torch::autograd::Node& node);
+
+// Of a Node in the table, whose operator's first in has `in_rank` axes and whose out has `out_rank`. None for sizes
+// that are symbols.
+std::optional<NodeAttributes> attributes_of(torch::autograd::Node& node, int64_t in_rank, int64_t out_rank);
+
+// The names of all rows.
+std::vector<std::string> known_nodes();
+
+} // namespace highgrad::structure

@@ -1,0 +1,72 @@
+"""nvcc's own PTX of every kernel, started by the project's own launchers, against the CPU op: equal to the bit."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import toolchain
+from kernel_table import TABLE, Row
+from launching import Call, simulate
+from traffic import measure
+
+pytestmark = pytest.mark.skipif(toolchain.NVCC is None, reason="no nvcc")
+
+rows = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.launcher)
+architectures = pytest.mark.parametrize("architecture", toolchain.ARCHITECTURES)
+
+
+def plain_name(mangled: str) -> str:
+    (name,) = re.findall(r"\d+([a-z_]+_kernel)", mangled)
+    return str(name)
+
+
+@architectures
+@rows
+def test_equal_to_the_cpu_op(row: Row, architecture: str) -> None:
+    """Every dtype, and shapes from empty to several blocks. Every instantiation that was compiled is used."""
+    used = set()
+    for call in row.calls():
+        try:
+            used.update(simulate(call, architecture).kernels)
+        except Exception as error:
+            raise AssertionError(f"{call.label}: {error}") from error
+    compiled = {
+        name
+        for source in toolchain.sources()
+        for name in toolchain.kernels(source.name, architecture)
+        if plain_name(name) in row.kernels
+    }
+    assert used == compiled
+
+
+@architectures
+@rows
+def test_sizes_past_two_to_the_31(row: Row, architecture: str) -> None:
+    for call in row.huge():
+        try:
+            assert simulate(call, architecture).kernels
+        except Exception as error:
+            raise AssertionError(f"{call.label}: {error}") from error
+
+
+def test_every_kernel_has_a_row() -> None:
+    compiled = {plain_name(name) for source in toolchain.sources() for name in toolchain.kernels(source.name, "90")}
+    assert compiled == {name for row in TABLE for name in row.kernels}
+
+
+# What the memory moves for what it must: see docs/cuda.md.
+MOST = 1.1
+
+
+def is_odd(call: Call) -> bool:
+    """Rows that start inside of a sector: neighbouring tiles share it, and it is requested for each."""
+    return "odd" in call.label or "narrow" in call.label
+
+
+@rows
+def test_traffic(row: Row) -> None:
+    for call in row.busy():
+        moved = measure(call, "90")
+        assert moved.memory <= MOST * moved.must, call.label
+        assert moved.requested <= (1.5 if is_odd(call) else MOST) * moved.must, call.label

@@ -1,0 +1,56 @@
+"""The calls of the table notice when a kernel is changed: at least 90 % of sampled mutants are caught."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import pytest
+import toolchain
+from kernel_table import TABLE, Row
+from launching import Call, Program, WrongResult, program, simulate
+from mutants import Mutant, mutants
+from ptx_memory import Fault
+
+pytestmark = pytest.mark.skipif(toolchain.NVCC is None, reason="no nvcc")
+
+SAMPLE = 400
+# Those that survive are nearly all equivalent: nvcc divides 64-bit numbers that fit by 32-bit division, and a mutant
+# that never takes that shortcut is right; so is one that checks twice what another check makes sure of.
+LEAST_CAUGHT = 0.9
+
+
+def calls_by_kernel(row: Row, architecture: str) -> dict[str, list[Call]]:
+    calls = defaultdict(list)
+    for call in row.quick():
+        for kernel in simulate(call, architecture).kernels:
+            calls[kernel].append(call)
+    return dict(calls)
+
+
+def is_caught(mutant: Mutant, changed: Program, calls: list[Call], architecture: str) -> bool:
+    for call in calls:
+        try:
+            simulate(call, architecture, replaced={mutant.kernel: changed}, max_steps=20_000)
+        except (Fault, WrongResult):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("architecture", toolchain.ARCHITECTURES)
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.launcher)
+def test_mutants_are_caught(row: Row, architecture: str) -> None:
+    calls = calls_by_kernel(row, architecture)
+    every = [mutant for kernel in calls for mutant in mutants(program(kernel, architecture).kernel)]
+    sample = random.Random(0).sample(every, min(SAMPLE, len(every)))
+    tried, survivors = 0, []
+    for mutant in sample:
+        changed = mutant.program(program(mutant.kernel, architecture))
+        if changed is not None:
+            tried += 1
+            if not is_caught(mutant, changed, calls[mutant.kernel], architecture):
+                survivors.append(mutant)
+    caught = 1 - len(survivors) / tried
+    print(f"{row.launcher}, sm_{architecture}: {caught:.1%} of {tried} mutants caught, of {len(every)} that there are")
+    assert tried >= 0.9 * len(sample)
+    assert caught >= LEAST_CAUGHT, "\n".join(str(mutant) for mutant in survivors)

@@ -1,0 +1,44 @@
+"""How many bytes a call must move, and how many it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from launching import Call, Input, Output, simulate
+from ptx_memory import Traffic
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes in whole sectors of 32."""
+
+    must: int  # every needed sector of the inputs and every sector of the result once
+    memory: int  # between second-level cache and memory
+    requested: int  # by the warps, each access on its own
+    instructions: int  # of single threads
+
+    def ratio(self) -> float:
+        return self.memory / self.must
+
+
+def _sectors(elements: torch.Tensor, size: int, skew: int) -> int:
+    return int(((elements + skew) * size // Traffic.SECTOR).unique().numel())
+
+
+def must_move(call: Call) -> int:
+    sectors = 0
+    for argument in call.arguments:
+        if isinstance(argument, Input):
+            needed = torch.arange(argument.tensor.numel()) if argument.needed is None else argument.needed
+            sectors += _sectors(needed, argument.tensor.element_size(), argument.skew)
+        elif isinstance(argument, Output):
+            places = torch.arange(argument.expected.numel())
+            sectors += _sectors(places, argument.expected.element_size(), argument.skew)
+    return sectors * Traffic.SECTOR
+
+
+def measure(call: Call, architecture: str) -> Moved:
+    done = simulate(call, architecture, count_traffic=True)
+    assert done.traffic is not None
+    return Moved(must_move(call), done.traffic.memory_bytes(), done.traffic.requested_bytes(), done.instructions)

@@ -1,0 +1,84 @@
+"""The table of Nodes that are known to let NaN through, over torch's database of operators and random arguments.
+
+Every row must be met, and wherever a tape holds known Nodes alone, NaN in one row of the cotangent must arrive at every
+element where that row of the Jacobian is nonzero.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import PROBLEMS
+from random_ops import CASES, random_case
+from test_op_db import DIFFERENTIABLE, problems
+from torch import Tensor
+
+from highgrad_ext import _C
+
+# Aliases that no operator of the database records, and ours, which test_structure.py meets.
+NOT_MET = {"AliasBackward0", "ClampMaxBackward0", "AssembleRowsBackward", "CompressBackward", "DecompressBackward"}
+MAX_ROWS = 60
+
+
+def names_on(f: Tensor) -> set[str]:
+    seen, names, stack = set(), set(), [f.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.add(node.name())
+            stack.extend(edge[0] for edge in node.next_functions)
+    return names
+
+
+def rows_of(f: Tensor, inputs: list[Tensor], value: float, batched: bool) -> list[Tensor]:
+    """Products of cotangents that are zero but for one `value` each: [rows, elements] an input."""
+    seeds = torch.zeros(f.numel(), f.numel(), dtype=f.dtype).fill_diagonal_(value).view(f.numel(), *f.shape)
+    if batched:
+        rows = _C.batched_vjp([f], [seeds], inputs, False)
+    else:
+        loop = [torch.autograd.grad(f, inputs, seed, retain_graph=True, allow_unused=True) for seed in seeds]
+        rows = [None if row[0] is None else torch.stack([r.to_dense() for r in row]) for row in zip(*loop, strict=True)]
+    return [
+        torch.zeros(f.numel(), x.numel()) if row is None else row.reshape(f.numel(), -1)
+        for row, x in zip(rows, inputs, strict=True)
+    ]
+
+
+def check(f: Tensor, inputs: list[Tensor], met: set[str]) -> None:
+    if f.grad_fn is None or not 0 < f.numel() <= MAX_ROWS:
+        return
+    axes = _C.analyze_axes(f, inputs)
+    if axes is None or not axes[1]:
+        return
+    met |= names_on(f)
+    values = rows_of(f, inputs, 1.0, False)
+    for batched in (False, True):
+        try:
+            probes = rows_of(f, inputs, torch.nan, batched)
+        except RuntimeError:
+            assert batched  # torch.vmap cannot go there
+            continue
+        for nan, value in zip(probes, values, strict=True):
+            assert not ((value != 0) & ~nan.isnan()).any(), f"{names_on(f)}, batched={batched}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_row_of_the_table() -> None:
+    met: set[str] = set()
+    for problem in PROBLEMS:
+        x = torch.linspace(-1.3, 1.1, problem.size, dtype=torch.float64).requires_grad_()
+        check(problem.build(x), [x], met)
+    for name in CASES:
+        for seed in range(4):
+            try:
+                f, x = random_case(name, seed)
+            except (RuntimeError, ValueError):
+                continue
+            check(f, [x], met)
+    for op in DIFFERENTIABLE:
+        for function, inputs in problems(op):
+            for f in function(*inputs):
+                check(f, list(inputs), met)
+    known = set(_C.known_nodes())
+    assert known - met == NOT_MET & known, "rows that were not met, or were after all"
