@@ -10,6 +10,7 @@
 #include "engine/execute.h"
 #include "pattern_bindings.h"
 #include "tape/node_rules.h"
+#include "taylor_bindings.h"
 
 namespace py = pybind11;
 namespace engine = highgrad::engine;
@@ -143,6 +144,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       torch::wrap_pybind_function_no_gil(&engine::release_graph),
       py::arg("outputs"),
       py::arg("inputs"));
+  highgrad::bind_taylor(m);
   m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
   highgrad::bind_patterns(m);
   highgrad::bind_structures(m);

@@ -1,8 +1,8 @@
-"""nth_derivative: derivatives of any order, by Jacobians of Jacobians."""
+"""nth_derivative: derivatives of any order, by jets over the recorded graph or by Jacobians of Jacobians."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
 from itertools import product
 from typing import Literal
 
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from . import _C
+from ._nested import Orders
 from ._options import check_sweep_options
 from ._progress import Report, reporter
+from ._taylor import Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, nest
 
 _NAME = "nth_derivative"
-
-# Elements of a Jacobian that unmixed derivatives take the diagonal of at once.
-_DIAGONAL_ELEMENTS = 1 << 22
 
 
 def nth_derivative(
@@ -33,32 +32,48 @@ def nth_derivative(
     chunk_size: int | None = None,
     mode: Literal["auto", "reverse", "forward"] = "auto",
     structure: Literal["auto", "dense"] = "auto",
+    method: Literal["auto", "nested", "taylor"] = "auto",
+    batch_dims: int = 0,
+    symmetric: bool = True,
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
-    r"""The n-th derivative of tensors that have a recorded graph, by nested reverse mode.
+    r"""The n-th derivative of tensors that have a recorded graph.
 
-    Past the degree of a polynomial the result is exactly zero and costs nothing.
+    Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
+    above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: along as many
+    directions as there are different partial derivatives, from which those are interpolated in float64 (Griewank, Utke,
+    Walther, Math. Comp. 69, 2000); for an `f` of one element and many of `wrt`, by a reverse sweep over jets of one order
+    less. Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
 
     Args:
         f, wrt: as in :func:`full_jacobian`.
         n: order, at least 0. Order 0 is `f` itself, whatever `reduce` is.
         reduce: None gives all partial derivatives. "sum" gives the contracted form: each order sums the last gradient
             over its elements before it differentiates again, so every order has the shape of `wrt`; it costs n sweeps.
+            With `batch_dims`, the same: other samples add nothing.
             "diagonal" gives the unmixed ones, :math:`\partial^n f_i / \partial \mathit{wrt}_j^n`.
         create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
             always record their graph.
-        chunk_size, mode, structure: as in :func:`full_jacobian`, for every order.
+        chunk_size, mode, structure: as in :func:`full_jacobian`, for every order of nested sweeps; of jets, chunk_size is
+            the directions a sweep.
         allow_unused: as in :func:`full_jacobian`, for the first order.
-        strict: as in :func:`full_jacobian`, for every order.
+        strict: as in :func:`full_jacobian`, for every order, which are then nested.
+        method: "nested" and "taylor" force one of the two; "taylor" warns where it cannot be used.
+        batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples, and derivatives of
+            one sample by another are left out.
+        symmetric: False derives mixed partials in every order of their indices, for graphs on which they differ. That
+            also holds for graphs with a custom Function or a hook. It turns jets off.
 
     Returns:
         For tensors, a tensor of `wrt`'s dtype and device, of shape ``f.shape + wrt.shape * n``; with reduce="sum"
-        ``wrt.shape``; with reduce="diagonal" ``f.shape + wrt.shape``. For containers, `f`'s structure outside and
+        ``wrt.shape``; with reduce="diagonal" ``f.shape + wrt.shape``. With `batch_dims`, ``batch + f_rest + wrt_rest * n`` or, with
+        reduce="diagonal", ``batch + f_rest + wrt_rest``. For containers, `f`'s structure outside and
         `wrt`'s inside, n times for reduce=None, once otherwise (every `wrt` is then reduced by itself).
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a negative n or unknown `reduce` is a ValueError.
+        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a negative n, an unknown `reduce` or `method` and
+            a `batch_dims` that the shapes do not have are ValueErrors; samples that are not independent a RuntimeError.
 
     Example:
         >>> x = torch.arange(4.0, requires_grad=True).view(2, 2)
@@ -66,130 +81,143 @@ def nth_derivative(
         tensor([[ 0., 24.],
                 [48., 72.]], grad_fn=<UnsafeViewBackward0>)
     """
-    _check_options(n, reduce, chunk_size, mode, structure)
+    _check_options(n, reduce, chunk_size, mode, structure, method)
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
     if n == 0:
         return f
-    nesting = n if reduce is None else 1
+    _C.check_arguments(_NAME, outputs, inputs, create_graph, chunk_size, None)
+    check_batch(_NAME, outputs, inputs, batch_dims)
+    shapes = _Shapes(outputs, inputs, n, reduce, batch_dims)
     results = None
     if out is not None:
         if create_graph:
             raise ValueError(f"{_NAME}: expected create_graph=False with out, got create_graph=True")
         results = flatten(_NAME, "out", out)[0]
-        paths = list(product(inputs, repeat=nesting))
-        shapes = [
-            [*(output.shape if reduce != "sum" else ()), *(size for input in path for size in input.shape)]
-            for output in outputs
-            for path in paths
-        ]
-        _C.check_out(_NAME, shapes, [path[-1] for _ in outputs for path in paths], results, outputs + inputs)
+        paths = [path for _ in outputs for path in shapes.paths]
+        _C.check_out(_NAME, shapes.all(), [inputs[path[-1]] for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:
-        orders = _Orders(n, create_graph, allow_unused, strict, chunk_size, mode, structure, report)
-        if reduce is None:
-            blocks = orders.all_partials(outputs, inputs)
-        else:
-            derive = orders.contracted if reduce == "sum" else orders.unmixed
-            blocks = [block for output in outputs for block in derive(output, inputs)]
+        orders = Orders(_NAME, n, create_graph, allow_unused, strict, chunk_size, mode, structure, report)
+        blocks = _derive(shapes, orders, method, symmetric)
     if not retain_graph:
         _C.release_graph(outputs, inputs)
     if results is None:
-        return nest(blocks, f_spec, wrt_spec, nesting)
+        return nest(blocks, f_spec, wrt_spec, n if reduce is None else 1)
     for result, block in zip(results, blocks, strict=True):
         result.copy_(block)
     return out
 
 
-def _check_options(n: object, reduce: object, chunk_size: object, mode: object, structure: object) -> None:
+class _Shapes:
+    """The blocks of one result: of every output, by every path of inputs."""
+
+    def __init__(
+        self, outputs: list[Tensor], inputs: list[Tensor], n: int, reduce: str | None, batch_dims: int
+    ) -> None:
+        self.outputs = outputs
+        self.inputs = inputs
+        self.n = n
+        self.reduce = reduce
+        self.batch_dims = batch_dims
+        self.paths = list(product(range(len(inputs)), repeat=n if reduce is None else 1))
+
+    def block(self, output: Tensor, path: tuple[int, ...]) -> list[int]:
+        if self.reduce == "sum":
+            return list(self.inputs[path[0]].shape)
+        return [*output.shape, *(size for j in path for size in self.inputs[j].shape[self.batch_dims :])]
+
+    def all(self) -> list[list[int]]:
+        return [self.block(output, path) for output in self.outputs for path in self.paths]
+
+    def zeros(self, output: Tensor) -> list[Tensor]:
+        return [self.inputs[path[-1]].new_zeros(self.block(output, path)) for path in self.paths]
+
+    def cut(self, output: Tensor, joint: Tensor) -> list[Tensor]:
+        """The blocks of a tensor whose last dimensions, one for each of a path, run over the elements of all inputs."""
+        widths = [x[(0,) * self.batch_dims].numel() if x.numel() else 0 for x in self.inputs]
+        first = [sum(widths[:j]) for j in range(len(widths))]
+        blocks = []
+        for path in self.paths:
+            part = joint
+            for k, j in enumerate(path):
+                part = part.narrow(k - len(path), first[j], widths[j])
+            blocks.append(part.reshape(self.block(output, path)).to(self.inputs[path[-1]].dtype))
+        return blocks
+
+
+def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> list[Tensor]:
+    """All blocks, output by output, each in the way that suits it."""
+    outputs, inputs = shapes.outputs, shapes.inputs
+    outlooks = inspect(outputs, inputs)
+    unused = not all(any(outlook.reaches[j] for outlook in outlooks) for j in range(len(inputs)))
+    if orders.strict or unused:
+        # The errors and checks that these cases need are those of first-order Jacobians.
+        return [block for output in outputs for block in _nested(shapes, orders, output, False)]
+    blocks = []
+    for output, outlook in zip(outputs, outlooks, strict=True):
+        if outlook.degree < shapes.n or output.numel() == 0:
+            blocks += shapes.zeros(output)
+            continue
+        regular = symmetric and outlook.regular and len({(x.dtype, x.device) for x in inputs}) == 1
+        obstacle = outlook.obstacle if symmetric else "symmetric=False asks for every mixed partial derivative"
+        found = None
+        if method != "nested" and not obstacle and regular:
+            found = _by_jets(shapes, orders, output, outlook, method == "taylor")
+        elif method == "taylor":
+            reason = obstacle or "the wrt differ in dtype or device"
+            warnings.warn(
+                f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=3
+            )
+        blocks += _nested(shapes, orders, output, regular) if found is None else found
+    return blocks
+
+
+def _by_jets(shapes: _Shapes, orders: Orders, output: Tensor, outlook: Outlook, forced: bool) -> list[Tensor] | None:
+    """The blocks of one output by jets, or None where nested sweeps are cheaper."""
+    n, inputs = shapes.n, shapes.inputs
+    if n == 1 and not forced:
+        return None
+    sweeps = Sweeps(
+        [output], inputs, [outlook], shapes.batch_dims, orders.create_graph, orders.chunk_size, orders.report
+    )
+    with torch.set_grad_enabled(orders.create_graph):
+        if shapes.reduce == "sum":
+            return sweeps.contracted(n)[0] if n > 2 or forced else None
+        if shapes.reduce == "diagonal":
+            return shapes.cut(output, sweeps.unmixed(n)[0])
+        return shapes.cut(output, sweeps.partials(n)[0])
+
+
+def _nested(shapes: _Shapes, orders: Orders, output: Tensor, packed: bool) -> list[Tensor]:
+    inputs = shapes.inputs
+    if shapes.reduce == "sum":
+        return orders.contracted(output, inputs)
+    if shapes.batch_dims == 0 and shapes.reduce == "diagonal":
+        return orders.unmixed(output, inputs)
+    if shapes.batch_dims == 0 and (shapes.n == 1 or not packed):
+        return orders.all_partials([output], inputs)
+    joint = orders.joint_partials(output, inputs, shapes.batch_dims, packed)
+    with torch.set_grad_enabled(orders.create_graph):
+        if shapes.reduce == "diagonal":
+            for _ in range(shapes.n - 1):
+                joint = joint.diagonal(dim1=2, dim2=3) if joint.dim() == 4 else joint.diagonal(dim1=-2, dim2=-1)
+        return shapes.cut(output, joint)
+
+
+def _check_options(
+    n: object, reduce: object, chunk_size: object, mode: object, structure: object, method: object
+) -> None:
     if not isinstance(n, int) or isinstance(n, bool):
         raise TypeError(f"{_NAME}: expected n to be an int, got {type(n).__name__}")
     if n < 0:
         raise ValueError(f"{_NAME}: expected n to be at least 0, got {n}")
     if reduce not in (None, "sum", "diagonal"):
         raise ValueError(f'{_NAME}: expected reduce to be None, "sum" or "diagonal", got {reduce!r}')
+    if method not in ("auto", "nested", "taylor"):
+        raise ValueError(f'{_NAME}: expected method to be "auto", "nested" or "taylor", got {method!r}')
     check_sweep_options(_NAME, chunk_size, mode, structure)
-
-
-@dataclass
-class _Orders:
-    """The orders of one call, with its options, and the passes of all of them together."""
-
-    n: int
-    create_graph: bool
-    allow_unused: bool
-    strict: bool
-    chunk_size: int | None
-    mode: str
-    structure: str
-    report: Report | None
-    passes: int = 0
-
-    def jacobian(self, outputs: list[Tensor], inputs: list[Tensor], order: int) -> list[Tensor]:
-        """First derivatives of `outputs`, which are of order `order - 1`, by `inputs`."""
-        before = self.passes
-        report = self.report
-
-        def report_all(done: int, total: int) -> None:
-            self.passes = before + done
-            if report is not None:
-                report(before + done, before + total)
-
-        return _C.full_jacobian(
-            outputs,
-            inputs,
-            _NAME,
-            self.create_graph or order < self.n,
-            True,
-            self.allow_unused or order > 1,
-            self.strict,
-            self.chunk_size,
-            self.mode,
-            self.structure,
-            [],
-            torch.strided,
-            0,
-            None,
-            None if report is None else report_all,
-        )
-
-    def all_partials(self, outputs: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-        """Blocks in row-major order of (output, input, ..., input). One without a path is zero and takes no pass."""
-        blocks = outputs
-        for order in range(1, self.n + 1):
-            blocks = self.jacobian(blocks, inputs, order)
-        return blocks
-
-    def contracted(self, output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-        """For each input, the gradient of the sum of the gradient of ... of the sum of `output`."""
-        blocks = self.jacobian([_sum(output)], inputs, 1)
-        for order in range(2, self.n + 1):
-            blocks = [self.jacobian([_sum(block)], [i], order)[0] for block, i in zip(blocks, inputs, strict=True)]
-        return blocks
-
-    def unmixed(self, output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-        """For each input, the derivatives by one of its elements n times."""
-        blocks = self.jacobian([output], inputs, 1)
-        for order in range(2, self.n + 1):
-            blocks = [self._diagonal(block, i, order) for block, i in zip(blocks, inputs, strict=True)]
-        return blocks
-
-    def _diagonal(self, block: Tensor, wrt: Tensor, order: int) -> Tensor:
-        """Entry [..., i] of `block` derived by wrt[i], some rows of their Jacobian at a time."""
-        width = wrt.numel()
-        if block.numel() == 0 or not (block.requires_grad or self.strict):
-            return torch.zeros_like(block)
-        with torch.enable_grad():
-            slices = torch.split(block.reshape(-1), max(1, _DIAGONAL_ELEMENTS // width))
-        parts, first = [], 0
-        for rows in slices:
-            columns = torch.arange(first, first + rows.numel(), device=wrt.device) % width
-            full = self.jacobian([rows], [wrt], order)[0].reshape(-1, width)
-            parts.append(full.gather(1, columns.unsqueeze(1)))
-            first += rows.numel()
-        with torch.set_grad_enabled(self.create_graph or order < self.n):
-            return torch.cat(parts).view(block.shape)
-
-
-def _sum(tensor: Tensor) -> Tensor:
-    with torch.enable_grad():
-        return tensor.sum()
+    # Jets do not use these two, so that nothing else would look at them.
+    if mode not in ("auto", "reverse", "forward"):
+        raise ValueError(f'{_NAME}: expected mode to be "auto", "reverse" or "forward", got "{mode}"')
+    if structure not in ("auto", "dense"):
+        raise ValueError(f'{_NAME}: expected structure to be "auto" or "dense", got "{structure}"')

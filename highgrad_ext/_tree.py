@@ -38,3 +38,8 @@ def nest(blocks: list[Tensor], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int 
         return tree_unflatten([inside(depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
 
     return tree_unflatten([inside(order) for _ in range(f_spec.num_leaves)], f_spec)
+
+
+def nest_outputs(values: list[Tensor], f_spec: TreeSpec) -> TensorTree:
+    """One value for every output, nested as f."""
+    return values[0] if f_spec is _LEAF else tree_unflatten(values, f_spec)

@@ -84,10 +84,20 @@ bool is_vjp_recorded(torch::autograd::Node& node) {
       return false;
     }
   }
+  return !is_custom(node);
+}
+
+bool is_custom(torch::autograd::Node& node) {
+  const std::type_info& type = typeid(node);
+  if (type == typeid(torch::autograd::CopySlices)) {
+    auto& wrapped = static_cast<torch::autograd::CopySlices&>(node).fn;
+    return wrapped && is_custom(*wrapped);
+  }
+  const std::string_view mangled(type.name());
   const auto is_in = [&](std::string_view scope) { return mangled.substr(0, scope.size()) == scope; };
   // torch::autograd::PyNode and torch::autograd::CppNode<T> are the custom Functions.
-  return is_in("N8highgrad") ||
-      (is_in("N5torch8autograd") && !is_in("N5torch8autograd6PyNode") && !is_in("N5torch8autograd7CppNode"));
+  return !is_in("N8highgrad") &&
+      (!is_in("N5torch8autograd") || is_in("N5torch8autograd6PyNode") || is_in("N5torch8autograd7CppNode"));
 }
 
 std::vector<std::string> distrusted_nodes() {

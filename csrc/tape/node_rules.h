@@ -23,6 +23,9 @@ Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_
 // Nodes of torch's are known to compute theirs so that it cannot be differentiated again.
 bool is_vjp_recorded(torch::autograd::Node& node);
 
+// Whether the Node, or the one that it wraps, is a custom Function.
+bool is_custom(torch::autograd::Node& node);
+
 // The names of all Nodes that are not trusted always.
 std::vector<std::string> distrusted_nodes();
 

@@ -1,0 +1,111 @@
+#include "ops/expand_symmetric.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/irange.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "ops/symmetric_index.h"
+
+namespace highgrad::ops {
+namespace {
+
+constexpr int64_t kGrainSize = 1 << 14;
+
+// C(i + k, k + 1) at [k][i].
+std::vector<int64_t> rank_terms(int64_t size, int64_t order) {
+  std::vector<int64_t> terms(static_cast<size_t>(size * order));
+  for (const auto k : c10::irange(order)) {
+    for (const auto i : c10::irange(size)) {
+      terms[k * size + i] = binomial(i + k, k + 1);
+    }
+  }
+  return terms;
+}
+
+at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t order) {
+  const SymmetricShape shape = check_expand_symmetric(packed, size, order);
+  const int64_t rows = packed.size(0);
+  const at::Tensor source = packed.contiguous().resolve_conj().resolve_neg();
+  const at::Tensor result = at::empty({rows, shape.full}, packed.options());
+  if (result.numel() == 0) {
+    return result;
+  }
+  const std::vector<int64_t> terms = rank_terms(size, order);
+  const auto dims = static_cast<int>(order);
+  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "expand_symmetric", [&] {
+    const auto* from = source.const_data_ptr<scalar_t>();
+    auto* to = result.mutable_data_ptr<scalar_t>();
+    // Threads share the columns: each finds its ranks once, for all rows.
+    at::parallel_for(0, shape.full, std::max<int64_t>(1, kGrainSize / rows), [&](int64_t begin, int64_t end) {
+      int64_t digits[kMaxOrder];
+      int64_t sorted[kMaxOrder];
+      split_index(begin, size, dims, digits);
+      for (int64_t column = begin; column < end; ++column) {
+        std::copy_n(digits, dims, sorted);
+        sort_digits(sorted, dims);
+        int64_t rank = 0;
+        for (const auto k : c10::irange(dims)) {
+          rank += terms[k * size + sorted[k]];
+        }
+        for (const auto row : c10::irange(rows)) {
+          to[row * shape.full + column] = from[row * shape.packed + rank];
+        }
+        for (int k = dims - 1; k >= 0 && ++digits[k] == size; --k) {
+          digits[k] = 0;
+        }
+      }
+    });
+  });
+  return result;
+}
+
+at::Tensor fold_symmetric_cpu(const at::Tensor& full, int64_t size, int64_t order) {
+  const SymmetricShape shape = check_fold_symmetric(full, size, order);
+  const int64_t rows = full.size(0);
+  const at::Tensor source = full.contiguous().resolve_conj().resolve_neg();
+  const at::Tensor result = at::empty({rows, shape.packed}, full.options());
+  if (result.numel() == 0) {
+    return result;
+  }
+  const auto dims = static_cast<int>(order);
+  const int64_t grain = std::max<int64_t>(1, kGrainSize * shape.packed / (rows * shape.full));
+  AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "fold_symmetric", [&] {
+    const auto* from = source.const_data_ptr<scalar_t>();
+    auto* to = result.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, shape.packed, grain, [&](int64_t begin, int64_t end) {
+      int64_t digits[kMaxOrder];
+      std::vector<at::opmath_type<scalar_t>> sums(static_cast<size_t>(rows));
+      for (const auto rank : c10::irange(begin, end)) {
+        unrank(rank, dims, digits);
+        std::fill(sums.begin(), sums.end(), at::opmath_type<scalar_t>(0));
+        do {
+          int64_t column = 0;
+          for (const auto k : c10::irange(dims)) {
+            column = column * size + digits[k];
+          }
+          for (const auto row : c10::irange(rows)) {
+            sums[row] += static_cast<at::opmath_type<scalar_t>>(from[row * shape.full + column]);
+          }
+        } while (next_permutation(digits, dims));
+        for (const auto row : c10::irange(rows)) {
+          to[row * shape.packed + rank] = static_cast<scalar_t>(sums[row]);
+        }
+      }
+    });
+  });
+  return result;
+}
+
+} // namespace
+} // namespace highgrad::ops
+
+TORCH_LIBRARY_IMPL(highgrad_ext, CPU, m) {
+  m.impl("expand_symmetric", TORCH_FN(highgrad::ops::expand_symmetric_cpu));
+  m.impl("fold_symmetric", TORCH_FN(highgrad::ops::fold_symmetric_cpu));
+}

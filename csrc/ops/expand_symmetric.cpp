@@ -1,0 +1,70 @@
+#include "ops/expand_symmetric.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/util/Exception.h>
+#include <c10/util/irange.h>
+
+#include "ops/symmetric_index.h"
+
+namespace highgrad::ops {
+namespace {
+
+using Op = at::Tensor(const at::Tensor&, int64_t, int64_t);
+
+SymmetricShape check(const char* name, const at::Tensor& tensor, int64_t size, int64_t order, bool is_packed) {
+  TORCH_CHECK(
+      size >= 0 && order >= 0 && order <= kMaxOrder,
+      name,
+      ": expected a size of at least 0 and an order of 0 to ",
+      kMaxOrder,
+      ", got ",
+      size,
+      " and ",
+      order);
+  const SymmetricShape shape = symmetric_shape(size, order);
+  const int64_t columns = is_packed ? shape.packed : shape.full;
+  TORCH_CHECK(
+      tensor.dim() == 2 && tensor.size(1) == columns,
+      name,
+      ": expected rows of ",
+      columns,
+      " elements for size ",
+      size,
+      " and order ",
+      order,
+      ", got shape ",
+      tensor.sizes());
+  return shape;
+}
+
+} // namespace
+
+at::Tensor expand_symmetric(const at::Tensor& packed, int64_t size, int64_t order) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("highgrad_ext::expand_symmetric", "").typed<Op>();
+  return op.call(packed, size, order);
+}
+
+at::Tensor fold_symmetric(const at::Tensor& full, int64_t size, int64_t order) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("highgrad_ext::fold_symmetric", "").typed<Op>();
+  return op.call(full, size, order);
+}
+
+SymmetricShape symmetric_shape(int64_t size, int64_t order) {
+  int64_t full = 1;
+  for (const auto k : c10::irange(order)) {
+    (void)k;
+    full *= size;
+  }
+  return {packed_size(size, static_cast<int>(order)), full};
+}
+
+SymmetricShape check_expand_symmetric(const at::Tensor& packed, int64_t size, int64_t order) {
+  return check("expand_symmetric", packed, size, order, /*is_packed=*/true);
+}
+
+SymmetricShape check_fold_symmetric(const at::Tensor& full, int64_t size, int64_t order) {
+  return check("fold_symmetric", full, size, order, /*is_packed=*/false);
+}
+
+} // namespace highgrad::ops

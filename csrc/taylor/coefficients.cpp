@@ -1,0 +1,336 @@
+#include "taylor/coefficients.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/core/ScalarType.h>
+#include <c10/util/flat_hash_map.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "tape/tape.h"
+#include "taylor/rule.h"
+
+namespace highgrad::taylor {
+namespace {
+
+using tape::Slot;
+using tape::Tape;
+using tape::TapeNode;
+using torch::autograd::edge_list;
+using torch::autograd::Node;
+
+torch::autograd::Edge edge_of(const at::Tensor& tensor) {
+  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
+}
+
+edge_list edges_of(const std::vector<at::Tensor>& tensors) {
+  edge_list edges;
+  for (const at::Tensor& tensor : tensors) {
+    edges.push_back(edge_of(tensor));
+  }
+  return edges;
+}
+
+bool is_same(const Slot& a, const Slot& b) {
+  return a.node == b.node && a.input_nr == b.input_nr;
+}
+
+bool has_hooks(Node& node) {
+  return !node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty();
+}
+
+bool has_dependent_input(const Tape& tape) {
+  return std::any_of(tape.inputs.begin(), tape.inputs.end(), [&](const Slot& input) {
+    return input.is_on_tape() && tape.nodes[input.node].runs;
+  });
+}
+
+// Why one Node of the tape is not a known function, or an empty string.
+std::string node_obstacle(Node& node, bool runs) {
+  if (has_hooks(node)) {
+    return node.name() + " has a hook";
+  }
+  if (runs && find_rule(node) == nullptr) {
+    return "there is no rule for " + node.name();
+  }
+  return "";
+}
+
+std::string find_obstacle(const Tape& tape, const at::Tensor& output) {
+  if (output.key_set().has_any(
+          c10::DispatchKeySet({c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}))) {
+    return "f is inside a torch.func transform, or of a tensor subclass";
+  }
+  if (has_dependent_input(tape)) {
+    return "one wrt was computed from another";
+  }
+  for (const TapeNode& node : tape.nodes) {
+    const std::string obstacle = node_obstacle(*node.node, node.runs);
+    if (!obstacle.empty()) {
+      return obstacle;
+    }
+    for (const auto k : c10::irange(node.node->num_inputs())) {
+      const auto& metadata = node.node->input_metadata(k);
+      if (!metadata.was_default_constructed() &&
+          (metadata.is_nested_tensor() || isComplexType(c10::typeMetaToScalarType(metadata.dtype())))) {
+        return node.node->name() + " makes a complex or nested tensor";
+      }
+    }
+  }
+  return "";
+}
+
+int64_t find_degree(const Tape& tape) {
+  std::vector<int64_t> degrees(tape.nodes.size(), 0);
+  const auto degree_of = [&](const Slot& slot) -> int64_t {
+    if (!slot.is_on_tape()) {
+      return 0;
+    }
+    const bool is_input =
+        std::any_of(tape.inputs.begin(), tape.inputs.end(), [&](const Slot& input) { return is_same(input, slot); });
+    return std::max<int64_t>(degrees[slot.node], is_input ? 1 : 0);
+  };
+  std::vector<int64_t> inputs;
+  for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
+    const TapeNode& node = tape.nodes[i];
+    if (!node_obstacle(*node.node, node.runs).empty()) {
+      return kUnbounded;
+    }
+    if (!node.runs) {
+      continue;
+    }
+    inputs.clear();
+    for (const Slot& link : tape::links_of(tape, node)) {
+      inputs.push_back(degree_of(link));
+    }
+    degrees[i] = find_rule(*node.node)->degree(*node.node, inputs);
+  }
+  return degree_of(tape.output);
+}
+
+// The dtype that holds every tensor of the tape, at least float.
+at::ScalarType widest_dtype(const Tape& tape, at::ScalarType dtype) {
+  for (const TapeNode& node : tape.nodes) {
+    for (const auto k : c10::irange(node.node->num_inputs())) {
+      const auto& metadata = node.node->input_metadata(k);
+      if (!metadata.was_default_constructed()) {
+        const at::ScalarType found = c10::typeMetaToScalarType(metadata.dtype());
+        dtype = c10::isFloatingType(found) ? c10::promoteTypes(dtype, found) : dtype;
+      }
+    }
+  }
+  return dtype;
+}
+
+// The jets of one call. Those of a Node do not depend on the output, so several outputs share them.
+class Propagation {
+ public:
+  Propagation(const Frame& frame, const std::vector<at::Tensor>& directions, bool share)
+      : frame_(frame), directions_(directions), share_(share) {}
+
+  Jet run(const Tape& tape) {
+    if (!tape.output.is_on_tape()) {
+      return {};
+    }
+    for (const auto j : c10::irange(tape.inputs.size())) {
+      if (tape.inputs[j].is_on_tape() && directions_[j].defined()) {
+        seed(tape, j);
+      }
+    }
+    std::vector<int64_t> uses(tape.nodes.size(), 0);
+    uses[tape.output.node] += 1;
+    for (const TapeNode& node : tape.nodes) {
+      if (node.runs) {
+        count_links(tape, node, uses, 1);
+      }
+    }
+    for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
+      const TapeNode& node = tape.nodes[i];
+      if (node.runs && jets_.count(node.node) == 0) {
+        jets_[node.node] = apply(tape, node);
+      }
+      if (node.runs && !share_) {
+        for (const Slot& link : count_links(tape, node, uses, -1)) {
+          if (link.is_on_tape() && uses[link.node] == 0) {
+            jets_.erase(tape.nodes[link.node].node);
+          }
+        }
+      }
+    }
+    return jet_at(tape, tape.output);
+  }
+
+ private:
+  void seed(const Tape& tape, size_t j) {
+    const Slot& slot = tape.inputs[j];
+    Node* node = tape.nodes[slot.node].node;
+    auto& seeded = seeds_[node];
+    if (std::find(seeded.begin(), seeded.end(), j) != seeded.end()) {
+      return;
+    }
+    seeded.push_back(j);
+    auto& jets = jets_[node];
+    jets.resize(std::max<size_t>(jets.size(), slot.input_nr + 1));
+    jets[slot.input_nr] = add(frame_, jets[slot.input_nr], {directions_[j], 1});
+  }
+
+  static c10::ArrayRef<Slot> count_links(
+      const Tape& tape,
+      const TapeNode& node,
+      std::vector<int64_t>& uses,
+      int64_t change) {
+    const auto links = tape::links_of(tape, node);
+    for (const Slot& link : links) {
+      if (link.is_on_tape()) {
+        uses[link.node] += change;
+      }
+    }
+    return links;
+  }
+
+  Jet jet_at(const Tape& tape, const Slot& slot) const {
+    if (!slot.is_on_tape()) {
+      return {};
+    }
+    const auto entry = jets_.find(tape.nodes[slot.node].node);
+    return entry == jets_.end() || slot.input_nr >= entry->second.size() ? Jet{} : entry->second[slot.input_nr];
+  }
+
+  std::vector<Jet> apply(const Tape& tape, const TapeNode& node) const {
+    std::vector<Jet> inputs;
+    bool is_zero = true;
+    for (const Slot& link : tape::links_of(tape, node)) {
+      inputs.push_back(jet_at(tape, link));
+      is_zero = is_zero && inputs.back().is_zero();
+    }
+    if (is_zero) {
+      return {};
+    }
+    const Call call{*node.node, frame_, inputs};
+    std::vector<Jet> outputs = find_rule(*node.node)->apply(call);
+    for (const auto k : c10::irange(outputs.size())) {
+      Jet& jet = outputs[k];
+      if (jet.is_zero()) {
+        continue;
+      }
+      // An operation may broadcast a jet with what does not depend on wrt.
+      std::vector<int64_t> shape = call.output_shape(k);
+      shape.insert(shape.begin(), jet.rows.size(0));
+      if (jet.rows.sizes() != at::IntArrayRef(shape)) {
+        jet.rows = align(jet.rows, static_cast<int64_t>(shape.size()) - 1).expand(shape);
+      }
+    }
+    return outputs;
+  }
+
+  const Frame& frame_;
+  const std::vector<at::Tensor>& directions_;
+  bool share_;
+  ska::flat_hash_map<const Node*, std::vector<Jet>> jets_;
+  ska::flat_hash_map<const Node*, std::vector<size_t>> seeds_;
+};
+
+at::Tensor finish(const Frame& frame, const Jet& jet, const at::Tensor& output) {
+  if (jet.is_zero() || (frame.collapsed && jet.terms < frame.order)) {
+    return {};
+  }
+  if (frame.collapsed) {
+    return jet.rows.select(0, jet.rows.size(0) - 1);
+  }
+  std::vector<int64_t> shape{frame.order, frame.directions};
+  shape.insert(shape.end(), output.sizes().begin(), output.sizes().end());
+  return padded(frame, jet, frame.order).rows.reshape(shape);
+}
+
+} // namespace
+
+std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
+  const edge_list edges = edges_of(inputs);
+  std::vector<Outlook> outlooks;
+  for (const at::Tensor& output : outputs) {
+    const Tape tape = tape::read_tape(edge_of(output), edges);
+    std::vector<bool> reaches;
+    for (const Slot& input : tape.inputs) {
+      reaches.push_back(input.is_on_tape());
+    }
+    const bool regular =
+        !has_dependent_input(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
+          return !has_hooks(*node.node) && !tape::is_custom(*node.node);
+        });
+    outlooks.push_back(
+        {find_degree(tape), std::move(reaches), find_obstacle(tape, output), regular, tape.peak_bytes_per_row});
+  }
+  return outlooks;
+}
+
+bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count) {
+  const edge_list edges = edges_of(inputs);
+  for (const at::Tensor& output : outputs) {
+    const Tape tape = tape::read_tape(edge_of(output), edges);
+    for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
+      Node& node = *tape.nodes[i].node;
+      if (has_hooks(node)) {
+        return false;
+      }
+      if (!tape.nodes[i].runs) {
+        continue;
+      }
+      const Rule* rule = find_rule(node);
+      if (rule == nullptr || !rule->samples) {
+        return false;
+      }
+      std::vector<std::vector<int64_t>> shapes;
+      std::vector<bool> depends;
+      for (const Slot& link : tape::links_of(tape, tape.nodes[i])) {
+        depends.push_back(link.is_on_tape());
+        shapes.push_back(
+            link.is_on_tape() ? shape_of(*tape.nodes[link.node].node, link.input_nr) : std::vector<int64_t>());
+      }
+      if (!rule->samples({node, count, shapes, depends, shape_of(node, 0)})) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+std::vector<at::Tensor> coefficients(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const std::vector<at::Tensor>& directions,
+    const CoefficientOptions& options) {
+  const edge_list edges = edges_of(inputs);
+  std::vector<Tape> tapes;
+  at::ScalarType dtype = options.in_double ? at::kDouble : at::kFloat;
+  for (const at::Tensor& output : outputs) {
+    tapes.push_back(tape::read_tape(edge_of(output), edges));
+    const std::string obstacle = find_obstacle(tapes.back(), output);
+    if (!obstacle.empty()) {
+      throw Unsupported(obstacle);
+    }
+    dtype = widest_dtype(tapes.back(), dtype);
+  }
+  Frame frame{options.order, 0, dtype, options.collapsed && options.order > 1, {}};
+  std::vector<at::Tensor> seeds;
+  for (const auto j : c10::irange(directions.size())) {
+    seeds.push_back(directions[j].defined() ? directions[j].to(dtype) : directions[j]);
+    if (directions[j].defined()) {
+      frame.directions = directions[j].size(0);
+      TORCH_INTERNAL_ASSERT(directions[j].sizes().slice(1) == inputs[j].sizes());
+    }
+  }
+  if (options.weights.defined()) {
+    frame.weights = options.weights.to(dtype);
+  }
+  const at::AutoGradMode grad_mode(options.create_graph);
+  Propagation propagation(frame, seeds, tapes.size() > 1);
+  std::vector<at::Tensor> results;
+  for (const auto i : c10::irange(outputs.size())) {
+    results.push_back(finish(frame, propagation.run(tapes[i]), outputs[i]));
+  }
+  return results;
+}
+
+} // namespace highgrad::taylor

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace highgrad::taylor {
+
+// What a tape tells of one output before any work.
+struct Outlook {
+  // Of the output as a polynomial in the inputs: 0 without a path, kUnbounded if it is none.
+  int64_t degree;
+  // Which inputs it reaches.
+  std::vector<bool> reaches;
+  // Why jets cannot flow over its tape, or an empty string.
+  std::string obstacle;
+  // Whether every Node is one of torch's or ours, without hooks: then mixed partials agree.
+  bool regular;
+  // Bytes of one row of all that is alive at once.
+  int64_t bytes_per_row;
+};
+
+std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);
+
+// Whether the tapes prove that the first dimensions of outputs and inputs, whose sizes multiply to `count`, hold
+// independent samples. False means that it is not known.
+bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count);
+
+struct CoefficientOptions {
+  int64_t order;
+  // Only the weighted sum of the last order's coefficients over all directions.
+  bool collapsed = false;
+  at::Tensor weights;
+  // Coefficients in double precision, whatever the tensors' dtype.
+  bool in_double = false;
+  bool create_graph = true;
+};
+
+// Taylor coefficients c_1, ..., c_n of every output along x + t v, v = directions[j] [D, *inputs[j].shape] or undefined
+// for zero: [n, D, *output.shape], or collapsed [*output.shape]. Undefined where all are zero. Throws Unsupported.
+std::vector<at::Tensor> coefficients(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const std::vector<at::Tensor>& directions,
+    const CoefficientOptions& options);
+
+} // namespace highgrad::taylor

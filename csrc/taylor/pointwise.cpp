@@ -1,0 +1,223 @@
+// Rules of operations that map one tensor element by element.
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/log_sigmoid.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/softplus.h>
+#include <ATen/ops/tanh.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <cmath>
+#include <utility>
+
+#include "taylor/rule.h"
+
+namespace highgrad::taylor {
+namespace {
+
+using namespace torch::autograd::generated;
+using torch::autograd::SavedVariable;
+
+// From the series x of the input to that of the output. Values of the result are not used.
+using Function = Series (*)(const Frame&, const Series&);
+// Likewise, where the Node saved its output y; the value of x is not known.
+using FunctionOfResult = Series (*)(const Frame&, const Series&, at::Tensor y);
+
+template <typename T>
+void add_function(RuleTable& table, Function function) {
+  add_rule<T>(table, nonlinear_degree, [function](const Call& call, const T& node) {
+    return function(call.frame, call.series(0, call.saved(node.self_))).jet(call.frame);
+  });
+}
+
+template <typename T>
+void add_function_of_result(RuleTable& table, FunctionOfResult function) {
+  add_rule<T>(table, nonlinear_degree, [function](const Call& call, const T& node) {
+    const at::Tensor y = call.saved(node.result_);
+    return function(call.frame, call.series(0, y), y).jet(call.frame);
+  });
+}
+
+// A piecewise linear function: its slope is its own product with ones, a constant.
+at::Tensor slope_of(const Call& call) {
+  const at::NoGradGuard not_recorded;
+  const at::Tensor slope = call.node({at::ones(call.output_shape(), call.node.input_metadata(0).options())})[0];
+  if (!slope.defined()) {
+    throw Unsupported(call.node.name() + " gives no slope");
+  }
+  return slope.to(call.frame.dtype);
+}
+
+template <typename T>
+void add_piecewise_linear(RuleTable& table) {
+  add_rule<T>(table, linear_degree, [](const Call& call, const T& /*node*/) {
+    return Jet{call.inputs[0].rows * slope_of(call), call.inputs[0].terms};
+  });
+}
+
+// 1 + sign * x^2, of the orders that a slope needs.
+Series one_plus_square(const Frame& frame, const Series& x, double sign) {
+  return shift(scale(square(frame.lowered(), x), sign), 1);
+}
+
+Series inverse(const Frame& frame, const Series& x) {
+  return divide(frame, Series(at::ones({}, x[0].options())), x);
+}
+
+Series inverse_sqrt(const Frame& frame, const Series& x) {
+  return power(frame, x, -0.5, x[0].rsqrt());
+}
+
+Series sigmoid_of(const Frame& frame, const Series& x) {
+  return sigmoid(frame, x, at::sigmoid(x[0]));
+}
+
+// Softplus where beta x is at most the threshold, x elsewhere, as torch has it.
+Series softplus_of(const Frame& frame, const Series& x, double beta, double threshold) {
+  const Series scaled = scale(x, beta);
+  const Series slope = sigmoid_of(frame.lowered(), scaled);
+  const Series one(at::ones({}, x[0].options()));
+  return integrate(
+      frame, x, select(frame.lowered(), scaled[0] > threshold, one, slope), at::softplus(x[0], beta, threshold));
+}
+
+// d erf / dx = 2 / sqrt(pi) exp(-x^2).
+Series gauss(const Frame& frame, const Series& x) {
+  const Series exponent = scale(square(frame, x), -1);
+  return scale(exp(frame, exponent, exponent[0].exp()), M_2_SQRTPI);
+}
+
+Series gelu_erf(const Frame& frame, const Series& x) {
+  const Series scaled = scale(x, M_SQRT1_2);
+  const Series erf = integrate(frame, scaled, gauss(frame.lowered(), scaled), scaled[0].erf());
+  return scale(multiply(frame, x, shift(erf, 1)), 0.5);
+}
+
+Series gelu_tanh(const Frame& frame, const Series& x) {
+  constexpr double kCubic = 0.044715;
+  const Series cube = multiply(frame, square(frame, x), x);
+  const Series inner = scale(add(frame, x, cube, kCubic), M_SQRT2 * M_2_SQRTPI * 0.5);
+  return scale(multiply(frame, x, shift(tanh(frame, inner, inner[0].tanh()), 1)), 0.5);
+}
+
+// below * (exp(inner x) - 1) where x is not positive, above * x elsewhere.
+Series elu(const Frame& frame, const Series& x, double below, double above, double inner) {
+  const Series scaled = scale(x, inner);
+  // exp only where it is used: it overflows where x is large.
+  const Series decay = exp(frame, scaled, scaled[0].clamp_max(0).exp());
+  return select(frame, x[0] <= 0, scale(decay, below), scale(x, above));
+}
+
+void add_exponentials(RuleTable& table) {
+  add_function_of_result<ExpBackward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, std::move(y)); });
+  add_function_of_result<Exp2Backward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, scale(x, M_LN2), std::move(y)); });
+  add_function_of_result<Expm1Backward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, y + 1); });
+  add_function<LogBackward0>(table, [](const Frame& f, const Series& x) { return log(f, x, x[0]); });
+  add_function<Log1PBackward0>(table, [](const Frame& f, const Series& x) { return log(f, shift(x, 1), x[0]); });
+  add_function<Log2Backward0>(table, [](const Frame& f, const Series& x) { return scale(log(f, x, x[0]), M_LOG2E); });
+  add_function<Log10Backward0>(table, [](const Frame& f, const Series& x) { return scale(log(f, x, x[0]), M_LOG10E); });
+  add_function_of_result<SqrtBackward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return sqrt(f, x, std::move(y)); });
+  add_function_of_result<RsqrtBackward0>(table, [](const Frame& f, const Series& x, at::Tensor y) {
+    return power(f, x.with_value(y.square().reciprocal()), -0.5, y);
+  });
+  add_function_of_result<ReciprocalBackward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return inverse(f, x.with_value(y.reciprocal())); });
+}
+
+void add_trigonometry(RuleTable& table) {
+  add_function<SinBackward0>(
+      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sin(), x[0].cos(), -1).sine; });
+  add_function<CosBackward0>(
+      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sin(), x[0].cos(), -1).cosine; });
+  add_function<SinhBackward0>(
+      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sinh(), x[0].cosh(), 1).sine; });
+  add_function<CoshBackward0>(
+      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sinh(), x[0].cosh(), 1).cosine; });
+  add_function_of_result<TanBackward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return tan(f, x, std::move(y)); });
+  add_function_of_result<TanhBackward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return tanh(f, x, std::move(y)); });
+  add_function<AsinBackward0>(table, [](const Frame& f, const Series& x) {
+    return integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]);
+  });
+  add_function<AcosBackward0>(table, [](const Frame& f, const Series& x) {
+    return scale(integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]), -1);
+  });
+  add_function<AtanBackward0>(table, [](const Frame& f, const Series& x) {
+    return integrate(f, x, inverse(f.lowered(), one_plus_square(f, x, 1)), x[0]);
+  });
+  add_function<AsinhBackward0>(table, [](const Frame& f, const Series& x) {
+    return integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, 1)), x[0]);
+  });
+  add_function<AcoshBackward0>(table, [](const Frame& f, const Series& x) {
+    const Series radicand = shift(square(f.lowered(), x), -1);
+    return integrate(f, x, inverse_sqrt(f.lowered(), radicand), x[0]);
+  });
+  add_function<AtanhBackward0>(table, [](const Frame& f, const Series& x) {
+    return integrate(f, x, inverse(f.lowered(), one_plus_square(f, x, -1)), x[0]);
+  });
+}
+
+void add_activations(RuleTable& table) {
+  add_function_of_result<SigmoidBackward0>(
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return sigmoid(f, x, std::move(y)); });
+  add_function<LogSigmoidBackward0>(table, [](const Frame& f, const Series& x) {
+    return integrate(f, x, sigmoid_of(f.lowered(), scale(x, -1)), x[0]);
+  });
+  add_function<SiluBackward0>(table, [](const Frame& f, const Series& x) { return multiply(f, x, sigmoid_of(f, x)); });
+  add_function<MishBackward0>(table, [](const Frame& f, const Series& x) {
+    const Series softplus = softplus_of(f, x, 1, INFINITY);
+    return multiply(f, x, tanh(f, softplus, softplus[0].tanh()));
+  });
+  add_function<ErfBackward0>(
+      table, [](const Frame& f, const Series& x) { return integrate(f, x, gauss(f.lowered(), x), x[0]); });
+  add_function<ErfcBackward0>(
+      table, [](const Frame& f, const Series& x) { return scale(integrate(f, x, gauss(f.lowered(), x), x[0]), -1); });
+  add_rule<SoftplusBackward0>(table, nonlinear_degree, [](const Call& call, const SoftplusBackward0& node) {
+    const Series x = call.series(0, call.saved(node.self_));
+    return softplus_of(call.frame, x, node.beta.toDouble(), node.threshold.toDouble()).jet(call.frame);
+  });
+  add_rule<GeluBackward0>(table, nonlinear_degree, [](const Call& call, const GeluBackward0& node) {
+    const Series x = call.series(0, call.saved(node.self_));
+    return (node.approximate == "tanh" ? gelu_tanh(call.frame, x) : gelu_erf(call.frame, x)).jet(call.frame);
+  });
+  add_rule<EluBackward0>(table, nonlinear_degree, [](const Call& call, const EluBackward0& node) {
+    const Series x = call.series(0, call.saved(node.self_));
+    const double outer = node.scale.toDouble();
+    return elu(call.frame, x, node.alpha.toDouble() * outer, outer, node.input_scale.toDouble()).jet(call.frame);
+  });
+  add_rule<CeluBackward0>(table, nonlinear_degree, [](const Call& call, const CeluBackward0& node) {
+    const double alpha = node.alpha.toDouble();
+    return elu(call.frame, call.series(0, call.saved(node.self_)), alpha, 1, 1 / alpha).jet(call.frame);
+  });
+  add_piecewise_linear<ReluBackward0>(table);
+  add_piecewise_linear<LeakyReluBackward0>(table);
+  add_piecewise_linear<HardtanhBackward0>(table);
+  add_piecewise_linear<HardsigmoidBackward0>(table);
+  add_piecewise_linear<ThresholdBackward0>(table);
+  add_piecewise_linear<AbsBackward0>(table);
+  add_piecewise_linear<ClampBackward1>(table);
+  add_piecewise_linear<ClampMinBackward0>(table);
+  add_piecewise_linear<ClampMaxBackward0>(table);
+}
+
+} // namespace
+
+void add_pointwise_rules(RuleTable& table) {
+  add_exponentials(table);
+  add_trigonometry(table);
+  add_activations(table);
+  for (auto& [type, rule] : table) {
+    rule.samples = &pointwise_samples;
+  }
+}
+
+} // namespace highgrad::taylor

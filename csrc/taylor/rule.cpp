@@ -1,0 +1,65 @@
+#include "taylor/rule.h"
+
+#include <c10/util/irange.h>
+
+#include <algorithm>
+
+#include "taylor/affine.h"
+
+namespace highgrad::taylor {
+
+using torch::autograd::Node;
+
+at::Tensor Call::saved(const torch::autograd::SavedVariable& variable) const {
+  at::Tensor tensor = variable.unpack(node.getptr());
+  return tensor.defined() && tensor.is_floating_point() && tensor.scalar_type() != frame.dtype ? tensor.to(frame.dtype)
+                                                                                               : tensor;
+}
+
+std::vector<int64_t> Call::output_shape(size_t output) const {
+  return shape_of(node, output);
+}
+
+std::vector<int64_t> shape_of(const Node& node, size_t output) {
+  std::vector<int64_t> shape;
+  for (const c10::SymInt& size : node.input_metadata(output).shape_as_dim_vector()) {
+    shape.push_back(size.guard_int(__FILE__, __LINE__));
+  }
+  return shape;
+}
+
+int64_t linear_degree(Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
+  return inputs.empty() ? 0 : *std::max_element(inputs.begin(), inputs.end());
+}
+
+int64_t product_degree(Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
+  int64_t degree = 0;
+  for (const int64_t input : inputs) {
+    degree = std::min(degree + input, kUnbounded);
+  }
+  return degree;
+}
+
+int64_t nonlinear_degree(Node& node, c10::ArrayRef<int64_t> inputs) {
+  return linear_degree(node, inputs) == 0 ? 0 : kUnbounded;
+}
+
+const Rule* find_rule(Node& node) {
+  static const auto* table = [] {
+    auto* rules = new RuleTable;
+    add_pointwise_rules(*rules);
+    add_product_rules(*rules);
+    add_reduction_rules(*rules);
+    add_shape_rules(*rules);
+    add_sample_rules(*rules);
+    return rules;
+  }();
+  static const auto* affine = new Rule{&transposed_vjp, &linear_degree, {}};
+  const auto row = table->find(typeid(node));
+  if (row != table->end()) {
+    return &row->second;
+  }
+  return is_affine(node) ? affine : nullptr;
+}
+
+} // namespace highgrad::taylor

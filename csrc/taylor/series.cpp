@@ -1,0 +1,395 @@
+#include "taylor/series.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/util/irange.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace highgrad::taylor {
+namespace {
+
+// Accumulates products and sums; in place where nothing is recorded.
+class Sum {
+ public:
+  Sum() = default;
+  // Of products alone, into memory of the caller's, if that is defined.
+  explicit Sum(at::Tensor out) : out_(std::move(out)) {}
+
+  void add(const at::Tensor& term) {
+    if (!term.defined()) {
+      return;
+    }
+    owned_ = total_.defined();
+    total_ = total_.defined() ? total_ + term : term;
+  }
+
+  void add_product(const at::Tensor& a, const at::Tensor& b) {
+    if (!a.defined() || !b.defined()) {
+      return;
+    }
+    if (!total_.defined()) {
+      total_ = out_.defined() ? at::mul_out(out_, a, b) : a * b;
+    } else if (owned_ && !at::GradMode::is_enabled()) {
+      total_.addcmul_(a, b);
+    } else {
+      total_ = at::addcmul(total_, a, b);
+    }
+    owned_ = true;
+  }
+
+  at::Tensor take() {
+    return std::move(total_);
+  }
+
+ private:
+  at::Tensor out_;
+  at::Tensor total_;
+  bool owned_ = false;
+};
+
+at::Tensor times(at::Tensor tensor, double factor) {
+  return !tensor.defined() || factor == 1 ? tensor : tensor * factor;
+}
+
+// The same for a tensor that nobody else holds: in place where nothing is recorded.
+at::Tensor own_times(at::Tensor tensor, double factor) {
+  if (!tensor.defined() || factor == 1) {
+    return tensor;
+  }
+  return at::GradMode::is_enabled() ? tensor * factor : tensor.mul_(factor);
+}
+
+// a + alpha * b, either of which may be undefined for zero.
+at::Tensor plus(const at::Tensor& a, const at::Tensor& b, double alpha = 1) {
+  if (!a.defined()) {
+    return times(b, alpha);
+  }
+  return b.defined() ? at::add(a, b, alpha) : a;
+}
+
+// Coefficient k of factor * a * a, without the terms of a[0] if `inner`.
+at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, double factor = 1, bool inner = false) {
+  Sum sum;
+  for (int64_t j = std::max<int64_t>(1, k - a.terms()); 2 * j < k; ++j) {
+    sum.add_product(a[j], a[k - j]);
+  }
+  at::Tensor twice = own_times(sum.take(), 2);
+  Sum cross;
+  if (k % 2 == 0) {
+    cross.add_product(a[k / 2], a[k / 2]);
+  }
+  cross.add(twice);
+  at::Tensor total = own_times(cross.take(), factor);
+  if (total.defined() && frame.collapsed && k == frame.order) {
+    total = sum_directions(frame, total);
+  }
+  if (inner || !a[k].defined()) {
+    return total;
+  }
+  Sum all;
+  all.add_product(a[0] * (2 * factor), a[k]);
+  all.add(total);
+  return all.take();
+}
+
+// The coefficients j x_j of t x'(t).
+Series derivative(const Series& x) {
+  Series result{at::Tensor()};
+  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
+    result.push(times(x[k], static_cast<double>(k)));
+  }
+  return result;
+}
+
+// The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_y y_1 taken out of the sum over
+// directions.
+Series solve_second_order(
+    const Frame& frame,
+    const Series& x,
+    at::Tensor y0,
+    const at::Tensor& w0,
+    const at::Tensor& slope_by_y) {
+  const Series slope(w0);
+  Series y(std::move(y0));
+  y.allocate(frame, x[1].sizes());
+  y.push(convolve(frame, 1, x, slope, 1, 1, y.slot(frame, 1)));
+  const at::Tensor curved = sum_directions(frame, x[1] * x[1]) * (slope_by_y * w0 * 0.5);
+  y.push(x[2].defined() ? at::addcmul(curved, x[2], w0) : curved);
+  return y;
+}
+
+// Solves y' = w x' where w depends on y: slope(k, y) is the coefficient k of w, given those of y up to k. It is linear
+// in the last of them.
+template <typename Slope>
+Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, Slope&& slope) {
+  if (frame.collapsed && frame.order == 2 && x[1].defined()) {
+    Series unit(y0);
+    unit.push(at::ones({}, y0.options()));
+    return solve_second_order(frame, x, std::move(y0), w0, slope(1, unit));
+  }
+  const Series dx = derivative(x);
+  Series y(std::move(y0));
+  if (x[1].defined()) {
+    y.allocate(frame, x[1].sizes());
+  }
+  Series w(std::move(w0));
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    y.push(own_times(convolve(frame, k, dx, w, 1, k, y.slot(frame, k)), 1.0 / static_cast<double>(k)));
+    if (k < frame.order) {
+      w.push(slope(k, y));
+    }
+  }
+  return y;
+}
+
+} // namespace
+
+Series::Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim) : value_(std::move(value)) {
+  // Broadcasting counts dimensions from the right, and every coefficient has one more on the left.
+  dim = std::max(dim, value_.dim());
+  for (const auto k : c10::irange<int64_t>(1, std::min(jet.terms, frame.order) + 1)) {
+    coefficients_.push_back(align(coefficient(frame, jet, k), dim));
+  }
+}
+
+void Series::allocate(const Frame& frame, at::IntArrayRef row_shape) {
+  if (at::GradMode::is_enabled()) {
+    return;
+  }
+  c10::DimVector shape(row_shape);
+  shape[0] = frame.rows(frame.order);
+  rows_ = at::empty(shape, value_.options());
+}
+
+at::Tensor Series::slot(const Frame& frame, int64_t k) const {
+  return rows_.defined() ? coefficient(frame, {rows_, frame.order}, k) : at::Tensor();
+}
+
+Jet Series::jet(const Frame& frame) const {
+  if (!rows_.defined() || terms() < frame.order) {
+    return join(frame, coefficients_);
+  }
+  // A coefficient that was not computed in its place is small, or zero.
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const at::Tensor place = slot(frame, k);
+    if (!(*this)[k].defined()) {
+      place.zero_();
+    } else if ((*this)[k].data_ptr() != place.data_ptr()) {
+      place.copy_((*this)[k]);
+    }
+  }
+  return {rows_, frame.order};
+}
+
+const at::Tensor& Series::operator[](int64_t k) const {
+  static const auto* zero = new at::Tensor();
+  return k == 0 ? value_ : k > terms() ? *zero : coefficients_[k - 1];
+}
+
+at::Tensor convolve(
+    const Frame& frame,
+    int64_t k,
+    const Series& a,
+    const Series& b,
+    int64_t first,
+    int64_t last,
+    const at::Tensor& out) {
+  first = std::max(first, k - b.terms());
+  last = std::min(last, a.terms());
+  const bool collapses = frame.collapsed && k == frame.order;
+  Sum sum(collapses ? at::Tensor() : out);
+  // Both factors are of lower order.
+  for (int64_t j = std::max<int64_t>(first, 1); j <= std::min(last, k - 1); ++j) {
+    sum.add_product(a[j], b[k - j]);
+  }
+  if (collapses) {
+    const at::Tensor total = sum.take();
+    sum = Sum();
+    sum.add(total.defined() ? sum_directions(frame, total) : total);
+  }
+  if (first <= 0) {
+    sum.add_product(a[0], b[k]);
+  }
+  if (last >= k) {
+    sum.add_product(a[k], b[0]);
+  }
+  return sum.take();
+}
+
+Series add(const Frame& frame, const Series& a, const Series& b, double alpha) {
+  Series result(plus(a[0], b[0], alpha));
+  for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, std::max(a.terms(), b.terms())) + 1)) {
+    result.push(plus(a[k], b[k], alpha));
+  }
+  return result;
+}
+
+Series scale(const Series& a, double factor) {
+  return a.map([&](const at::Tensor& coefficient) { return coefficient * factor; });
+}
+
+Series shift(const Series& a, double constant) {
+  return a.with_value(a[0] + constant);
+}
+
+Series multiply(const Frame& frame, const Series& a, const Series& b) {
+  Series result(a[0] * b[0]);
+  for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, a.terms() + b.terms()) + 1)) {
+    result.push(convolve(frame, k, a, b, 0, k));
+  }
+  return result;
+}
+
+Series square(const Frame& frame, const Series& a) {
+  Series result(a[0] * a[0]);
+  for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, 2 * a.terms()) + 1)) {
+    result.push(convolve_square(frame, k, a));
+  }
+  return result;
+}
+
+Series divide(const Frame& frame, const Series& a, const Series& b) {
+  const at::Tensor inverse = b[0].reciprocal();
+  Series result(a[0] * inverse);
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const at::Tensor rest = plus(a[k], convolve(frame, k, b, result, 1, k), -1);
+    result.push(rest.defined() ? rest * inverse : rest);
+  }
+  return result;
+}
+
+Series select(const Frame& frame, const at::Tensor& mask, const Series& a, const Series& b) {
+  Series result(at::where(mask, a[0], b[0]));
+  for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, std::max(a.terms(), b.terms())) + 1)) {
+    if (!a[k].defined() && !b[k].defined()) {
+      result.push({});
+      continue;
+    }
+    const at::Tensor zero = at::zeros_like(a[k].defined() ? a[k] : b[k]);
+    result.push(at::where(mask, a[k].defined() ? a[k] : zero, b[k].defined() ? b[k] : zero));
+  }
+  return result;
+}
+
+Series integrate(const Frame& frame, const Series& x, const Series& slope, at::Tensor value) {
+  const Series dx = derivative(x);
+  Series y(std::move(value));
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    y.push(own_times(convolve(frame, k, dx, slope, 1, k, y.slot(frame, k)), 1.0 / static_cast<double>(k)));
+  }
+  return y;
+}
+
+Series exp(const Frame& frame, const Series& x, at::Tensor y) {
+  return solve(frame, x, y, y, [](int64_t k, const Series& y) { return y[k]; });
+}
+
+Series log(const Frame& frame, const Series& x, at::Tensor y) {
+  return integrate(frame, x, divide(frame.lowered(), Series(at::ones_like(x[0])), x), std::move(y));
+}
+
+Series tanh(const Frame& frame, const Series& x, at::Tensor y) {
+  const at::Tensor slope = 1 - y * y;
+  return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
+    return convolve_square(frame.lowered(), k, y, -1);
+  });
+}
+
+Series tan(const Frame& frame, const Series& x, at::Tensor y) {
+  const at::Tensor slope = 1 + y * y;
+  return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
+    return convolve_square(frame.lowered(), k, y);
+  });
+}
+
+Series sigmoid(const Frame& frame, const Series& x, at::Tensor y) {
+  const at::Tensor slope = y * (1 - y);
+  return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
+    return plus(y[k], convolve_square(frame.lowered(), k, y), -1);
+  });
+}
+
+Series sqrt(const Frame& frame, const Series& x, at::Tensor y) {
+  const at::Tensor half_slope = 0.5 / y;
+  Series result(std::move(y));
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const at::Tensor rest = plus(x[k], convolve_square(frame, k, result, 1, /*inner=*/true), -1);
+    result.push(rest.defined() ? rest * half_slope : rest);
+  }
+  return result;
+}
+
+Series power(const Frame& frame, const Series& x, double exponent, at::Tensor y) {
+  // x y' = r y x', as y' = w x' with w = r y / x.
+  const at::Tensor inverse = x[0].reciprocal();
+  const at::Tensor slope = y * inverse * exponent;
+  Series w(slope);
+  const Series dx = derivative(x);
+  Series result(std::move(y));
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    result.push(own_times(convolve(frame, k, dx, w, 1, k), 1.0 / static_cast<double>(k)));
+    if (k < frame.order) {
+      const at::Tensor rest = plus(times(result[k], exponent), convolve(frame.lowered(), k, x, w, 1, k), -1);
+      w.push(rest.defined() ? rest * inverse : rest);
+    }
+  }
+  return result;
+}
+
+Series natural_power(const Frame& frame, const Series& x, int64_t exponent) {
+  if (exponent == 1) {
+    return x;
+  }
+  const Series half = natural_power(frame, x, exponent / 2);
+  const Series even = square(frame, half);
+  return exponent % 2 == 0 ? even : multiply(frame, even, x);
+}
+
+Series compose(const Frame& frame, const Series& x, const std::vector<at::Tensor>& derivatives) {
+  // Powers of h = x - x[0], which has no value: h^m starts at order m.
+  Series h{at::Tensor()};
+  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
+    h.push(x[k]);
+  }
+  std::vector<Sum> sums(frame.order);
+  Series power = h;
+  for (const auto m : c10::irange<int64_t>(1, frame.order + 1)) {
+    for (const auto k : c10::irange<int64_t>(m, frame.order + 1)) {
+      sums[k - 1].add_product(power[k], derivatives[m - 1]);
+    }
+    Series next{at::Tensor()};
+    for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+      next.push(k > m ? convolve(frame, k, h, power, 1, k - 1) : at::Tensor());
+    }
+    power = std::move(next);
+  }
+  Series result{at::Tensor()};
+  for (Sum& sum : sums) {
+    result.push(sum.take());
+  }
+  return result;
+}
+
+SinePair sine_pair(const Frame& frame, const Series& x, at::Tensor sine, at::Tensor cosine, double sign) {
+  const Series dx = derivative(x);
+  SinePair pair{Series(std::move(sine)), Series(std::move(cosine))};
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const double factor = 1.0 / static_cast<double>(k);
+    at::Tensor s = own_times(convolve(frame, k, dx, pair.cosine, 1, k), factor);
+    at::Tensor c = own_times(convolve(frame, k, dx, pair.sine, 1, k), sign * factor);
+    pair.sine.push(std::move(s));
+    pair.cosine.push(std::move(c));
+  }
+  return pair;
+}
+
+} // namespace highgrad::taylor

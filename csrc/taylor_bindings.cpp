@@ -1,0 +1,110 @@
+// Part of the Python module: Taylor coefficients. No logic: names and conversions.
+
+#include "taylor_bindings.h"
+
+#include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <tuple>
+#include <utility>
+#include <variant>
+
+#include "engine/check_arguments.h"
+#include "plan/chunking.h"
+#include "taylor/coefficients.h"
+#include "taylor/jet.h"
+
+namespace py = pybind11;
+
+namespace highgrad {
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+using OptionalTensors = std::vector<std::optional<at::Tensor>>;
+
+// The fields of Outlook.
+using OutlookTuple = std::tuple<int64_t, std::vector<bool>, std::string, bool, int64_t>;
+
+std::vector<OutlookTuple> inspect(const Tensors& outputs, const Tensors& inputs) {
+  std::vector<OutlookTuple> outlooks;
+  for (taylor::Outlook& outlook : taylor::inspect(outputs, inputs)) {
+    outlooks.emplace_back(
+        outlook.degree,
+        std::move(outlook.reaches),
+        std::move(outlook.obstacle),
+        outlook.regular,
+        outlook.bytes_per_row);
+  }
+  return outlooks;
+}
+
+// The coefficients, or the reason why jets do not serve.
+std::variant<OptionalTensors, std::string> coefficients(
+    const Tensors& outputs,
+    const Tensors& inputs,
+    const OptionalTensors& directions,
+    int64_t order,
+    bool collapsed,
+    const std::optional<at::Tensor>& weights,
+    bool in_double,
+    bool create_graph) {
+  Tensors seeds;
+  for (const auto& direction : directions) {
+    seeds.push_back(direction.value_or(at::Tensor()));
+  }
+  OptionalTensors results;
+  try {
+    for (at::Tensor& tensor : taylor::coefficients(
+             outputs, inputs, seeds, {order, collapsed, weights.value_or(at::Tensor()), in_double, create_graph})) {
+      results.push_back(tensor.defined() ? std::optional<at::Tensor>(std::move(tensor)) : std::nullopt);
+    }
+  } catch (const taylor::Unsupported& unsupported) {
+    return unsupported.what();
+  }
+  return results;
+}
+
+int64_t automatic_chunk_size(int64_t rows, int64_t bytes_per_row, const at::Tensor& like) {
+  return plan::automatic_chunk_size(rows, bytes_per_row, like.device());
+}
+
+} // namespace
+
+void bind_taylor(py::module_& m) {
+  m.def("taylor_inspect", torch::wrap_pybind_function(&inspect), py::arg("outputs"), py::arg("inputs"));
+  m.def(
+      "taylor_coefficients",
+      torch::wrap_pybind_function_no_gil(&coefficients),
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("directions"),
+      py::arg("order"),
+      py::arg("collapsed"),
+      py::arg("weights"),
+      py::arg("in_double"),
+      py::arg("create_graph"));
+  m.def(
+      "keeps_samples_apart",
+      torch::wrap_pybind_function_no_gil(&taylor::keeps_samples_apart),
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("count"));
+  m.def(
+      "automatic_chunk_size",
+      torch::wrap_pybind_function(&automatic_chunk_size),
+      py::arg("rows"),
+      py::arg("bytes_per_row"),
+      py::arg("like"));
+  m.def(
+      "check_arguments",
+      torch::wrap_pybind_function(&engine::check_arguments),
+      py::arg("caller"),
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("create_graph"),
+      py::arg("chunk_size"),
+      py::arg("out"));
+}
+
+} // namespace highgrad

@@ -1,0 +1,296 @@
+"""The differential operators of PDEs, by jets over the recorded graph."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from . import _C
+from ._nth_derivative import nth_derivative
+from ._options import check_sweep_options
+from ._progress import Report, reporter
+from ._taylor import Sweeps, basis, check_batch, inspect
+from ._tree import TensorTree, flatten, nest_outputs
+
+
+def laplacian(
+    f: TensorTree,
+    wrt: TensorTree,
+    *,
+    batch_dims: int = 0,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    chunk_size: int | None = None,
+    progress: bool | Report = False,
+) -> TensorTree:
+    r"""The Laplacian :math:`\sum_j \partial^2 f / \partial \mathit{wrt}_j^2` of tensors that have a recorded graph.
+
+    By collapsed Taylor mode: one first-order coefficient for every element of `wrt`, and the sum of all second-order
+    ones, flow over the recorded graph once (Dangel, Siebert, Zeinhofer, Walther, "Collapsing Taylor mode automatic
+    differentiation", 2025). Where the graph holds a Node that jets do not know, by nested gradients.
+
+    Args:
+        f: a tensor, or a tuple, list or dict of tensors, of any shape.
+        wrt: a tensor, or a container of tensors, that `f` was computed from. The sum runs over all their elements.
+        batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples: the sum runs
+            over the elements of wrt that belong to the same sample as the element of f.
+        create_graph: record the result, so that it can be differentiated, by `wrt` and by parameters.
+        retain_graph: keep the graph of `f`.
+        chunk_size: elements of wrt in one sweep. None sizes it by memory.
+        progress: True for a tqdm bar over directions, or a callable `(done, total)`.
+
+    Returns:
+        A tensor of `f`'s shape, for every tensor of `f`, in `wrt`'s dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; also for a `batch_dims` that the shapes do not
+            have, and for samples that are not independent (such as by BatchNorm in training).
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+        >>> laplacian((x**3).sum(1), x, batch_dims=1, create_graph=False)
+        tensor([18., 42.])
+    """
+    return _collapsed("laplacian", f, wrt, 2, batch_dims, create_graph, retain_graph, chunk_size, progress)
+
+
+def biharmonic(
+    f: TensorTree,
+    wrt: TensorTree,
+    *,
+    batch_dims: int = 0,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    chunk_size: int | None = None,
+    progress: bool | Report = False,
+) -> TensorTree:
+    r"""The biharmonic operator :math:`\Delta^2 f = \sum_{ij} \partial^4 f / \partial x_i^2 \partial x_j^2`.
+
+    By collapsed jets of order 4 along :math:`e_i` and :math:`e_i \pm e_j`: with :math:`D_v` the fourth derivative along
+    v, :math:`\Delta^2 = \frac16 \sum_{i<j} (D_{e_i+e_j} + D_{e_i-e_j}) + (1 - \frac{N-1}{3}) \sum_i D_{e_i}`.
+
+    Arguments, result and errors as :func:`laplacian`'s.
+    """
+    return _collapsed("biharmonic", f, wrt, 4, batch_dims, create_graph, retain_graph, chunk_size, progress)
+
+
+def directional(
+    f: TensorTree,
+    wrt: TensorTree,
+    directions: TensorTree,
+    order: int,
+    *,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    chunk_size: int | None = None,
+    progress: bool | Report = False,
+) -> tuple[TensorTree, ...]:
+    r"""All derivatives along directions, :math:`d^k/dt^k f(\mathit{wrt} + t v)` at t = 0 for k up to `order`, in a sweep.
+
+    Args:
+        f, wrt: as in :func:`laplacian`.
+        directions: v, of `wrt`'s structure and shapes; or several at once, each tensor with one more dimension in front.
+        order: the highest order, at least 1.
+        create_graph, retain_graph, progress: as in :func:`laplacian`.
+        chunk_size: directions in one sweep. None sizes it by memory.
+
+    Returns:
+        ``order + 1`` values of `f`'s structure: entry k is the k-th derivative, of shape ``f.shape``, or
+        ``[D, *f.shape]`` for D directions. Entry 0 is `f` itself.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; also for directions of wrong shapes.
+
+    Example:
+        >>> x = torch.tensor([0.5, 1.0], requires_grad=True)
+        >>> u, u_x, u_xx = directional(x**3, x, torch.ones(2), 2, create_graph=False)
+        >>> u_xx
+        tensor([3., 6.])
+    """
+    name = "directional"
+    if not isinstance(order, int) or isinstance(order, bool):
+        raise TypeError(f"{name}: expected order to be an int, got {type(order).__name__}")
+    if order < 1:
+        raise ValueError(f"{name}: expected order to be at least 1, got {order}")
+    outputs, f_spec = flatten(name, "f", f)
+    inputs, _ = flatten(name, "wrt", wrt)
+    vectors, _ = flatten(name, "directions", directions)
+    if len(vectors) != len(inputs):
+        raise ValueError(f"{name}: expected one direction for each of {len(inputs)} wrt, got {len(vectors)}")
+    single = all(v.shape == x.shape for v, x in zip(vectors, inputs, strict=True))
+    if single:
+        vectors = [v.unsqueeze(0) for v in vectors]
+    counts = {len(v) if v.dim() else None for v in vectors}
+    if len(counts) > 1 or any(v.shape[1:] != x.shape for v, x in zip(vectors, inputs, strict=True)):
+        raise ValueError(
+            f"{name}: expected directions of wrt's shapes {[tuple(x.shape) for x in inputs]}, or with one more dimension "
+            f"in front, got {[tuple(v.shape) for v in vectors]}"
+        )
+    _check(name, outputs, inputs, create_graph, chunk_size)
+    series: list[list[Tensor]] = [[] for _ in outputs]
+    with reporter(name, progress) as report:
+        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), 0, create_graph, chunk_size, report)
+        coefficients = sweeps.coefficients(vectors, order)
+    factorial = 1
+    with torch.set_grad_enabled(create_graph):
+        for k in range(1, order + 1):
+            factorial *= k
+            for i, coefficient in enumerate(coefficients):
+                derivative = coefficient[k - 1, 0] if single else coefficient[k - 1]
+                series[i].append(derivative if k == 1 else derivative * factorial)
+    _release(outputs, inputs, retain_graph)
+    return (f, *(nest_outputs([row[k] for row in series], f_spec) for k in range(order)))
+
+
+def hessian(
+    f: TensorTree,
+    wrt: TensorTree,
+    *,
+    batch_dims: int = 0,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    chunk_size: int | None = None,
+    progress: bool | Report = False,
+    method: Literal["auto", "nested", "taylor"] = "auto",
+) -> TensorTree:
+    """All second derivatives: ``nth_derivative(f, wrt, 2, ...)``, of shape ``f.shape + wrt.shape * 2``; with
+    `batch_dims`, ``batch + f_rest + wrt_rest * 2``."""
+    return nth_derivative(
+        f,
+        wrt,
+        2,
+        batch_dims=batch_dims,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        chunk_size=chunk_size,
+        progress=progress,
+        method=method,
+    )
+
+
+def divergence(
+    f: Tensor,
+    wrt: Tensor,
+    *,
+    batch_dims: int = 0,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    chunk_size: int | None = None,
+    progress: bool | Report = False,
+) -> Tensor:
+    r"""The divergence :math:`\sum_i \partial f_i / \partial \mathit{wrt}_i` of a vector field `f` of `wrt`'s shape.
+
+    Returns:
+        A tensor of shape ``f.shape[:batch_dims]``, 0-d without `batch_dims`.
+
+    Other arguments and errors as :func:`laplacian`'s; also a ValueError for an `f` of another shape than `wrt`'s.
+    """
+    jacobian = _field("divergence", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
+    with torch.set_grad_enabled(create_graph):
+        return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(f.shape[:batch_dims])
+
+
+def curl(
+    f: Tensor,
+    wrt: Tensor,
+    *,
+    batch_dims: int = 0,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    chunk_size: int | None = None,
+    progress: bool | Report = False,
+) -> Tensor:
+    r"""The curl of a field `f` of three components by a `wrt` of three, of `f`'s shape.
+
+    Component i is :math:`\partial f_k / \partial \mathit{wrt}_j - \partial f_j / \partial \mathit{wrt}_k` for (i, j, k)
+    cyclic. Arguments and errors as :func:`divergence`'s; one sample of f and wrt has 3 elements.
+    """
+    if f.shape[batch_dims:].numel() != 3:
+        raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {tuple(f.shape)}")
+    jacobian = _field("curl", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
+    with torch.set_grad_enabled(create_graph):
+        ahead, behind = [1, 2, 0], [2, 0, 1]
+        return (jacobian[:, behind, ahead] - jacobian[:, ahead, behind]).reshape(f.shape)
+
+
+def _field(
+    name: str,
+    f: Tensor,
+    wrt: Tensor,
+    batch_dims: int,
+    create_graph: bool,
+    retain_graph: bool,
+    chunk_size: int | None,
+    progress: bool | Report,
+) -> Tensor:
+    """The Jacobian [samples, N, N] of a field, by first-order jets along every element of a sample."""
+    for label, tensor in (("f", f), ("wrt", wrt)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected {label} to be a tensor, got {type(tensor).__name__}")
+    _check(name, [f], [wrt], create_graph, chunk_size)
+    check_batch(name, [f], [wrt], batch_dims)
+    if f.shape != wrt.shape:
+        raise ValueError(f"{name}: expected f of wrt's shape {tuple(wrt.shape)}, got {tuple(f.shape)}")
+    with reporter(name, progress) as report:
+        sweeps = Sweeps([f], [wrt], inspect([f], [wrt]), batch_dims, create_graph, chunk_size, report)
+        directions = basis([wrt], batch_dims, torch.eye(sweeps.width, dtype=wrt.dtype, device=wrt.device))
+        columns = sweeps.coefficients(directions, 1)[0][0]
+    _release([f], [wrt], retain_graph)
+    with torch.set_grad_enabled(create_graph):
+        return columns.reshape(sweeps.width, -1, sweeps.width).permute(1, 2, 0)
+
+
+def _collapsed(
+    name: str,
+    f: TensorTree,
+    wrt: TensorTree,
+    order: int,
+    batch_dims: int,
+    create_graph: bool,
+    retain_graph: bool,
+    chunk_size: int | None,
+    progress: bool | Report,
+) -> TensorTree:
+    """The Laplacian (order 2) or the biharmonic operator (order 4)."""
+    outputs, f_spec = flatten(name, "f", f)
+    inputs, _ = flatten(name, "wrt", wrt)
+    _check(name, outputs, inputs, create_graph, chunk_size)
+    check_batch(name, outputs, inputs, batch_dims)
+    with reporter(name, progress) as report:
+        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
+        vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width)
+        totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
+        if len(vectors) > 0:
+            directions = basis(inputs, batch_dims, vectors)
+            totals = sweeps.collapsed(directions, order, None if weights is None else weights.to(inputs[0].device))
+    _release(outputs, inputs, retain_graph)
+    with torch.set_grad_enabled(create_graph):
+        factor = 2 if weights is None else 24
+        return nest_outputs([total * factor for total in totals], f_spec)
+
+
+def _unit_vectors(width: int) -> tuple[Tensor, Tensor | None]:
+    return torch.eye(width, dtype=torch.float64), None
+
+
+def _pairs(width: int) -> tuple[Tensor, Tensor | None]:
+    """Directions and weights whose weighted sum of fourth derivatives is the biharmonic operator."""
+    eye = torch.eye(width, dtype=torch.float64)
+    pairs = torch.tensor(list(combinations(range(width), 2)), dtype=torch.int64).view(-1, 2)
+    first, second = eye[pairs[:, 0]], eye[pairs[:, 1]]
+    single = torch.full((width,), 1 - (width - 1) / 3, dtype=torch.float64)
+    weights = torch.cat([single, torch.full((2 * len(pairs),), 1 / 6, dtype=torch.float64)])
+    return torch.cat([eye, first + second, first - second]), weights
+
+
+def _check(name: str, outputs: list[Tensor], inputs: list[Tensor], create_graph: bool, chunk_size: int | None) -> None:
+    check_sweep_options(name, chunk_size, "auto", "auto")
+    _C.check_arguments(name, outputs, inputs, create_graph, chunk_size, None)
+
+
+def _release(outputs: list[Tensor], inputs: list[Tensor], retain_graph: bool) -> None:
+    if not retain_graph:
+        _C.release_graph(outputs, inputs)

@@ -1,0 +1,117 @@
+"""Packed symmetric tensors: their multi-indices, and full tensors of derivatives from derivatives along directions.
+
+A multi-index is sorted, and packed in colexicographic order: its rank is the sum of C(i_k + k, k + 1).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+from math import comb
+
+import torch
+from torch import Tensor
+
+
+def packed_size(width: int, order: int) -> int:
+    """How many entries of a symmetric tensor with `order` dimensions of `width` differ."""
+    return comb(width + order - 1, order) if order else 1
+
+
+@lru_cache(maxsize=64)
+def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
+    """Every multi-index of `order` + 1 as one of `order`, by rank, and a last index that is none of its smaller ones."""
+    last = torch.arange(width)
+    counts = torch.tensor([comb(j + order, order) for j in range(width)], dtype=torch.int64)
+    first = torch.cumsum(counts, 0) - counts
+    last = torch.repeat_interleave(last, counts)
+    return torch.arange(len(last)) - first[last], last
+
+
+@lru_cache(maxsize=64)
+def multi_indices(width: int, order: int) -> Tensor:
+    """All multi-indices in order of rank, [packed_size, order]."""
+    indices = torch.zeros(1, 0, dtype=torch.int64)
+    for k in range(order):
+        ranks, last = growth(width, k)
+        indices = torch.cat([indices[ranks], last[:, None]], 1)
+    return indices
+
+
+def directions(width: int, order: int) -> Tensor:
+    """The directions of the interpolation, [packed_size, width]: how often each index occurs in a multi-index."""
+    return torch.nn.functional.one_hot(multi_indices(width, order), max(width, 1)).sum(1).double()[:, :width]
+
+
+@lru_cache(maxsize=16)
+def interpolation(width: int, order: int) -> Tensor:
+    r"""The matrix that takes Taylor coefficients c_j of `order` along all :func:`directions` to partial derivatives.
+
+    .. math:: \partial^i f = \sum_{|j| = n} \gamma(i, j) c_j, \quad \gamma(i, j) = \sum_{0 < m \le i} (-1)^{|i - m|}
+        \binom{i}{m} \binom{n m / |m|}{j} \left(\frac{|m|}{n}\right)^n
+
+    (Griewank, Utke, Walther, "Evaluating higher derivative tensors by forward propagation of univariate Taylor series",
+    Math. Comp. 69, 2000.) Float64, [packed_size, packed_size], sparse: gamma(i, j) is zero unless j lies in i's support.
+    """
+    indices = multi_indices(width, order)
+    size = len(indices)
+    is_new = torch.ones_like(indices, dtype=torch.bool)
+    is_new[:, 1:] = indices[:, 1:] != indices[:, :-1]
+    kinds = (is_new.long() << torch.arange(order)).sum(1)
+    rows, columns, values = [], [], []
+    for kind in sorted(set(kinds.tolist())):
+        members = (kinds == kind).nonzero()[:, 0]
+        starts = [k for k in range(order) if kind >> k & 1]
+        exponents = [b - a for a, b in zip(starts, [*starts[1:], order], strict=True)]
+        support = indices[members][:, starts]
+        local = multi_indices(len(starts), order)
+        weights = _weights(exponents, local, order)
+        ranks = _ranks(support[:, local], width)
+        rows.append(members[:, None].expand_as(ranks).reshape(-1))
+        columns.append(ranks.reshape(-1))
+        values.append(weights.expand(ranks.shape).reshape(-1))
+    if not rows:
+        return torch.zeros(size, size, dtype=torch.float64)
+    places = torch.stack([torch.cat(rows), torch.cat(columns)])
+    return torch.sparse_coo_tensor(places, torch.cat(values), (size, size), check_invariants=False).coalesce()
+
+
+def _weights(exponents: list[int], local: Tensor, order: int) -> Tensor:
+    """gamma(i, j) for an i of these exponents and every j over the same support."""
+    m = torch.tensor([m for m in product(*(range(e + 1) for e in exponents)) if any(m)], dtype=torch.float64)
+    norm = m.sum(1)
+    factors = (-1.0) ** (order - norm) * (norm / order) ** order
+    for column, exponent in enumerate(exponents):
+        factors *= torch.tensor([comb(exponent, int(k)) for k in m[:, column]], dtype=torch.float64)
+    upper = order * m / norm[:, None]
+    binomials = torch.ones(*m.shape, order + 1, dtype=torch.float64)
+    for k in range(order):
+        binomials[..., k + 1] = binomials[..., k] * (upper - k) / (k + 1)
+    counts = torch.nn.functional.one_hot(local, len(exponents)).sum(1)
+    table = torch.ones(len(m), len(local), dtype=torch.float64)
+    for column in range(len(exponents)):
+        table *= binomials[:, column, counts[:, column]]
+    return factors @ table
+
+
+def _ranks(indices: Tensor, width: int) -> Tensor:
+    order = indices.shape[-1]
+    terms = torch.tensor([[comb(i + k, k + 1) for i in range(width)] for k in range(order)], dtype=torch.int64)
+    return sum((terms[k][indices[..., k]] for k in range(order)), torch.zeros(indices.shape[:-1], dtype=torch.int64))
+
+
+def interpolate(coefficients: Tensor, width: int, order: int) -> Tensor:
+    """Packed partial derivatives [packed_size, ...] from Taylor coefficients [packed_size, ...] in float64."""
+    if order == 1:
+        return coefficients
+    gamma = interpolation(width, order).to(coefficients.device)
+    flat = coefficients.reshape(len(coefficients), -1)
+    packed: Tensor = torch.sparse.mm(gamma, flat)
+    return packed.view(coefficients.shape)
+
+
+def expand(packed: Tensor, width: int, order: int) -> Tensor:
+    """Rows of packed entries [..., packed_size] as symmetric tensors [..., width, ..., width]."""
+    shape = packed.shape[:-1]
+    full: Tensor = torch.ops.highgrad_ext.expand_symmetric(packed.reshape(-1, packed.shape[-1]), width, order)
+    return full.view(*shape, *(width for _ in range(order)))

@@ -1,0 +1,310 @@
+"""Taylor coefficients over the recorded graph: directions, sweeps in chunks, and nested gradients where jets cannot go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import factorial, prod
+
+import torch
+from torch import Tensor
+
+from . import _C
+from ._progress import Report
+from ._symmetric import directions, expand, growth, interpolate, packed_size
+
+# By input: [D, *input.shape], or None where no direction moves it.
+Directions = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the graph tells of one output before any work.
+
+    degree: as a polynomial in all inputs, `UNBOUNDED` if it is none. reaches: which inputs it depends on. obstacle: why
+    jets cannot flow, or "". regular: whether mixed partials certainly agree (no custom Function, no hook). bytes: of one
+    row of all that is alive at once.
+    """
+
+    degree: int
+    reaches: list[bool]
+    obstacle: str
+    regular: bool
+    bytes: int
+
+
+UNBOUNDED = 1 << 40
+
+
+def inspect(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Outlook]:
+    """The outlook of every output."""
+    return [Outlook(*outlook) for outlook in _C.taylor_inspect(outputs, inputs)]
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Sweeps of jets from some inputs to some outputs, with the options of one call."""
+
+    outputs: list[Tensor]
+    inputs: list[Tensor]
+    outlooks: list[Outlook]
+    batch_dims: int
+    create_graph: bool
+    chunk_size: int | None
+    report: Report | None
+
+    @property
+    def obstacle(self) -> str:
+        """Why jets cannot flow to all outputs, or ""."""
+        return next((outlook.obstacle for outlook in self.outlooks if outlook.obstacle), "")
+
+    @property
+    def width(self) -> int:
+        """Elements of all inputs of one sample."""
+        return sum(prod(x.shape[self.batch_dims :]) for x in self.inputs)
+
+    def coefficients(self, moved: Directions, order: int, in_double: bool = False) -> list[Tensor]:
+        """By output: the coefficients c_1, ..., c_order along every direction, [order, D, *output.shape]."""
+        chunks = [self._sweep(part, order, False, None, in_double) for _, part in self._chunks(moved, order)]
+        return [join(parts, 1) for parts in zip(*chunks, strict=True)]
+
+    def collapsed(self, moved: Directions, order: int, weights: Tensor | None) -> list[Tensor]:
+        """By output: the sum of c_order over all directions, weighted, of output's shape."""
+        totals: list[Tensor] = []
+        for rows, part in self._chunks(moved, order):
+            chunk = self._sweep(part, order, True, None if weights is None else weights[rows], False)
+            with torch.set_grad_enabled(self.create_graph):
+                totals = [a + b for a, b in zip(totals, chunk, strict=True)] if totals else chunk
+        return totals
+
+    def partials(self, order: int) -> list[Tensor]:
+        """By output: all partial derivatives by the elements of all inputs of its sample together, of shape
+        [samples, rest, width, ..., width], from jets in float64."""
+        return [
+            (
+                self._partials_by_reverse(output, order)
+                if self._is_reverse_cheaper(output, order)
+                else self._partials_forward(output, order)
+            )
+            for output in self.outputs
+        ]
+
+    def _is_reverse_cheaper(self, output: Tensor, order: int) -> bool:
+        """Whether fewer directions pay for a reverse sweep, which costs about twice a forward one."""
+        if prod(output.shape[self.batch_dims :]) != 1:
+            return False
+        return 3 * packed_size(self.width, order - 1) < packed_size(self.width, order)
+
+    def _alone(self, output: Tensor) -> Sweeps:
+        outlook = next(o for f, o in zip(self.outputs, self.outlooks, strict=True) if f is output)
+        return replace(self, outputs=[output], outlooks=[outlook])
+
+    def _partials_forward(self, output: Tensor, order: int) -> Tensor:
+        """By interpolation of the coefficients along as many directions as there are different partial derivatives."""
+        moved = basis(self.inputs, self.batch_dims, directions(self.width, order))
+        coefficients = self._alone(output).coefficients(moved, order, in_double=True)[0][-1]
+        with torch.set_grad_enabled(self.create_graph):
+            samples = prod(output.shape[: self.batch_dims])
+            packed = interpolate(coefficients, self.width, order).reshape(len(coefficients), samples, -1)
+            return expand(packed.permute(1, 2, 0), self.width, order)
+
+    def _partials_by_reverse(self, output: Tensor, order: int) -> Tensor:
+        """For an f of one element a sample. The coefficients of x + t v satisfy d c_n / d v = grad c_(n-1): one reverse
+        sweep over jets gives the interpolation of every component of the gradient, one order below."""
+        samples = prod(output.shape[: self.batch_dims])
+        moved = basis(self.inputs, self.batch_dims, directions(self.width, order - 1))
+        slopes = []
+        for _, part in self._alone(output)._chunks(moved, order):
+            leaves = [v.detach().double().clone().requires_grad_() for v in part if v is not None]
+            recorded = replace(self._alone(output), create_graph=True)
+            total = recorded._sweep(leaves, order, True, None, True)[0].sum()
+            grads = [torch.zeros_like(leaf) for leaf in leaves]
+            if total.requires_grad:
+                grads = list(
+                    torch.autograd.grad(
+                        total, leaves, create_graph=self.create_graph, allow_unused=True, materialize_grads=True
+                    )
+                )
+            with torch.set_grad_enabled(self.create_graph):
+                slopes.append(torch.cat([grad.reshape(len(grad), samples, -1) for grad in grads], 2))
+        with torch.set_grad_enabled(self.create_graph):
+            ranks, last = (index.to(output.device) for index in growth(self.width, order - 1))
+            packed = interpolate(join(slopes, 0), self.width, order - 1).permute(1, 0, 2)[:, ranks, last]
+            return expand(packed.unsqueeze(1), self.width, order)
+
+    def unmixed(self, order: int) -> list[Tensor]:
+        """By output: the derivatives of `order` by each element of the inputs, [*output.shape, width]."""
+        eye = torch.eye(self.width, dtype=torch.float64)
+        if self.width == 0:
+            return [output.new_zeros(*output.shape, 0) for output in self.outputs]
+        results = self.coefficients(basis(self.inputs, self.batch_dims, eye), order)
+        with torch.set_grad_enabled(self.create_graph):
+            return [result[-1].movedim(0, -1) * factorial(order) for result in results]
+
+    def contracted(self, order: int) -> list[list[Tensor]]:
+        """By output, by input: the gradient of the sum of the gradient of ... of the sum of the output. That is the
+        gradient of a derivative along ones, hence the derivative of the next one by that direction."""
+        rows = []
+        for output in self.outputs:
+            recorded = replace(self._alone(output), create_graph=True)
+            row = []
+            for j, x in enumerate(self.inputs):
+                ones = torch.ones_like(x, requires_grad=True)
+                moved = [ones.unsqueeze(0) if i == j else None for i in range(len(self.inputs))]
+                total = recorded._sweep(moved, order, True, None, False)[0].sum()
+                grad = torch.zeros_like(x)
+                if total.requires_grad:
+                    (grad,) = torch.autograd.grad(
+                        total, ones, create_graph=self.create_graph, allow_unused=True, materialize_grads=True
+                    )
+                with torch.set_grad_enabled(self.create_graph):
+                    row.append(grad * factorial(order - 1))
+            rows.append(row)
+        return rows
+
+    def _chunks(self, moved: Directions, order: int) -> Iterator[tuple[slice, Directions]]:
+        total = next(len(v) for v in moved if v is not None)
+        size = self.chunk_size
+        if size is None:
+            # What is recorded stays alive whatever the chunks.
+            bytes = order * max((outlook.bytes for outlook in self.outlooks), default=0)
+            size = total if self.create_graph else _C.automatic_chunk_size(total, 2 * bytes, self.inputs[0])
+        for first in range(0, total, max(size, 1)):
+            rows = slice(first, min(first + size, total))
+            yield rows, [None if v is None else v[rows] for v in moved]
+            if self.report is not None:
+                self.report(rows.stop, total)
+
+    def _sweep(
+        self, moved: Directions, order: int, collapsed: bool, weights: Tensor | None, in_double: bool
+    ) -> list[Tensor]:
+        found: list[Tensor | None] | str = self.obstacle
+        if not found:
+            found = _C.taylor_coefficients(
+                self.outputs, self.inputs, moved, order, collapsed and order > 1, weights, in_double, self.create_graph
+            )
+        count = next(len(v) for v in moved if v is not None)
+        dtype = torch.float64 if in_double else self.inputs[0].dtype
+        if isinstance(found, str):
+            results = [self._nested(output, moved, order).to(dtype) for output in self.outputs]
+        else:
+            results = []
+            for output, coefficient in zip(self.outputs, found, strict=True):
+                if coefficient is None:
+                    shape = output.shape if collapsed and order > 1 else (order, count, *output.shape)
+                    coefficient = torch.zeros(shape, dtype=dtype, device=output.device)
+                results.append(coefficient.to(dtype))
+            if order > 1:
+                return results
+        if not collapsed:
+            return results
+        with torch.set_grad_enabled(self.create_graph):
+            last = [result[-1] for result in results]
+            if weights is None:
+                return [result.sum(0) for result in last]
+            return [torch.tensordot(weights.to(dtype), result, dims=1) for result in last]
+
+    def _nested(self, output: Tensor, directions: Directions, order: int) -> Tensor:
+        """The coefficients of one output by nested reverse mode, one element of a sample and one direction at a time."""
+        pairs = [(x, v) for x, v in zip(self.inputs, directions, strict=True) if v is not None]
+        count = len(pairs[0][1])
+        batch = prod(output.shape[: self.batch_dims])
+        with torch.enable_grad():
+            columns = output.reshape(batch, -1).unbind(1)
+        rows: list[Tensor] = []
+        for direction in range(count):
+            for column in columns:
+                series = self._nested_series(column, [(x, v[direction]) for x, v in pairs], order)
+                with torch.set_grad_enabled(self.create_graph):
+                    rows.append(torch.stack(series))
+        if not rows:
+            return torch.zeros((order, count, *output.shape), dtype=output.dtype, device=output.device)
+        with torch.set_grad_enabled(self.create_graph):
+            table = torch.stack(rows).view(count, len(columns), order, batch)
+            return table.permute(2, 0, 3, 1).reshape(order, count, *output.shape)
+
+    def _nested_series(self, column: Tensor, moved: list[tuple[Tensor, Tensor]], order: int) -> list[Tensor]:
+        inputs = [x for x, _ in moved]
+        series = []
+        for k in range(1, order + 1):
+            total = torch.zeros_like(column)
+            if column.requires_grad:
+                recorded = self.create_graph or k < order
+                with torch.enable_grad():
+                    grads = torch.autograd.grad(
+                        column.sum(), inputs, create_graph=recorded, retain_graph=True, allow_unused=True
+                    )
+                with torch.set_grad_enabled(recorded):
+                    for grad, (_, v) in zip(grads, moved, strict=True):
+                        if grad is not None:
+                            total = (
+                                total + (grad * v.to(grad.dtype)).reshape(len(column), -1).sum(1).to(total.dtype) / k
+                            )
+            column = total
+            series.append(total)
+        return series
+
+
+def join(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """The parts as one tensor, without a copy where there is one only."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def basis(inputs: Sequence[Tensor], batch_dims: int, selection: Tensor) -> Directions:
+    """Directions given by their coordinates in all inputs of one sample together, [D, width], the same for all samples:
+    [D, *input.shape] by input, without memory of their own for every sample."""
+    moved: list[Tensor | None] = []
+    first = 0
+    for x in inputs:
+        rest = x.shape[batch_dims:]
+        part = selection[:, first : first + prod(rest)].to(device=x.device, dtype=x.dtype)
+        first += prod(rest)
+        shaped = part.reshape(len(selection), *(1 for _ in range(batch_dims)), *rest)
+        moved.append(shaped.expand(len(selection), *x.shape))
+    return moved
+
+
+def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int) -> None:
+    """Raises unless the first `batch_dims` dimensions of all tensors are the same independent samples.
+
+    The graph proves it where every Node is known to keep samples apart. Where it does not, cotangents of NaN on half of
+    the samples, one for each bit of a sample's number and its complement, show what they mix: NaN survives every sum and
+    product, and two samples differ in some bit.
+    """
+    if not isinstance(batch_dims, int) or isinstance(batch_dims, bool):
+        raise TypeError(f"{caller}: expected batch_dims to be an int, got {type(batch_dims).__name__}")
+    if batch_dims < 0:
+        raise ValueError(f"{caller}: expected batch_dims to be at least 0, got {batch_dims}")
+    if batch_dims == 0:
+        return
+    tensors = [*outputs, *inputs]
+    shape = tensors[0].shape[:batch_dims]
+    for tensor in tensors:
+        if tensor.dim() < batch_dims or tensor.shape[:batch_dims] != shape:
+            raise ValueError(
+                f"{caller}: expected the first {batch_dims} dimensions of f and wrt to be the same samples, got shapes "
+                f"{', '.join(str(tuple(t.shape)) for t in tensors)}"
+            )
+    count = prod(shape)
+    if count > 1 and not _C.keeps_samples_apart(outputs, inputs, count):
+        _probe_batch(caller, outputs, inputs, count)
+
+
+def _probe_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int) -> None:
+    number = torch.arange(count)
+    bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
+    seeded = torch.cat([bits, 1 - bits]).bool()
+    for output in outputs:
+        if not output.requires_grad:
+            continue
+        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype)
+        cotangents[seeded] = torch.nan
+        cotangents = cotangents.to(output.device).view(len(seeded), *output.shape)
+        for x in inputs:
+            for mask, cotangent in zip(seeded, cotangents, strict=True):
+                (grad,) = torch.autograd.grad(output, x, cotangent, retain_graph=True, allow_unused=True)
+                if grad is not None and grad.reshape(count, -1)[~mask.to(grad.device)].isnan().any():
+                    raise RuntimeError(
+                        f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), but "
+                        "a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
+                    )

@@ -1,0 +1,238 @@
+"""The table of operations that jets flow through: each maps one float64 tensor of a given shape to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Row:
+    """low, high: the range of the input's elements. degree: as a polynomial, None where it is none. oracle: the same
+    function for the oracle, where torch's own third derivative is wrong (it takes saved moments for constants)."""
+
+    name: str
+    function: Callable[[Tensor], Any]
+    shape: tuple[int, ...] = (2, 3)
+    low: float = -1.0
+    high: float = 1.0
+    degree: int | None = None
+    oracle: Callable[[Tensor], Any] | None = None
+
+
+def fixed(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# Functions of one number, with the name that mpmath has for them.
+SCALAR = {
+    "exp": (torch.exp, -1, 1),
+    "exp2": (torch.exp2, -1, 1),
+    "expm1": (torch.expm1, -1, 1),
+    "log": (torch.log, 0.5, 2),
+    "log1p": (torch.log1p, -0.5, 1),
+    "log2": (torch.log2, 0.5, 2),
+    "log10": (torch.log10, 0.5, 2),
+    "sin": (torch.sin, -2, 2),
+    "cos": (torch.cos, -2, 2),
+    "tan": (torch.tan, -1, 1),
+    "sinh": (torch.sinh, -2, 2),
+    "cosh": (torch.cosh, -2, 2),
+    "tanh": (torch.tanh, -2, 2),
+    "asin": (torch.asin, -0.7, 0.7),
+    "acos": (torch.acos, -0.7, 0.7),
+    "atan": (torch.atan, -2, 2),
+    "asinh": (torch.asinh, -2, 2),
+    "acosh": (torch.acosh, 1.5, 3),
+    "atanh": (torch.atanh, -0.7, 0.7),
+    "sqrt": (torch.sqrt, 0.5, 2),
+    "rsqrt": (torch.rsqrt, 0.5, 2),
+    "reciprocal": (torch.reciprocal, 0.5, 2),
+    "sigmoid": (torch.sigmoid, -2, 2),
+    "logsigmoid": (F.logsigmoid, -2, 2),
+    "softplus": (F.softplus, -2, 2),
+    "softplus_sharp": (lambda x: F.softplus(x, beta=3.0, threshold=2.0), -2, 2),
+    "silu": (F.silu, -2, 2),
+    "mish": (F.mish, -2, 2),
+    "gelu": (F.gelu, -2, 2),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), -2, 2),
+    "elu": (lambda x: F.elu(x, alpha=1.3), -2, 2),
+    "selu": (F.selu, -2, 2),
+    "celu": (lambda x: F.celu(x, alpha=0.5), -2, 2),
+    "erf": (torch.erf, -2, 2),
+    "erfc": (torch.erfc, -2, 2),
+    "pow_2": (lambda x: x**2, -2, 2),
+    "pow_5": (lambda x: x**5, -2, 2),
+    "pow_-2": (lambda x: x**-2, 0.5, 2),
+    "pow_2.5": (lambda x: x**2.5, 0.5, 2),
+    "pow_base": (lambda x: 1.7**x, -2, 2),
+    "square": (torch.square, -2, 2),
+}
+
+
+def rows() -> list[Row]:
+    w, b, m = fixed(3, 4), fixed(4), fixed(2, 3, seed=3)
+    cube = fixed(2, 3, 4, seed=1)
+    image = fixed(1, 2, 5, 5, seed=2)
+    kernel = fixed(3, 2, 3, 3, seed=4)
+    weight = torch.linspace(0.5, 1.5, 3, dtype=torch.float64)
+    mask = m > 0
+    table = [Row(name, function, (5,), low, high) for name, (function, low, high) in SCALAR.items()]
+    table += [
+        # products
+        Row("mul", lambda x: x * x.flip(0), degree=2),
+        Row("mul_constant", lambda x: x * m, degree=1),
+        Row("mul_broadcast", lambda x: x[0] * x, degree=2),
+        Row("mul_broadcast_constant", lambda x: x[0] * m, degree=1),
+        Row("mul_outer", lambda x: x[:, :1] * x[:1], degree=2),
+        Row("mul_0d", lambda x: x * x[0, 0], degree=2),
+        Row("mul_scalar", lambda x: 3 * x - 1, degree=1),
+        Row("div", lambda x: x.sin() / (2 + x), low=-0.5),
+        Row("div_constant", lambda x: x / m, degree=1),
+        Row("div_of_constant", lambda x: m / (2 + x)),
+        Row("div_broadcast", lambda x: x[0] / (2 + x)),
+        Row("div_scalar", lambda x: x / 4, degree=1),
+        Row("mm_left", lambda x: x @ w, degree=1),
+        Row("mm_right", lambda x: w.t() @ x.t(), degree=1),
+        Row("mm", lambda x: x.sin() @ x.t()),
+        Row("mm_polynomial", lambda x: (x @ x.t()) @ (x * x), degree=4),
+        Row("addmm", lambda x: torch.addmm(b[:2], x.sin(), x.t(), beta=0.5, alpha=2.0)),
+        Row("addmm_bias", lambda x: torch.addmm(x[:, :1], x, w, beta=0.5, alpha=2.0), degree=1),
+        Row("linear_3d", lambda x: F.linear(x.sin().unsqueeze(1).expand(2, 2, 3), w.t(), b)),
+        Row("linear_weight", lambda x: F.linear(m, x.sin(), x[:, 0])),
+        Row("bmm_left", lambda x: x.exp().view(2, 1, 3).bmm(cube)),
+        Row("bmm_right", lambda x: cube.transpose(1, 2).bmm(x.view(2, 3, 1)), degree=1),
+        Row("bmm", lambda x: x.sin().view(2, 3, 1).bmm(x.view(2, 1, 3))),
+        Row(
+            "baddbmm", lambda x: torch.baddbmm(x.view(2, 3, 1), x.view(2, 3, 1), x.sin().view(2, 1, 3), beta=2, alpha=3)
+        ),
+        Row("mv", lambda x: x.sin() @ x[0]),
+        Row("mv_left", lambda x: x @ weight, degree=1),
+        Row("mv_right", lambda x: m @ x[1].cos()),
+        Row("addmv", lambda x: torch.addmv(x[:, 0], x, x[1].sin(), beta=0.5, alpha=2)),
+        Row("dot", lambda x: x[0].sin().dot(x[1])),
+        Row("dot_constant", lambda x: x[0].dot(weight), degree=1),
+        Row("einsum", lambda x: torch.einsum("ij,jk,ik->ik", x.sin(), w, x @ w)),
+        Row("bilinear", lambda x: F.bilinear(x, x.sin(), fixed(2, 3, 3))),
+        Row("attention", lambda x: F.scaled_dot_product_attention(x[None], x[None].sin(), x[None])),
+        Row("pow_zero", lambda x: x**0 + x, degree=1),
+        Row("pow_negative_base", lambda x: (x - 3) ** 3, degree=3),
+        Row("pow_tensor", lambda x: (x + 2) ** m),
+        Row("pow_tensor_natural", lambda x: x ** torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)),
+        Row("pow_exponent", lambda x: (m.abs() + 0.1) ** x),
+        Row("pow_both", lambda x: (x + 2) ** x.flip(1)),
+        Row("mse", lambda x: F.mse_loss(x * x, m), degree=4),
+        Row("mse_none", lambda x: F.mse_loss(x.sin(), x.flip(1), reduction="none")),
+        Row("mse_sum", lambda x: F.mse_loss(x.sin(), m, reduction="sum")),
+        Row("conv2d", lambda x: F.conv2d(x.sin(), kernel, fixed(3), padding=1, stride=2), (1, 2, 5, 5)),
+        Row("conv2d_weight", lambda x: F.conv2d(image, x, x[:, 0, 0, 0]), (3, 2, 3, 3), degree=1),
+        Row("conv1d_unbatched", lambda x: F.conv1d(x, fixed(2, 2, 2)).tanh(), (2, 4)),
+        Row(
+            "conv_transpose", lambda x: F.conv_transpose2d(x, kernel.transpose(0, 1), groups=1), (1, 2, 3, 3), degree=1
+        ),
+        Row("conv_groups", lambda x: F.conv1d(x, fixed(4, 1, 2), groups=2), (3, 2, 4), degree=1),
+        # reductions
+        Row("sum", lambda x: x.sin().sum()),
+        Row("sum_dim", lambda x: x.sum(-1, keepdim=True) * x, degree=2),
+        Row("sum_dims", lambda x: x.sum((0, 2)).sin(), (2, 3, 2)),
+        Row("sum_0d", lambda x: x.sum(0).sin(), ()),
+        Row("mean", lambda x: x.exp().mean()),
+        Row("mean_dim", lambda x: x.exp().mean(0)),
+        Row("softmax", lambda x: x.softmax(-1)),
+        Row("softmax_0", lambda x: x.softmax(0)),
+        Row("log_softmax", lambda x: x.log_softmax(1)),
+        Row("logsumexp", lambda x: x.logsumexp(1)),
+        Row("logsumexp_dims", lambda x: x.logsumexp((0, 1), keepdim=True)),
+        Row("cross_entropy", lambda x: -F.log_softmax(x, 1).gather(1, torch.tensor([[0], [2]]))),
+        Row("layer_norm", lambda x: F.layer_norm(x, (3,)), oracle=lambda x: normalized(x, 1)),
+        Row(
+            "layer_norm_affine",
+            lambda x: F.layer_norm(x, (3,), weight, -weight),
+            oracle=lambda x: normalized(x, 1) * weight - weight,
+        ),
+        Row(
+            "layer_norm_weight",
+            lambda x: F.layer_norm(x, (3,), x[0].sin(), x[1]),
+            oracle=lambda x: normalized(x, 1) * x[0].sin() + x[1],
+        ),
+        Row("layer_norm_2", lambda x: F.layer_norm(x, (2, 3), eps=0.1), oracle=lambda x: normalized(x, (0, 1), 0.1)),
+        Row("norm", lambda x: x.norm()),
+        Row("norm_dim", lambda x: x.norm(dim=1, keepdim=True)),
+        Row("vector_norm", lambda x: torch.linalg.vector_norm(x, dim=0)),
+        Row("prod", lambda x: x.prod(), degree=6),
+        Row("prod_dim", lambda x: x.prod(1), degree=3),
+        Row("prod_dim_keep", lambda x: x.sin().prod(0, keepdim=True), (5, 2)),
+        Row("var", lambda x: x.var(), degree=2),
+        Row("var_dim", lambda x: x.sin().var(1, correction=0)),
+        Row("std", lambda x: x.std(1)),
+        Row("cumsum", lambda x: x.sin().cumsum(1)),
+        # piecewise linear
+        Row("relu", lambda x: x.relu() * x),
+        Row("leaky_relu", lambda x: F.leaky_relu(x, 0.1), degree=1),
+        Row("relu6", lambda x: F.relu6(3 * x) * x),
+        Row("hardtanh", lambda x: F.hardtanh(2 * x), degree=1),
+        Row("threshold", lambda x: F.threshold(x, 0.1, 3.0), degree=1),
+        Row("abs", lambda x: x.abs() * x, degree=2),
+        Row("clamp", lambda x: x.clamp(-0.5, 0.5) * x, degree=2),
+        Row("clamp_min", lambda x: x.clamp_min(0.1), degree=1),
+        Row("max", lambda x: x.max() * x, degree=2),
+        Row("max_dim", lambda x: x.max(1).values.sin()),
+        Row("amin", lambda x: x.amin((0, 1)).sin()),
+        Row("maximum", lambda x: torch.maximum(x, x.flip(0).sin())),
+        Row("maximum_tie", lambda x: torch.maximum(x, x.detach()), degree=1),
+        Row("minimum_broadcast", lambda x: torch.minimum(x, x[0])),
+        Row("where", lambda x: torch.where(mask, x.sin(), x[0])),
+        Row("where_scalar", lambda x: torch.where(x > 0, x, 2.0) * x),
+        Row("max_pool", lambda x: F.max_pool2d(x.sin(), 2), (1, 2, 4, 4)),
+        Row("avg_pool", lambda x: F.avg_pool2d(x.sin(), 2), (1, 2, 4, 4)),
+        Row("sort", lambda x: x.sort(1).values.sin()),
+        # views and moves
+        Row("views", lambda x: x.t().reshape(1, 6).squeeze(0).unsqueeze(-1).sin()),
+        Row("permute", lambda x: x.permute(2, 0, 1).transpose(-1, -2).sin(), (2, 3, 2)),
+        Row("expand", lambda x: x[:, None].expand(2, 4, 3).sin()),
+        Row("select_slice", lambda x: x.select(-1, 1).sin() * x[:, 0::2].t()),
+        Row("cat", lambda x: torch.cat([x.sin(), m, x[:1]], 0)),
+        Row("cat_last", lambda x: torch.cat([m, x * x], -1), degree=2),
+        Row("stack", lambda x: torch.stack([x.sin(), m, x], -1)),
+        Row("unbind", lambda x: x.unbind(1)[1] * x.unbind(1)[0].sin()),
+        Row("split", lambda x: x.split(2, -1)[1].sin() * x.split([1, 2], 1)[1]),
+        Row("chunk", lambda x: x.chunk(2)[1].sin()),
+        Row("index", lambda x: x[torch.tensor([0, 1, 1]), torch.tensor([2, 0, 0])].sin()),
+        Row("index_select", lambda x: x.index_select(1, torch.tensor([2, 0])).sin()),
+        Row("gather", lambda x: x.gather(1, torch.tensor([[0, 2], [1, 1]])).sin()),
+        Row(
+            "scatter_add", lambda x: torch.zeros_like(x).scatter_add(1, torch.tensor([[0, 2], [1, 1]]), x[:, :2].sin())
+        ),
+        Row("roll_flip_pad", lambda x: F.pad(x.roll(1, 1).flip(0), (1, 0)).sin()),
+        Row("repeat_diag", lambda x: x.sin().repeat(3, 2).diagonal(1)),
+        Row("tril", lambda x: x.sin().tril()),
+        Row("upsample", lambda x: F.interpolate(x.sin(), scale_factor=2, mode="bilinear"), (1, 1, 2, 2)),
+        Row("in_place", lambda x: x.sin().mul_(2).add_(x)),
+        Row("in_place_slice", in_place_slice),
+        Row("masked_fill", lambda x: x.sin().masked_fill(mask, 2.0)),
+        Row("float_inside", lambda x: (x.float() * 2).double().sin()),
+        Row("checkpoint_of_views", lambda x: x.clone().view(-1)[1:5].reshape(2, 2).contiguous() @ m),
+        Row("mlp", lambda x: F.gelu(torch.tanh(x @ w + b) @ w.t()) @ w),
+        Row("as_strided", lambda x: torch.as_strided(x.sin(), (2, 2), (1, 2))),
+        Row("unfold", lambda x: x.unfold(1, 2, 1).sin()),
+    ]
+    return table
+
+
+def in_place_slice(x: Tensor) -> Tensor:
+    y = x.sin()
+    y[:, 0] = x[:, 1] * 3
+    return y * y
+
+
+ROWS = rows()
+
+
+def normalized(x: Tensor, dim: int | tuple[int, ...], eps: float = 1e-5) -> Tensor:
+    centered = x - x.mean(dim, keepdim=True)
+    return centered / (centered.square().mean(dim, keepdim=True) + eps).sqrt()

@@ -1,0 +1,314 @@
+"""Operators of PDEs and derivatives of any order: against nested gradients, with batches, where jets cannot go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from highgrad_ext import biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative
+from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
+from highgrad_ext._symmetric import interpolation, multi_indices
+
+
+class Sine(torch.autograd.Function):
+    """A custom Function, which jets do not know."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * ctx.saved_tensors[0].cos()
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def net(inputs: int, outputs: int = 1) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(inputs, 6), nn.Tanh(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, outputs)).double()
+
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {"jets": torch.sin, "nested": Sine.apply}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def trace(tensor: Tensor, wrt: Tensor) -> Tensor:
+    """The Laplacian by two loops."""
+    width = wrt.numel()
+    full = nth_derivative_loop(tensor, wrt, 2, create_graph=True).reshape(*tensor.shape, width, width)
+    return full.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+@every_kind
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+def test_laplacian(kind: str, outputs: int, chunk_size: int | None) -> None:
+    x = leaf(2, 2)
+    f = net(4, outputs)(KINDS[kind](x).view(-1))
+    result = laplacian(f, x, chunk_size=chunk_size)
+    assert result.requires_grad and result.shape == f.shape
+    assert_close(result, trace(f, x))
+    assert_close(laplacian({"f": f}, (x,), create_graph=False)["f"], result.detach())
+
+
+@every_kind
+def test_laplacian_of_samples(kind: str) -> None:
+    x = leaf(5, 3)
+    f = net(3, 2)(KINDS[kind](x))
+    expected = torch.stack([trace(net(3, 2)(x[i].sin()), x)[:] for i in range(5)])
+    assert_close(laplacian(f, x, batch_dims=1), expected)
+    grid = leaf(2, 3, 2)
+    f = net(2)(KINDS[kind](grid)).squeeze(-1)
+    assert laplacian(f, grid, batch_dims=2).shape == (2, 3)
+    assert_close(laplacian(f, grid, batch_dims=2), trace(f, grid))
+
+
+def test_laplacian_by_several_wrt() -> None:
+    t, x = leaf(4, 1), leaf(4, 2)
+    f = net(3)(torch.cat([t, x], 1))
+    expected = trace(f, t) + trace(f, x)
+    assert_close(laplacian(f, (t, x), batch_dims=1), expected)
+    assert_close(laplacian(f, (t, x)), expected)
+
+
+@every_kind
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_biharmonic(kind: str, width: int) -> None:
+    x = leaf(width)
+    f = (KINDS[kind](x) * torch.arange(1.0, width + 1)).sum().exp() * x.square().sum()
+    assert_close(biharmonic(f, x), trace(trace(f, x), x))
+
+
+def test_biharmonic_of_samples() -> None:
+    x = leaf(3, 2)
+    f = net(2)(x)[:, 0]
+    assert_close(biharmonic(f, x, batch_dims=1), laplacian(laplacian(f, x, batch_dims=1), x, batch_dims=1))
+
+
+@every_kind
+def test_directional(kind: str) -> None:
+    x = leaf(3, 2)
+    v = torch.randn(3, 2, dtype=x.dtype)
+    f = net(2, 2)(KINDS[kind](x))
+    result = directional(f, x, v, 4)
+    assert result[0] is f and len(result) == 5
+    expected = f
+    for derivative in result[1:]:
+        expected = (full_jacobian_loop(expected, x, create_graph=True) * v).sum((-1, -2))
+        assert_close(derivative, expected)
+    several = directional(f, x, torch.stack([v, 2 * v]), 2)
+    assert several[2].shape == (2, *f.shape)
+    assert_close(several[2][1], 4 * result[2])
+
+
+@every_kind
+def test_divergence_and_curl(kind: str) -> None:
+    x = leaf(4, 3)
+    f = net(3, 3)(KINDS[kind](x))
+    jacobian = torch.stack([full_jacobian_loop(f[i], x)[:, i] for i in range(4)])
+    assert_close(divergence(f, x, batch_dims=1), jacobian.diagonal(dim1=1, dim2=2).sum(1))
+    j = jacobian
+    expected = torch.stack([j[:, 2, 1] - j[:, 1, 2], j[:, 0, 2] - j[:, 2, 0], j[:, 1, 0] - j[:, 0, 1]], 1)
+    assert_close(curl(f, x, batch_dims=1), expected)
+    assert divergence(f, x).shape == ()
+
+
+def test_rotation_has_curl_and_no_divergence() -> None:
+    x = leaf(3)
+    f = torch.stack([-x[1], x[0], 0 * x[2]])
+    assert_close(curl(f, x), torch.tensor([0.0, 0.0, 2.0], dtype=x.dtype))
+    assert_close(divergence(f, x), torch.tensor(0.0, dtype=x.dtype))
+
+
+OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "laplacian": lambda f, x: laplacian(f, x, batch_dims=1),
+    "biharmonic": lambda f, x: biharmonic(f, x, batch_dims=1),
+    "directional": lambda f, x: directional(f, x, torch.ones_like(x), 4)[4],
+    "hessian": lambda f, x: hessian(f, x, batch_dims=1),
+    "third": lambda f, x: nth_derivative(f, x, 3, batch_dims=1),
+    "diagonal": lambda f, x: nth_derivative(f, x, 3, batch_dims=1, reduce="diagonal"),
+    "sum": lambda f, x: nth_derivative(f, x, 3, reduce="sum"),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_gradcheck_by_weights_and_wrt(operator: str) -> None:
+    """What training needs: the graph of the result reaches the weights."""
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        hidden = torch.tanh(nn.functional.linear(x, weight, bias))
+        return OPERATORS[operator]((hidden * hidden.exp()).sum(1), x)
+
+    assert torch.autograd.gradcheck(function, (leaf(2, 2), leaf(3, 2), leaf(3)))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_training_gives_the_gradients_of_nested_reverse(operator: str) -> None:
+    x, model = leaf(4, 2), net(2)
+    f = model(x)[:, 0]
+    grads = torch.autograd.grad(OPERATORS[operator](f, x).square().sum(), list(model.parameters()), allow_unused=True)
+    x_hooked = x * 1
+    x_hooked.register_hook(lambda grad: None)
+    g = model(x_hooked)[:, 0]
+    expected = torch.autograd.grad(
+        OPERATORS[operator](g, x).square().sum(), list(model.parameters()), allow_unused=True
+    )
+    for a, b in zip(grads, expected, strict=True):
+        if b is None:
+            assert a is None or not a.any()
+        if a is not None and b is not None:
+            assert_close(a, b)
+
+
+def test_samples_that_mix_raise() -> None:
+    x = leaf(6, 2)
+    mixing = [
+        nn.BatchNorm1d(2).double()(x).sum(1),
+        x.sum(1) * x.mean(),
+        x.roll(1, 0).sum(1),
+        x.softmax(0).sum(1),
+        (torch.ones(6, 6, dtype=x.dtype) @ x).sum(1),
+        x.flip(0).sin().sum(1),
+    ]
+    for f in mixing:
+        for operator in (laplacian, hessian, biharmonic):
+            with pytest.raises(RuntimeError, match="independent samples"):
+                operator(f, x, batch_dims=1)
+    separate = nn.BatchNorm1d(2).double().eval()(x).sin().sum(1)
+    assert_close(laplacian(separate, x, batch_dims=1), trace(separate, x))
+
+
+def test_wrong_arguments() -> None:
+    x = leaf(3, 2)
+    f = x.sin().sum(1)
+    with pytest.raises(ValueError, match="laplacian: expected the first 1 dimensions"):
+        laplacian(f.sum(), x, batch_dims=1)
+    with pytest.raises(ValueError, match="expected batch_dims to be at least 0"):
+        laplacian(f, x, batch_dims=-1)
+    with pytest.raises(ValueError, match="divergence: expected f of wrt's shape"):
+        divergence(f, x, batch_dims=1)
+    with pytest.raises(ValueError, match="curl: expected f and wrt of 3"):
+        curl(x.sin(), x, batch_dims=1)
+    with pytest.raises(ValueError, match="directional: expected order"):
+        directional(f, x, torch.ones_like(x), 0)
+    with pytest.raises(ValueError, match="directional: expected directions"):
+        directional(f, x, torch.ones(2), 2)
+    with pytest.raises(RuntimeError, match="laplacian: expected every wrt to require grad"):
+        laplacian(f, torch.ones(2))
+    with pytest.raises(ValueError, match="expected method"):
+        nth_derivative(f, x, 2, method="jets")  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="cannot be used"):
+        nth_derivative(Sine.apply(x).prod(), x, 2, method="taylor")
+
+
+def test_freed_graph_and_changed_tensor_raise() -> None:
+    x = leaf(3)
+    f = x.exp().sum()
+    laplacian(f, x, retain_graph=False, create_graph=False)
+    with pytest.raises(RuntimeError, match="second time"):
+        laplacian(f, x)
+    y = x.exp()
+    g = y.sin().sum()
+    y.data.add_(0)
+    with torch.no_grad():
+        y.add_(1)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        laplacian(g, x)
+
+
+def test_constants_parameters_and_detached_parts() -> None:
+    x = leaf(3)
+    weight = leaf(3)
+    f = (x.detach() * x.sin() * weight).sum() + (x.exp().detach() * x.square()).sum()
+    expected = -(x.detach() * x.sin() * weight).sum() + 2 * x.exp().detach().sum()
+    result = laplacian(f, x)
+    assert_close(result, expected)
+    assert_close(torch.autograd.grad(result, weight)[0], -(x.detach() * x.sin()).detach())
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("method", ["auto", "nested", "taylor"])
+def test_orders_by_every_method(n: int, method: Any) -> None:
+    x = leaf(2, 2)
+    f = net(4, 2)(x.view(-1))
+    expected = nth_derivative_loop(f, x, n)
+    assert_close(nth_derivative(f, x, n, method=method, create_graph=False), expected)
+    assert_close(nth_derivative(f[0], x, n, method=method), expected[0])
+    if method == "nested":
+        assert_close(nth_derivative(f, x, n, method=method, symmetric=False), expected)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("method", ["nested", "taylor"])
+@pytest.mark.parametrize("reduce", [None, "diagonal"])
+@pytest.mark.parametrize("width", [2, 8])
+def test_orders_of_samples(n: int, method: Any, reduce: Any, width: int) -> None:
+    x = leaf(3, width)
+    for outputs in (1, 2):
+        f = net(width, outputs)(x)
+        f = f[:, 0] if outputs == 1 else f
+        result = nth_derivative(f, x, n, method=method, reduce=reduce, batch_dims=1)
+        every = nth_derivative(f, x, n, method="nested", create_graph=False)
+        parts = []
+        for i in range(3):
+            part = every[i]
+            for axis in range(n):
+                part = part.select(f.dim() - 1 + axis, i)
+            index = [torch.arange(width)] * n
+            parts.append(part[(..., *index)] if reduce else part)
+        assert_close(result, torch.stack(parts))
+
+
+def test_degree_stop() -> None:
+    x = leaf(3)
+    w = torch.randn(3, 3, dtype=x.dtype)
+    assert_close(nth_derivative(x @ w @ x, x, 2), w + w.t())
+    for f, degree in ((x @ w @ x, 2), ((x**3).sum(), 3), ((x * x - 1).square().mean(), 4), (x.relu() * x, 2)):
+        seen: list[tuple[int, int]] = []
+        zero = nth_derivative(f, x, degree + 1, progress=lambda *s: seen.append(s))
+        assert not zero.any() and not seen
+        assert nth_derivative(f, x, degree).any()
+
+
+def test_half_precision_and_float() -> None:
+    torch.manual_seed(0)
+    model = net(3).float()
+    x = torch.randn(3, requires_grad=True)
+    exact = nth_derivative(net(3)(x.double())[0], x, 4, create_graph=False)
+    assert_close(nth_derivative(model(x)[0], x, 4, create_graph=False), exact, rtol=1e-4, atol=1e-6)
+    y = torch.randn(3, dtype=torch.bfloat16, requires_grad=True)
+    assert nth_derivative(y.sin().prod(), y, 3).dtype == torch.bfloat16
+
+
+def test_empty_and_unused() -> None:
+    x, y = leaf(0), leaf(2)
+    assert laplacian(x.sin().sum(), x) == 0
+    assert not laplacian(y.sin(), leaf(2)).any()
+    assert laplacian(leaf(0, 2).sin(), y).shape == (0, 2)
+    assert nth_derivative(leaf(0, 2).sin().sum(1), y, 3).shape == (0, 2, 2, 2)
+
+
+@pytest.mark.parametrize("width, order", itertools.product([1, 2, 3, 5], [1, 2, 3, 4, 6]))
+def test_interpolation_is_exact_for_powers(width: int, order: int) -> None:
+    """f(x) = prod x^i at 0: the coefficient along j is j^i, the only derivative is i! at i."""
+    indices = multi_indices(width, order)
+    counts = torch.nn.functional.one_hot(indices, width).sum(1).double()
+    gamma = interpolation(width, order).to_dense()
+    powers = (counts[:, None, :] ** counts[None, :, :]).prod(-1)
+    factorials = torch.exp(torch.lgamma(counts + 1).sum(1))
+    assert_close(gamma @ powers, torch.diag(factorials), rtol=1e-8, atol=1e-6)
+
+
+def test_interpolation_of_the_paper() -> None:
+    gamma = interpolation(2, 2).to_dense()
+    assert_close(gamma[1], torch.tensor([-0.25, 1.0, -0.25], dtype=torch.float64))
