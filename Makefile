@@ -16,6 +16,7 @@ SOURCES := $(shell find csrc -type f)
 
 demo: build $(VENV)/demo.deps
 	$(BIN)/python examples/digits.py
+	$(BIN)/python examples/kuramoto_sivashinsky.py
 
 test: build $(VENV)/test.deps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)

@@ -43,8 +43,8 @@ def nth_derivative(
     Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
     above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: along as many
     directions as there are different partial derivatives, from which those are interpolated in float64 (Griewank, Utke,
-    Walther, Math. Comp. 69, 2000); for an `f` of one element and many of `wrt`, by a reverse sweep over jets of one order
-    less. Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
+    Walther, Math. Comp. 69, 2000); for an `f` of one element and many of `wrt`, by a reverse sweep over jets of one
+    order less. Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
 
     Args:
         f, wrt: as in :func:`full_jacobian`.
@@ -55,21 +55,21 @@ def nth_derivative(
             "diagonal" gives the unmixed ones, :math:`\partial^n f_i / \partial \mathit{wrt}_j^n`.
         create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
             always record their graph.
-        chunk_size, mode, structure: as in :func:`full_jacobian`, for every order of nested sweeps; of jets, chunk_size is
-            the directions a sweep.
+        chunk_size, mode, structure: as in :func:`full_jacobian`, for every order of nested sweeps; of jets, chunk_size
+            is the directions a sweep.
         allow_unused: as in :func:`full_jacobian`, for the first order.
         strict: as in :func:`full_jacobian`, for every order, which are then nested.
         method: "nested" and "taylor" force one of the two; "taylor" warns where it cannot be used.
-        batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples, and derivatives of
-            one sample by another are left out.
+        batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples, and derivatives
+            of one sample by another are left out.
         symmetric: False derives mixed partials in every order of their indices, for graphs on which they differ. That
             also holds for graphs with a custom Function or a hook. It turns jets off.
 
     Returns:
         For tensors, a tensor of `wrt`'s dtype and device, of shape ``f.shape + wrt.shape * n``; with reduce="sum"
-        ``wrt.shape``; with reduce="diagonal" ``f.shape + wrt.shape``. With `batch_dims`, ``batch + f_rest + wrt_rest * n`` or, with
-        reduce="diagonal", ``batch + f_rest + wrt_rest``. For containers, `f`'s structure outside and
-        `wrt`'s inside, n times for reduce=None, once otherwise (every `wrt` is then reduced by itself).
+        ``wrt.shape``; with reduce="diagonal" ``f.shape + wrt.shape``. With `batch_dims`,
+        ``batch + f_rest + wrt_rest * n`` or, with reduce="diagonal", ``batch + f_rest + wrt_rest``. For
+        containers, `f`'s structure outside and `wrt`'s inside, n times for reduce=None, once otherwise (every `wrt` is then reduced by itself).
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a negative n, an unknown `reduce` or `method` and

@@ -88,11 +88,11 @@ def directional(
     chunk_size: int | None = None,
     progress: bool | Report = False,
 ) -> tuple[TensorTree, ...]:
-    r"""All derivatives along directions, :math:`d^k/dt^k f(\mathit{wrt} + t v)` at t = 0 for k up to `order`, in a sweep.
+    r"""All derivatives along directions, :math:`d^k/dt^k f(\mathit{wrt} + t v)` at t = 0 for k up to `order`.
 
     Args:
         f, wrt: as in :func:`laplacian`.
-        directions: v, of `wrt`'s structure and shapes; or several at once, each tensor with one more dimension in front.
+        directions: v, of `wrt`'s structure and shapes; or several at once, with one more dimension in front.
         order: the highest order, at least 1.
         create_graph, retain_graph, progress: as in :func:`laplacian`.
         chunk_size: directions in one sweep. None sizes it by memory.
@@ -126,8 +126,8 @@ def directional(
     counts = {len(v) if v.dim() else None for v in vectors}
     if len(counts) > 1 or any(v.shape[1:] != x.shape for v, x in zip(vectors, inputs, strict=True)):
         raise ValueError(
-            f"{name}: expected directions of wrt's shapes {[tuple(x.shape) for x in inputs]}, or with one more dimension "
-            f"in front, got {[tuple(v.shape) for v in vectors]}"
+            f"{name}: expected directions of wrt's shapes {[tuple(x.shape) for x in inputs]}, or with one more "
+            f"dimension in front, got {[tuple(v.shape) for v in vectors]}"
         )
     _check(name, outputs, inputs, create_graph, chunk_size)
     series: list[list[Tensor]] = [[] for _ in outputs]

@@ -20,7 +20,7 @@ def packed_size(width: int, order: int) -> int:
 
 @lru_cache(maxsize=64)
 def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
-    """Every multi-index of `order` + 1 as one of `order`, by rank, and a last index that is none of its smaller ones."""
+    """Every multi-index of `order` + 1 as the rank of one of `order` and a last index that is none of its smaller."""
     last = torch.arange(width)
     counts = torch.tensor([comb(j + order, order) for j in range(width)], dtype=torch.int64)
     first = torch.cumsum(counts, 0) - counts
@@ -51,7 +51,8 @@ def interpolation(width: int, order: int) -> Tensor:
         \binom{i}{m} \binom{n m / |m|}{j} \left(\frac{|m|}{n}\right)^n
 
     (Griewank, Utke, Walther, "Evaluating higher derivative tensors by forward propagation of univariate Taylor series",
-    Math. Comp. 69, 2000.) Float64, [packed_size, packed_size], sparse: gamma(i, j) is zero unless j lies in i's support.
+    Math. Comp. 69, 2000.) Float64, [packed_size, packed_size], sparse: gamma(i, j) is zero unless j lies in the support
+    of i.
     """
     indices = multi_indices(width, order)
     size = len(indices)

@@ -1,4 +1,4 @@
-"""Taylor coefficients over the recorded graph: directions, sweeps in chunks, and nested gradients where jets cannot go."""
+"""Taylor coefficients over the recorded graph: directions, sweeps in chunks; nested gradients where jets cannot go."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Outlook:
     """What the graph tells of one output before any work.
 
     degree: as a polynomial in all inputs, `UNBOUNDED` if it is none. reaches: which inputs it depends on. obstacle: why
-    jets cannot flow, or "". regular: whether mixed partials certainly agree (no custom Function, no hook). bytes: of one
-    row of all that is alive at once.
+    jets cannot flow, or "". regular: whether mixed partials certainly agree (no custom Function, no hook). bytes: of
+    one row of all that is alive at once.
     """
 
     degree: int
@@ -205,7 +205,7 @@ class Sweeps:
             return [torch.tensordot(weights.to(dtype), result, dims=1) for result in last]
 
     def _nested(self, output: Tensor, directions: Directions, order: int) -> Tensor:
-        """The coefficients of one output by nested reverse mode, one element of a sample and one direction at a time."""
+        """The coefficients of one output by nested reverse mode, one element of a sample and direction at a time."""
         pairs = [(x, v) for x, v in zip(self.inputs, directions, strict=True) if v is not None]
         count = len(pairs[0][1])
         batch = prod(output.shape[: self.batch_dims])
@@ -268,8 +268,8 @@ def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
     """Raises unless the first `batch_dims` dimensions of all tensors are the same independent samples.
 
     The graph proves it where every Node is known to keep samples apart. Where it does not, cotangents of NaN on half of
-    the samples, one for each bit of a sample's number and its complement, show what they mix: NaN survives every sum and
-    product, and two samples differ in some bit.
+    the samples, one for each bit of a sample's number and its complement, show what they mix: NaN survives every sum
+    and product, and two samples differ in some bit.
     """
     if not isinstance(batch_dims, int) or isinstance(batch_dims, bool):
         raise TypeError(f"{caller}: expected batch_dims to be an int, got {type(batch_dims).__name__}")
@@ -305,6 +305,6 @@ def _probe_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor
                 (grad,) = torch.autograd.grad(output, x, cotangent, retain_graph=True, allow_unused=True)
                 if grad is not None and grad.reshape(count, -1)[~mask.to(grad.device)].isnan().any():
                     raise RuntimeError(
-                        f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), but "
-                        "a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
+                        f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), "
+                        "but a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
                     )

@@ -275,7 +275,7 @@ def test_degree_stop() -> None:
     assert_close(nth_derivative(x @ w @ x, x, 2), w + w.t())
     for f, degree in ((x @ w @ x, 2), ((x**3).sum(), 3), ((x * x - 1).square().mean(), 4), (x.relu() * x, 2)):
         seen: list[tuple[int, int]] = []
-        zero = nth_derivative(f, x, degree + 1, progress=lambda *s: seen.append(s))
+        zero = nth_derivative(f, x, degree + 1, progress=lambda *s, seen=seen: seen.append(s))
         assert not zero.any() and not seen
         assert nth_derivative(f, x, degree).any()
 
