@@ -68,8 +68,9 @@ def nth_derivative(
     Returns:
         For tensors, a tensor of `wrt`'s dtype and device, of shape ``f.shape + wrt.shape * n``; with reduce="sum"
         ``wrt.shape``; with reduce="diagonal" ``f.shape + wrt.shape``. With `batch_dims`,
-        ``batch + f_rest + wrt_rest * n`` or, with reduce="diagonal", ``batch + f_rest + wrt_rest``. For
-        containers, `f`'s structure outside and `wrt`'s inside, n times for reduce=None, once otherwise (every `wrt` is then reduced by itself).
+        ``batch + f_rest + wrt_rest * n`` or, with reduce="diagonal", ``batch + f_rest + wrt_rest``. For containers,
+        `f`'s structure outside and `wrt`'s inside, n times for reduce=None, once otherwise (every `wrt` is then reduced
+        by itself).
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a negative n, an unknown `reduce` or `method` and
