@@ -35,7 +35,7 @@ __device__ void atomic_add_short(real_t* address, real_t value) {
     expected = seen;
     const float sum =
         Convert<float, real_t>::apply(reinterpret_cast<const real_t&>(expected)) + Convert<float, real_t>::apply(value);
-    const real_t rounded = from_float<real_t>(sum);
+    const real_t rounded = Convert<real_t, float>::apply(sum);
     seen = atomicCAS(bits, expected, reinterpret_cast<const unsigned short&>(rounded));
   } while (seen != expected);
 }
