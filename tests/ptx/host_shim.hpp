@@ -49,3 +49,20 @@ void launch(dim3 grid, dim3 block, Kernel&& kernel) {
 }
 
 } // namespace host_shim
+
+// Atomics, by compare and swap.
+inline unsigned short atomicCAS(unsigned short* address, unsigned short expected, unsigned short desired) {
+  __atomic_compare_exchange_n(address, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+  return expected;
+}
+
+template <typename T>
+T atomicAdd(T* address, T value) {
+  T seen;
+  __atomic_load(address, &seen, __ATOMIC_SEQ_CST);
+  T sum = seen + value;
+  while (!__atomic_compare_exchange(address, &seen, &sum, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+    sum = seen + value;
+  }
+  return seen;
+}
