@@ -50,7 +50,7 @@ def test_sizes_past_two_to_the_31(row: Row, architecture: str) -> None:
             raise AssertionError(f"{call.label}: {error}") from error
 
 
-# Compiled and checked for spills, but the interpreter has no atomics to run compress_kernel with, and neither has a row.
+# Compiled and checked for spills. The interpreter has no atomics to run compress_kernel with; neither has a row yet.
 NOT_RUN = {"decompress_kernel", "compress_kernel"}
 
 
