@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from problems import fixed
 from torch import Tensor
 
 
@@ -23,10 +24,6 @@ class Row:
     high: float = 1.0
     degree: int | None = None
     oracle: Callable[[Tensor], Any] | None = None
-
-
-def fixed(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # Functions of one number, with the name that mpmath has for them.

@@ -8,25 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from problems import NoVmap
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from highgrad_ext import biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
 from highgrad_ext._symmetric import interpolation, multi_indices
-
-
-class Sine(torch.autograd.Function):
-    """A custom Function, which jets do not know."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * ctx.saved_tensors[0].cos()
 
 
 def leaf(*shape: int) -> Tensor:
@@ -38,7 +26,7 @@ def net(inputs: int, outputs: int = 1) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 6), nn.Tanh(), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, outputs)).double()
 
 
-KINDS: dict[str, Callable[[Tensor], Tensor]] = {"jets": torch.sin, "nested": Sine.apply}
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {"jets": torch.sin, "nested": NoVmap.apply}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -208,7 +196,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="expected method"):
         nth_derivative(f, x, 2, method="jets")  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="cannot be used"):
-        nth_derivative(Sine.apply(x).prod(), x, 2, method="taylor")
+        nth_derivative(NoVmap.apply(x).prod(), x, 2, method="taylor")
 
 
 def test_freed_graph_and_changed_tensor_raise() -> None:

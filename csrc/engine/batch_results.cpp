@@ -9,6 +9,7 @@
 
 #include "engine/probe.h"
 #include "engine/special_results.h"
+#include "ops/joined_shape.h"
 #include "plan/chunking.h"
 #include "structure/axes.h"
 
@@ -26,10 +27,7 @@ struct Samples {
 };
 
 std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& input, int64_t batch_dims) {
-  std::vector<int64_t> shape = output.sizes().vec();
-  const at::IntArrayRef rest = input.sizes().slice(batch_dims);
-  shape.insert(shape.end(), rest.begin(), rest.end());
-  return shape;
+  return ops::joined_shape(output.sizes(), input.sizes().slice(batch_dims));
 }
 
 bool are_tied(const structure::Digits& digits, const Samples& output, const Samples& input) {

@@ -14,6 +14,7 @@
 
 #include "engine/failure.h"
 #include "engine/vmap_level.h"
+#include "ops/joined_shape.h"
 
 namespace highgrad::engine {
 namespace {
@@ -60,9 +61,7 @@ at::Tensor unwrap_rows(at::Tensor&& grad, int64_t batch_size, int64_t level) {
   if (grad.layout() != at::kStrided) {
     grad = grad.to_dense();
   }
-  std::vector<int64_t> shape{batch_size};
-  shape.insert(shape.end(), grad.sizes().begin(), grad.sizes().end());
-  return grad.unsqueeze(0).expand(shape);
+  return grad.unsqueeze(0).expand(ops::joined_shape(batch_size, grad.sizes()));
 }
 
 // Note [Naming the Node that fails]

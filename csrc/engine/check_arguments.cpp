@@ -4,6 +4,8 @@
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
 
+#include "ops/joined_shape.h"
+
 namespace highgrad::engine {
 namespace {
 
@@ -148,8 +150,7 @@ void check_arguments(
     others.insert(others.end(), inputs.begin(), inputs.end());
     for (const at::Tensor& output : outputs) {
       for (const at::Tensor& input : inputs) {
-        shapes.push_back(output.sizes().vec());
-        shapes.back().insert(shapes.back().end(), input.sizes().begin(), input.sizes().end());
+        shapes.push_back(ops::joined_shape(output.sizes(), input.sizes()));
         likes.push_back(input);
       }
     }

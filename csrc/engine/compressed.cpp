@@ -21,11 +21,13 @@
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
 #include "ops/decompress.h"
+#include "ops/joined_shape.h"
 #include "plan/chunking.h"
 
 namespace highgrad::engine {
 namespace {
 
+using ops::joined_shape;
 using structure::Compression;
 using structure::SparsityPattern;
 
@@ -34,17 +36,10 @@ at::Tensor to_tensor(const std::vector<int64_t>& values) {
   return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }
 
-// Shapes with `count` of something in front.
-std::vector<int64_t> stacked_shape(int64_t count, const at::Tensor& tensor) {
-  std::vector<int64_t> shape{count};
-  shape.insert(shape.end(), tensor.sizes().begin(), tensor.sizes().end());
-  return shape;
-}
-
 // Rows [first, first + count) of the matrix whose row c sums the unit vectors of colour c.
 at::Tensor color_seeds(const at::Tensor& output, const at::Tensor& colors, int64_t first, int64_t count) {
   const at::Tensor wanted = at::arange(first, first + count, colors.options()).unsqueeze(1);
-  return at::eq(colors.unsqueeze(0), wanted).to(output.scalar_type()).view(stacked_shape(count, output));
+  return at::eq(colors.unsqueeze(0), wanted).to(output.scalar_type()).view(joined_shape(count, output.sizes()));
 }
 
 // One sweep of `count` colours; false, after which `chunk_size` is smaller, if it is to be tried again.
@@ -126,7 +121,7 @@ std::vector<at::Tensor> sweep_colors(
   std::vector<std::vector<at::Tensor>> chunks(problem.inputs.size());
   for (int64_t first = 0; first < num_colors;) {
     const int64_t count = std::min(chunk_size, num_colors - first);
-    const at::Tensor seeds = num_colors == 1 ? at::ones(stacked_shape(1, output), output.options())
+    const at::Tensor seeds = num_colors == 1 ? at::ones(joined_shape(1, output.sizes()), output.options())
                                              : color_seeds(output, colors, first, count);
     std::vector<at::Tensor> rows;
     if (!try_sweep(problem, seeds, options, sweeps.chunk_size.has_value(), chunk_size, rows)) {
@@ -165,7 +160,7 @@ std::vector<CompressedBlock> compute_compressed(
 }
 
 at::Tensor dense_rows(const CompressedBlock& block, const at::Tensor& output, const at::Tensor& input) {
-  const std::vector<int64_t> shape = stacked_shape(output.numel(), input);
+  const std::vector<int64_t> shape = joined_shape(output.numel(), input.sizes());
   if (!block.compressed.defined()) {
     return {};
   }

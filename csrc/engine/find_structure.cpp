@@ -154,38 +154,41 @@ std::shared_ptr<Compression> probe_structure(
   return result;
 }
 
-} // namespace
-
-std::shared_ptr<const Compression> find_structure(const CompressedProblem& problem, Effort effort) {
+// For a problem that may be compressed, and axes that are known.
+std::shared_ptr<const Compression> find_by_axes(
+    const CompressedProblem& problem,
+    const AxisAnalysis& axes,
+    Effort effort) {
   const int64_t rows = problem.output.numel();
-  if (!may_compress(problem) || (effort == Effort::kSmall && rows * problem.tape.bytes_per_row < kLeastBytes)) {
-    return nullptr;
-  }
-  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
-  if (!axes.has_value()) {
-    return nullptr;
-  }
-  if (!axes->is_known) {
-    return nullptr;
-  }
   // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
   std::shared_ptr<Compression> result;
-  const std::vector<Digits> upper = *ties_of(problem, *axes, false);
+  const std::vector<Digits> upper = *ties_of(problem, axes, false);
   const int64_t tied = structure::rows_a_color(rows, upper);
-  const std::optional<std::vector<Digits>> lower = ties_of(problem, *axes, true);
+  const std::optional<std::vector<Digits>> lower = ties_of(problem, axes, true);
   const bool has_more = !lower.has_value() || structure::rows_a_color(rows, *lower) >= 2 * kLeastGain * tied;
   const auto budget = has_more ? plan_probes(problem, rows / tied, effort) : std::nullopt;
   if (budget.has_value()) {
-    result = probe_structure(problem, *axes, *budget, effort);
+    result = probe_structure(problem, axes, *budget, effort);
   }
   if (result == nullptr && tied >= kLeastGain) {
     result = std::make_shared<Compression>(*structure::compression_of_ties(rows, upper));
     result->reason = "axes that the tape ties to those of the output";
   }
   if (result != nullptr) {
-    result->signature = axes->signature;
+    result->signature = axes.signature;
   }
   return result;
+}
+
+} // namespace
+
+std::shared_ptr<const Compression> find_structure(const CompressedProblem& problem, Effort effort) {
+  if (!may_compress(problem) ||
+      (effort == Effort::kSmall && problem.output.numel() * problem.tape.bytes_per_row < kLeastBytes)) {
+    return nullptr;
+  }
+  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
+  return axes.has_value() && axes->is_known ? find_by_axes(problem, *axes, effort) : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(
@@ -198,10 +201,10 @@ std::shared_ptr<const Compression> renew_structure(
           problem.output.numel() == kept->pattern.rows && count_columns(problem) == kept->pattern.columns,
       caller,
       ": expected a graph like the one that was planned, got one whose operations, shapes or links differ; plan it anew");
-  if (kept->is_global && may_compress(problem)) {
-    return kept;
+  if (!may_compress(problem)) {
+    return nullptr;
   }
-  return find_structure(problem, Effort::kThorough);
+  return kept->is_global ? kept : find_by_axes(problem, *axes, Effort::kThorough);
 }
 
 } // namespace highgrad::engine

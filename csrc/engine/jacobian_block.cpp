@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "ops/joined_shape.h"
+
 namespace highgrad::engine {
 namespace {
 
@@ -36,15 +38,11 @@ JacobianBlock::JacobianBlock(at::Tensor output, at::Tensor input, bool create_gr
 
 // All rows: [output.numel(), *input.shape].
 std::vector<int64_t> JacobianBlock::rows_shape() const {
-  std::vector<int64_t> shape{output_.numel()};
-  shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
-  return shape;
+  return ops::joined_shape(output_.numel(), input_.sizes());
 }
 
 std::vector<int64_t> JacobianBlock::result_shape() const {
-  std::vector<int64_t> shape = output_.sizes().vec();
-  shape.insert(shape.end(), input_.sizes().begin(), input_.sizes().end());
-  return shape;
+  return ops::joined_shape(output_.sizes(), input_.sizes());
 }
 
 // Whether `rows` are the whole result already, in memory that nobody else can see.

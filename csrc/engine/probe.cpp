@@ -12,6 +12,7 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
+#include "ops/joined_shape.h"
 
 namespace highgrad::engine {
 namespace {
@@ -25,9 +26,7 @@ at::Tensor nan_seeds(const at::Tensor& output, const std::vector<int64_t>& group
       places.push_back((group_of_row[row] - first) * rows + row);
     }
   }
-  std::vector<int64_t> shape{count};
-  shape.insert(shape.end(), output.sizes().begin(), output.sizes().end());
-  at::Tensor seeds = at::zeros(shape, output.options());
+  at::Tensor seeds = at::zeros(ops::joined_shape(count, output.sizes()), output.options());
   const at::Tensor index = at::from_blob(places.data(), {static_cast<int64_t>(places.size())}, at::kLong);
   seeds.view(-1).index_fill_(0, index.to(output.device()), std::numeric_limits<double>::quiet_NaN());
   return seeds;

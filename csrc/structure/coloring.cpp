@@ -5,6 +5,8 @@
 #include <numeric>
 #include <utility>
 
+#include "structure/first_free_color.h"
+
 namespace highgrad::structure {
 namespace {
 
@@ -199,15 +201,7 @@ Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& 
         }
       }
     }
-    int64_t color = 0;
-    while (color < coloring.num_colors && taken_for[color] == row) {
-      ++color;
-    }
-    if (color == coloring.num_colors) {
-      ++coloring.num_colors;
-      taken_for.push_back(kNone);
-    }
-    coloring.colors[row] = color;
+    give_first_free_color(coloring, taken_for, row);
   }
   return coloring;
 }

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "structure/first_free_color.h"
+
 namespace highgrad::structure {
 namespace {
 
@@ -54,15 +56,7 @@ Coloring star_coloring(const SparsityPattern& pattern) {
         });
       });
     });
-    int64_t color = 0;
-    while (color < coloring.num_colors && taken_for[color] == row) {
-      ++color;
-    }
-    if (color == coloring.num_colors) {
-      ++coloring.num_colors;
-      taken_for.push_back(kNone);
-    }
-    colors[row] = color;
+    give_first_free_color(coloring, taken_for, row);
   }
   return coloring;
 }

@@ -2,15 +2,13 @@
 
 #include "ops/decompress.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
 #include <vector>
 
-#include "torch_compat.h"
+#include "ops/autograd/record.h"
 
 namespace highgrad::ops {
 namespace {
@@ -19,7 +17,6 @@ using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 using Op = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::SymIntArrayRef);
 
-// A Node of our own rather than a torch::autograd::Function, which torch.func's transforms refuse.
 template <Op& adjoint>
 struct EntriesBackward : public torch::autograd::Node {
   SavedVariable source;
@@ -59,23 +56,12 @@ at::Tensor entries_autograd(
     const at::Tensor& source,
     const std::optional<at::Tensor>& target,
     c10::SymIntArrayRef shape) {
-  NodePtr<Backward> node;
-  if (torch::autograd::compute_requires_grad(from)) {
-    node = make_node<Backward>();
-    node->set_next_edges(torch::autograd::collect_next_edges(from));
-    node->source = SavedVariable(source, /*is_output=*/false);
-    node->target = SavedVariable(target, /*is_output=*/false);
-    node->shape = from.sym_sizes().vec();
-  }
-  at::Tensor result;
-  {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    result = op(from, source, target, shape);
-  }
-  if (node) {
-    torch::autograd::set_history(result, node);
-  }
-  return result;
+  const auto fill = [&](Backward& node) {
+    node.source = SavedVariable(source, /*is_output=*/false);
+    node.target = SavedVariable(target, /*is_output=*/false);
+    node.shape = from.sym_sizes().vec();
+  };
+  return record<Backward>(from, fill, [&] { return op(from, source, target, shape); });
 }
 
 } // namespace

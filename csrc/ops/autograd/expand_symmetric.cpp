@@ -2,12 +2,10 @@
 
 #include "ops/expand_symmetric.h"
 
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
-#include "torch_compat.h"
+#include "ops/autograd/record.h"
 
 namespace highgrad::ops {
 namespace {
@@ -39,23 +37,12 @@ struct FoldSymmetricBackward : public SymmetricBackward {
 };
 
 template <typename Backward, Op op>
-at::Tensor record(const at::Tensor& tensor, int64_t size, int64_t order) {
-  NodePtr<Backward> node;
-  if (torch::autograd::compute_requires_grad(tensor)) {
-    node = make_node<Backward>();
-    node->set_next_edges(torch::autograd::collect_next_edges(tensor));
-    node->size = size;
-    node->order = order;
-  }
-  at::Tensor result;
-  {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    result = op(tensor, size, order);
-  }
-  if (node) {
-    torch::autograd::set_history(result, node);
-  }
-  return result;
+at::Tensor symmetric_autograd(const at::Tensor& tensor, int64_t size, int64_t order) {
+  const auto fill = [&](Backward& node) {
+    node.size = size;
+    node.order = order;
+  };
+  return record<Backward>(tensor, fill, [&] { return op(tensor, size, order); });
 }
 
 } // namespace
@@ -63,6 +50,6 @@ at::Tensor record(const at::Tensor& tensor, int64_t size, int64_t order) {
 
 TORCH_LIBRARY_IMPL(highgrad_ext, Autograd, m) {
   using namespace highgrad::ops;
-  m.impl("expand_symmetric", &record<ExpandSymmetricBackward, &expand_symmetric>);
-  m.impl("fold_symmetric", &record<FoldSymmetricBackward, &fold_symmetric>);
+  m.impl("expand_symmetric", &symmetric_autograd<ExpandSymmetricBackward, &expand_symmetric>);
+  m.impl("fold_symmetric", &symmetric_autograd<FoldSymmetricBackward, &fold_symmetric>);
 }

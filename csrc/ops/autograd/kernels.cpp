@@ -3,14 +3,13 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
 #include <utility>
 
 #include "ops/assemble_rows.h"
+#include "ops/autograd/record.h"
 #include "ops/seed_basis.h"
-#include "torch_compat.h"
 
 namespace highgrad::ops {
 namespace {
@@ -22,7 +21,6 @@ at::Tensor seed_basis_autograd(const at::Tensor& like, c10::SymInt rows, c10::Sy
   return seed_basis(like, std::move(rows), std::move(first_row));
 }
 
-// A Node of our own rather than a torch::autograd::Function, which torch.func's transforms refuse.
 struct AssembleRowsBackward : public torch::autograd::Node {
   // Of the blocks that are there: where their rows start, how many there are, and the block's dtype.
   struct Slice {
@@ -68,23 +66,13 @@ at::Tensor assemble_rows_autograd(
     }
     first_row = first_row + row_counts[k];
   }
-  NodePtr<AssembleRowsBackward> node;
-  if (torch::autograd::compute_requires_grad(at::TensorList(present))) {
-    node = make_node<AssembleRowsBackward>();
-    node->set_next_edges(torch::autograd::collect_next_edges(present));
-    node->slices = std::move(slices);
-    node->rows_shape = {first_row};
-    node->rows_shape.insert(node->rows_shape.end(), like.sym_sizes().begin(), like.sym_sizes().end());
-  }
-  at::Tensor result;
-  {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    result = assemble_rows(blocks, row_counts, output_shape, like);
-  }
-  if (node) {
-    torch::autograd::set_history(result, node);
-  }
-  return result;
+  const auto fill = [&](AssembleRowsBackward& node) {
+    node.slices = std::move(slices);
+    node.rows_shape = {first_row};
+    node.rows_shape.insert(node.rows_shape.end(), like.sym_sizes().begin(), like.sym_sizes().end());
+  };
+  return record<AssembleRowsBackward>(
+      at::TensorList(present), fill, [&] { return assemble_rows(blocks, row_counts, output_shape, like); });
 }
 
 void assemble_rows_autograd_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {

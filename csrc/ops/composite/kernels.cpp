@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "ops/assemble_rows.h"
+#include "ops/joined_shape.h"
 
 namespace highgrad::ops {
 namespace {
@@ -15,12 +16,9 @@ at::Tensor assemble_rows_composite(
     at::IntArrayRef output_shape,
     const at::Tensor& like) {
   check_assemble_rows(blocks, row_counts, output_shape, like);
-  std::vector<int64_t> shape = output_shape.vec();
-  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
-  const at::Tensor result = at::empty(shape, like.options().layout(at::kStrided));
-  std::vector<int64_t> rows_shape{result.numel() == 0 ? 0 : result.numel() / like.numel()};
-  rows_shape.insert(rows_shape.end(), like.sizes().begin(), like.sizes().end());
-  const at::Tensor rows = result.view(rows_shape);
+  const at::Tensor result = at::empty(joined_shape(output_shape, like.sizes()), like.options().layout(at::kStrided));
+  const int64_t num_rows = result.numel() == 0 ? 0 : result.numel() / like.numel();
+  const at::Tensor rows = result.view(joined_shape(num_rows, like.sizes()));
   int64_t first_row = 0;
   for (const auto k : c10::irange(blocks.size())) {
     if (row_counts[k] > 0 && rows.numel() > 0) {

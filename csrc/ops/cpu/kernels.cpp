@@ -9,6 +9,7 @@
 
 #include "ops/assemble_rows.h"
 #include "ops/index_math.h"
+#include "ops/joined_shape.h"
 #include "ops/seed_basis.h"
 #include "ops/strided_layout.h"
 
@@ -23,9 +24,7 @@ constexpr int64_t kTile = 32;
 
 at::Tensor seed_basis_cpu(const at::Tensor& like, int64_t rows, int64_t first_row) {
   check_seed_basis(rows, first_row);
-  std::vector<int64_t> shape{rows};
-  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
-  const at::Tensor basis = at::empty(shape, like.options().layout(at::kStrided));
+  const at::Tensor basis = at::empty(joined_shape(rows, like.sizes()), like.options().layout(at::kStrided));
   const int64_t columns = like.numel();
   if (basis.numel() == 0) {
     return basis;

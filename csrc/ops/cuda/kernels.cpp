@@ -7,6 +7,7 @@
 #include "ops/assemble_rows.h"
 #include "ops/cuda/launch.h"
 #include "ops/cuda/scalar_type.h"
+#include "ops/joined_shape.h"
 #include "ops/seed_basis.h"
 #include "ops/strided_layout.h"
 
@@ -17,9 +18,7 @@ at::Tensor seed_basis_cuda(const at::Tensor& like, int64_t rows, int64_t first_r
   check_seed_basis(rows, first_row);
   const ElementType type = element_type(like.scalar_type());
   const c10::cuda::CUDAGuard guard(like.device());
-  std::vector<int64_t> shape{rows};
-  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
-  at::Tensor basis = at::empty(shape, like.options().layout(at::kStrided));
+  at::Tensor basis = at::empty(joined_shape(rows, like.sizes()), like.options().layout(at::kStrided));
   launch_seed_basis(
       basis.mutable_data_ptr(), type, rows, like.numel(), first_row, c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();

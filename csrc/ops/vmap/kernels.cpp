@@ -6,16 +6,15 @@
 #include <torch/library.h>
 
 #include "ops/assemble_rows.h"
+#include "ops/joined_shape.h"
 
 namespace highgrad::ops {
 namespace {
 
 at::Tensor seed_basis_vmap(const at::Tensor& like, int64_t rows, int64_t first_row) {
-  std::vector<int64_t> shape{rows};
-  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
   at::Tensor basis = at::zeros({rows, like.numel()}, like.options());
   basis.diagonal(first_row).fill_(1);
-  return basis.reshape(shape);
+  return basis.reshape(joined_shape(rows, like.sizes()));
 }
 
 at::Tensor assemble_rows_vmap(
@@ -30,13 +29,10 @@ at::Tensor assemble_rows_vmap(
     if (block.has_value()) {
       parts.push_back(block->to(like.scalar_type()));
     } else {
-      std::vector<int64_t> shape{row_counts[k]};
-      shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
-      parts.push_back(at::zeros(shape, like.options()));
+      parts.push_back(at::zeros(joined_shape(row_counts[k], like.sizes()), like.options()));
     }
   }
-  std::vector<int64_t> shape = output_shape.vec();
-  shape.insert(shape.end(), like.sizes().begin(), like.sizes().end());
+  const std::vector<int64_t> shape = joined_shape(output_shape, like.sizes());
   return parts.empty() ? at::zeros(shape, like.options()) : at::cat(parts).reshape(shape);
 }
 
