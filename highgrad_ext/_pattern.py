@@ -23,7 +23,7 @@ def rows_of(structure: Structure) -> NDArray[np.int64]:
 
 def to_scipy(structure: Structure) -> Any:
     """The pattern as a boolean ``scipy.sparse.csr_array`` of shape (f.numel(), wrt.numel()). Needs SciPy."""
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+    from scipy.sparse import csr_array
 
     values = np.ones(len(structure.col_ind), dtype=bool)
     return csr_array((values, structure.col_ind, structure.row_ptr), shape=structure.shape)
