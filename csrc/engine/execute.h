@@ -2,37 +2,12 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
-#include <memory>
 #include <optional>
-#include <string>
 #include <vector>
 
-#include "plan/mode.h"
-#include "structure/compression.h"
+#include "engine/options.h"
 
 namespace highgrad::engine {
-
-struct JacobianOptions {
-  // Name of the public function, for messages.
-  std::string caller;
-  bool create_graph = true;
-  bool retain_graph = true;
-  bool allow_unused = true;
-  bool strict = false;
-  std::optional<int64_t> chunk_size;
-  plan::Mode mode = plan::Mode::kAuto;
-  // Whether to look for structure and to compute only what it leaves.
-  bool use_structure = true;
-  // Structures to use, one for each output or none at all; null where one is to be found.
-  std::vector<std::shared_ptr<const structure::Compression>> kept = {};
-  // Of the results: strided, or sparse matrices [output.numel(), input.numel()].
-  at::Layout layout = at::kStrided;
-  // How many of the first axes of all outputs and inputs count independent samples.
-  int64_t batch_dims = 0;
-  // Called after every sweep with the passes done and all passes; may throw.
-  std::function<void(int64_t, int64_t)> after_sweep;
-};
 
 // The Jacobians of every output by every input, outputs outside: entry i * inputs.size() + j has shape
 // outputs[i].shape + inputs[j].shape.

@@ -115,23 +115,10 @@ void join(State& state, Ties&& ties) {
   }
 }
 
+// None for a tensor without elements as well.
 std::optional<Shape> shape_of(const Node& node, uint32_t input_nr) {
-  if (input_nr >= node.num_inputs()) {
-    return std::nullopt;
-  }
-  const auto& metadata = node.input_metadata(input_nr);
-  if (metadata.was_default_constructed() || metadata.is_nested_tensor()) {
-    return std::nullopt;
-  }
-  Shape shape;
-  for (const c10::SymInt& size : metadata.shape_as_dim_vector()) {
-    const auto known = size.maybe_as_int();
-    if (!known.has_value() || *known == 0) {
-      return std::nullopt;
-    }
-    shape.push_back(*known);
-  }
-  return shape;
+  auto shape = tape::shape_of(node, input_nr);
+  return shape.has_value() && numel_of(*shape) == 0 ? std::nullopt : shape;
 }
 
 class Hash {

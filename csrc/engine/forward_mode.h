@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/endpoint.h"
+#include "engine/options.h"
+#include "tape/tape.h"
+
+namespace highgrad::engine {
+
+// Why all rows of `output` by `inputs` can only be computed in reverse mode, over the whole tape, or an empty string.
+std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tensor>& inputs);
+
+// Why, if plain_obstacle is empty, forward mode cannot be used on the tape, or an empty string.
+std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape);
+
+// All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. See Note [Forward
+// mode by double backward]. None when the graph has no double backward.
+std::optional<std::vector<at::Tensor>> compute_columns(
+    const Endpoint& root,
+    const torch::autograd::edge_list& inputs,
+    const JacobianOptions& options,
+    Progress& progress);
+
+} // namespace highgrad::engine
