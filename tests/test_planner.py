@@ -127,3 +127,83 @@ def test_a_skip_connection_is_no_bottleneck() -> None:
     f = network(300, 4, 300)(x) + x.flip(0)
     assert passes(f, x, structure="dense") == 300
     assert_close(full_jacobian(f, x), full_jacobian_loop(f, x))
+
+
+W = torch.linspace(-1, 1, 20, dtype=torch.float64).view(4, 5).sin()
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+@pytest.mark.parametrize(
+    "layer",
+    {
+        "mm": lambda h: h[None] @ W.t(),
+        "vector by matrix": lambda h: h @ W.t(),
+        "addmm": lambda h: torch.addmm(W[:, 0], h[None], W.t(), alpha=2.0, beta=3.0).view(2, 2),
+        "mv": lambda h: W @ h,
+        "addmv": lambda h: torch.addmv(W[:, 0], W, h, alpha=2.0),
+        "linear": lambda h: nn.functional.linear(h, W, W[:, 1]),
+        "elementwise": lambda h: nn.functional.linear(h, W).tanh().view(2, 2).exp() * W[0, :2],
+        "broadcast": lambda h: nn.functional.linear(h, W) * W[:, :1],
+        "branch": lambda h: nn.functional.linear(h, W).tanh() * nn.functional.linear(h, W),
+        "matrix": lambda h: (h.view(5, 1) * W[0, :3]).t() @ W.t(),
+        "infinite": lambda h: (nn.functional.linear(h, W) * 0).sqrt(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+@pytest.mark.parametrize("is_leaf", [True, False])
+def test_known_heads(layer: Any, is_leaf: bool, chunk_size: int | None, create_graph: bool) -> None:
+    x = leaf(5)
+    f = layer[1](x if is_leaf else x.exp())
+    before = W.clone()
+    jacobian = full_jacobian(f, x, create_graph=create_graph, chunk_size=chunk_size, structure="dense")
+    expected = full_jacobian_loop(f, x, create_graph=create_graph)
+    assert_close(jacobian, expected, equal_nan=True)
+    if create_graph and jacobian.requires_grad and layer[0] != "infinite":
+        v = torch.randn_like(jacobian)
+        got, wanted = (
+            torch.autograd.grad((j * v).sum(), x, allow_unused=True, retain_graph=True)[0] for j in (jacobian, expected)
+        )
+        assert_close(got, wanted)
+    if not create_graph:
+        jacobian.zero_()
+    assert_close(W, before, rtol=0, atol=0)
+
+
+def test_the_identity_is_not_multiplied() -> None:
+    x = leaf(50)
+    f = network(50, 40, 30)[:3](x)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        full_jacobian(f, x, create_graph=False, structure="dense")
+    seen = [(event.name, event.input_shapes[:1]) for event in profile.events()]
+    assert "highgrad_ext::seed_basis" not in [name for name, _ in seen]
+    assert [shape for name, shape in seen if name == "AddmmBackward0"] == [[[1, 40]]]
+
+
+def test_a_head_does_not_write_to_the_weight() -> None:
+    class InPlace(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad.mul_(2)
+
+        generate_vmap_rule = True
+
+    x, before = leaf(5), W.clone()
+    jacobian = full_jacobian(W @ InPlace.apply(x), x, create_graph=False)
+    assert_close(jacobian, 2 * W)
+    assert_close(W, before, rtol=0, atol=0)
+
+
+def test_weights_of_the_head_get_their_derivative() -> None:
+    x, weight = leaf(5), W.clone().requires_grad_()
+    f = nn.functional.linear(x.sin(), weight).tanh()
+    for got, wrt in zip(full_jacobian(f, (x, weight)), (x, weight), strict=True):
+        assert_close(got, full_jacobian_loop(f, wrt))
+    (jacobian,) = full_jacobian(f, (x,))
+    assert_close(
+        torch.autograd.grad(jacobian.sum(), weight), torch.autograd.grad(full_jacobian_loop(f, x).sum(), weight)
+    )

@@ -10,6 +10,7 @@
 
 #include "engine/endpoint.h"
 #include "engine/forward_mode.h"
+#include "engine/known_head.h"
 #include "engine/sweeps.h"
 #include "ops/joined_shape.h"
 
@@ -23,6 +24,22 @@ using torch::autograd::edge_list;
 // Whether all entries are finite, or so large that their sum is not. Entries without data are.
 bool is_finite(const at::Tensor& tensor) {
   return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
+}
+
+// From `root`, or from below what is known.
+RowSweeps sweeps_over_all_rows(
+    const Endpoint& root,
+    const tape::Tape& tape,
+    const JacobianOptions& options,
+    bool keep_graph) {
+  const std::optional<KnownHead> head = find_known_head(root, tape, options.create_graph);
+  return {
+      head.has_value() ? head->below : root,
+      root.like.numel(),
+      head.has_value() ? rows_of(head->rows) : basis_of(root.like),
+      tape,
+      options,
+      keep_graph};
 }
 
 // The Jacobians of one segment by its ends, as matrices [segment.rows, elements of the end], or undefined for zeros;
@@ -55,7 +72,7 @@ std::optional<std::vector<at::Tensor>> segment_matrices(
     blocks.emplace_back(root.like, end.like, options.create_graph, std::nullopt);
   }
   const tape::Tape tape = tape::read_tape(root.edge, edges);
-  RowSweeps(root, segment.rows, basis_of(root.like), tape, options, /*keep_graph=*/true)
+  sweeps_over_all_rows(root, tape, options, /*keep_graph=*/true)
       .run(
           edges,
           [&](int64_t count, std::vector<at::Tensor> rows) {
@@ -74,8 +91,7 @@ std::optional<std::vector<at::Tensor>> segment_matrices(
 } // namespace
 
 void run_rows(const PlannedOutput& problem, const JacobianOptions& options, bool keep_graph, Progress& progress) {
-  const at::Tensor& output = problem.output;
-  RowSweeps(endpoint_of(output), output.numel(), basis_of(output), problem.tape, options, keep_graph)
+  sweeps_over_all_rows(endpoint_of(problem.output), problem.tape, options, keep_graph)
       .run(
           problem.edges,
           [&](int64_t count, std::vector<at::Tensor> rows) {
