@@ -205,5 +205,6 @@ def test_weights_of_the_head_get_their_derivative() -> None:
         assert_close(got, full_jacobian_loop(f, wrt))
     (jacobian,) = full_jacobian(f, (x,))
     assert_close(
-        torch.autograd.grad(jacobian.sum(), weight), torch.autograd.grad(full_jacobian_loop(f, x).sum(), weight)
+        torch.autograd.grad(jacobian.sum(), weight, retain_graph=True),
+        torch.autograd.grad(full_jacobian_loop(f, x).sum(), weight),
     )
