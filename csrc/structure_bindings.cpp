@@ -13,6 +13,7 @@
 #include "structure/axes.h"
 #include "structure/compression.h"
 #include "structure/node_table.h"
+#include "structure/passes.h"
 #include "tape/tape.h"
 
 namespace py = pybind11;
@@ -103,7 +104,8 @@ py::tuple to_state(const Compression& c) {
       c.coloring.num_colors,
       c.is_global,
       c.signature,
-      c.reason);
+      c.reason,
+      to_array(c.full_columns));
 }
 
 KeptCompression from_state(const py::tuple& state) {
@@ -119,6 +121,7 @@ KeptCompression from_state(const py::tuple& state) {
   c->is_global = state[7].cast<bool>();
   c->signature = state[8].cast<uint64_t>();
   c->reason = state[9].cast<std::string>();
+  c->full_columns = to_vector(state[10].cast<Array>());
   return c;
 }
 
@@ -131,6 +134,8 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("col_ind", [](const Compression& c) { return to_array(c.pattern.col_ind); })
       .def_property_readonly("by_columns", [](const Compression& c) { return c.by_columns; })
       .def_property_readonly("colors", [](const Compression& c) { return to_array(c.coloring.colors); })
+      .def_property_readonly("full_columns", [](const Compression& c) { return to_array(c.full_columns); })
+      .def_property_readonly("num_passes", &structure::num_passes)
       .def_property_readonly("num_colors", [](const Compression& c) { return c.coloring.num_colors; })
       .def_property_readonly("is_global", [](const Compression& c) { return c.is_global; })
       .def_property_readonly("signature", [](const Compression& c) { return c.signature; })

@@ -44,11 +44,11 @@ bool are_apart(const CompressedProblem& problem, int64_t batch_dims) {
   while (int64_t{1} << bits < output.count) {
     ++bits;
   }
+  const LinearMap map = reverse_map(problem);
   const structure::Probe probe = make_probe(
-      problem.output,
-      problem.inputs,
-      problem.edges,
-      plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device()));
+      map,
+      plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device()),
+      /*may_loop=*/true);
   int64_t columns = 0;
   for (const at::Tensor& input : problem.inputs) {
     columns += input.numel();
@@ -164,7 +164,9 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
     }
     problem.expect_passes(samples.rest);
     rows = sweep_colors(
-        reached, coloring, {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
+        reverse_map(reached),
+        coloring,
+        {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {

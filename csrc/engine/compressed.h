@@ -11,18 +11,11 @@
 #include <vector>
 
 #include "engine/jacobian_block.h"
+#include "engine/linear_map.h"
 #include "structure/compression.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
-
-// One output and the inputs that it reaches; the arguments of everything here.
-struct CompressedProblem {
-  const at::Tensor& output;
-  const tape::Tape& tape;
-  const std::vector<at::Tensor>& inputs;
-  const torch::autograd::edge_list& edges;
-};
 
 // How much time finding the structure may take.
 enum class Effort {
@@ -48,21 +41,23 @@ struct CompressedSweeps {
 
 // The Jacobian of the output by one input, from few passes: where entry k lies, and its value.
 struct CompressedBlock {
-  at::Tensor compressed; // undefined if all entries are zero
+  at::Tensor compressed; // undefined if all entries are zero; rows, then columns, of every colour
   at::Tensor source; // of entry k in `compressed`
   at::Tensor row_ptr; // on the CPU
   at::Tensor col_ind; // on the CPU
 };
 
-// The rows of every colour by each input, [num_colors, *input.shape] or undefined for zeros, in batched sweeps; one by
-// one where torch.vmap cannot go, in smaller chunks where memory runs out.
+// The sum of the map's rows of every colour, by each of its edges: [num_colors, *shape there] or undefined for zeros.
+// Rows of a negative colour are left out. In batched sweeps; one by one where torch.vmap cannot go, in smaller chunks
+// where memory runs out.
 std::vector<at::Tensor> sweep_colors(
-    const CompressedProblem& problem,
+    const LinearMap& map,
     const structure::Coloring& coloring,
     const CompressedSweeps& sweeps);
 
-// One block an input.
-std::vector<CompressedBlock> compute_compressed(
+// One block an input. None if columns are to be computed, and forward mode has an obstacle or gives an entry that is
+// not finite.
+std::optional<std::vector<CompressedBlock>> compute_compressed(
     const CompressedProblem& problem,
     const structure::Compression& structure,
     const CompressedSweeps& sweeps);
@@ -78,7 +73,7 @@ at::Tensor sparse_matrix(
     at::Layout layout);
 
 // Fills `blocks` with the Jacobians, one an input, if they have structure: `kept` if given, or what is found;
-// `expect_passes` is told their number first. Returns false, with nothing done, if they do not.
+// `expect_passes` is told their number first. Returns false, with nothing in `blocks`, if they do not.
 bool run_compressed(
     const std::string& caller,
     const CompressedProblem& problem,

@@ -13,6 +13,7 @@
 
 #include "engine/special_results.h"
 #include "ops/decompress.h"
+#include "structure/passes.h"
 
 namespace highgrad::engine {
 namespace {
@@ -79,23 +80,24 @@ void append_sparse_jacobians(
       edges.push_back(problem.edges[j]);
     }
   }
-  const CompressedProblem compressed{problem.output, problem.tape, inputs, edges};
+  const CompressedProblem compressed{
+      problem.output, problem.tape, inputs, edges, problem.options.mode != plan::Mode::kReverse};
   std::shared_ptr<const structure::Compression> structure;
   if (problem.options.use_structure) {
     structure = kept == nullptr ? find_structure(compressed, Effort::kThorough)
                                 : renew_structure(problem.options.caller, compressed, kept);
   }
-  std::vector<CompressedBlock> blocks;
+  std::optional<std::vector<CompressedBlock>> blocks;
   if (structure != nullptr) {
-    problem.expect_passes(structure->coloring.num_colors);
+    problem.expect_passes(structure::num_passes(*structure));
     blocks = compute_compressed(
         compressed, *structure, {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
     const at::Tensor& input = problem.inputs[j];
-    if (problem.tape.inputs[j].is_on_tape() && structure != nullptr) {
-      results.push_back(sparse_matrix(blocks[next++], problem.output, input, problem.options.layout));
+    if (problem.tape.inputs[j].is_on_tape() && blocks.has_value()) {
+      results.push_back(sparse_matrix((*blocks)[next++], problem.output, input, problem.options.layout));
     } else {
       results.push_back(sparse_from_rows(problem, input));
     }

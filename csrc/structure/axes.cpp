@@ -120,7 +120,8 @@ std::optional<Shape> shape_of(const Node& node, uint32_t input_nr) {
     return std::nullopt;
   }
   const auto& metadata = node.input_metadata(input_nr);
-  if (metadata.was_default_constructed() || metadata.is_nested_tensor()) {
+  if (metadata.was_default_constructed() || metadata.is_nested_tensor() ||
+      metadata.options().layout() != at::kStrided) {
     return std::nullopt;
   }
   Shape shape;
@@ -340,6 +341,11 @@ Digits flow_through(
           : rearranged([&](int64_t axis) { return axis + (axis >= dims[0] ? 1 : 0); }, out, in, digits);
     case Flow::kMatrixProduct:
       return product(k, num_ins, out, in, digits);
+    case Flow::kMatrices:
+      return in.size() != out.size()
+          ? unknown
+          : rearranged(
+                [&](int64_t axis) { return axis + 2 < static_cast<int64_t>(in.size()) ? axis : -1; }, out, in, digits);
     case Flow::kConvolution:
       return k > 0 || in.size() != out.size()
           ? unknown

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "tape/tape.h"
+
+namespace highgrad::engine {
+
+// One output and the inputs that it reaches.
+struct CompressedProblem {
+  const at::Tensor& output;
+  const tape::Tape& tape;
+  const std::vector<at::Tensor>& inputs;
+  const torch::autograd::edge_list& edges;
+  // Whether columns may be computed, in forward mode, where that is cheaper.
+  bool may_go_forward = true;
+};
+
+// A matrix of which sweeps compute products from the left. Its rows are the elements of all roots, one after the other;
+// its columns are those behind all edges.
+struct LinearMap {
+  std::vector<at::Tensor> roots; // undefined where all rows are zero
+  std::vector<int64_t> rows; // of each root
+  torch::autograd::edge_list edges;
+  std::vector<int64_t> columns; // of each edge
+  int64_t peak_bytes_per_row = 0;
+  tape::Distrust distrust = tape::Distrust::kNone;
+
+  // The edges of the roots that are defined, in order.
+  torch::autograd::edge_list root_edges() const;
+};
+
+// The Jacobian itself.
+LinearMap reverse_map(const CompressedProblem& problem);
+
+// The transposed Jacobian, whose rows are the elements of all inputs; see Note [Forward mode by double backward].
+struct ForwardMap {
+  LinearMap map;
+  at::Tensor cotangent; // keeps the graph's leaf
+  // Whether NaN probes of it may be trusted, and whether its pattern is the same for all values.
+  bool is_known = true;
+  bool is_global = true;
+};
+
+// None where forward mode has an obstacle, or the graph no double backward.
+std::optional<ForwardMap> forward_map(const CompressedProblem& problem);
+
+} // namespace highgrad::engine
