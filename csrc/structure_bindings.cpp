@@ -3,16 +3,17 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <string>
 #include <utility>
 
-#include "engine/compressed.h"
 #include "pattern_bindings.h"
 #include "structure/axes.h"
 #include "structure/compression.h"
 #include "structure/node_table.h"
+#include "structure/passes.h"
 #include "tape/tape.h"
 
 namespace py = pybind11;
@@ -32,32 +33,6 @@ Array to_array(const std::vector<int64_t>& values) {
   return Array(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// The tape behind one output, and the inputs that it reaches.
-struct OnTape {
-  OnTape(at::Tensor f, const std::vector<at::Tensor>& wrt) : output(std::move(f)) {
-    torch::autograd::edge_list all;
-    for (const at::Tensor& input : wrt) {
-      all.push_back(torch::autograd::impl::gradient_edge(input));
-    }
-    tape = tape::read_tape(torch::autograd::impl::gradient_edge(output), all);
-    for (size_t j = 0; j < wrt.size(); ++j) {
-      if (tape.inputs[j].is_on_tape()) {
-        inputs.push_back(wrt[j]);
-        edges.push_back(all[j]);
-      }
-    }
-  }
-
-  engine::CompressedProblem problem() const {
-    return {output, tape, inputs, edges};
-  }
-
-  at::Tensor output;
-  tape::Tape tape;
-  std::vector<at::Tensor> inputs;
-  torch::autograd::edge_list edges;
-};
-
 std::vector<std::pair<int64_t, int64_t>> to_python(const structure::Digits& digits) {
   std::vector<std::pair<int64_t, int64_t>> pairs;
   for (const structure::Digit& digit : digits) {
@@ -67,8 +42,11 @@ std::vector<std::pair<int64_t, int64_t>> to_python(const structure::Digits& digi
 }
 
 py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
-  const OnTape on_tape(output, inputs);
-  const auto axes = structure::analyze_axes(on_tape.tape);
+  torch::autograd::edge_list edges;
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(torch::autograd::impl::gradient_edge(input));
+  }
+  const auto axes = structure::analyze_axes(tape::read_tape(torch::autograd::impl::gradient_edge(output), edges));
   if (!axes.has_value()) {
     return py::none();
   }
@@ -82,16 +60,6 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
   return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
 }
 
-KeptCompression find_structure(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
-  std::shared_ptr<const Compression> found;
-  HANDLE_TH_ERRORS
-  const py::gil_scoped_release no_gil;
-  const OnTape on_tape(output, inputs);
-  found = engine::find_structure(on_tape.problem(), engine::Effort::kThorough);
-  END_HANDLE_TH_ERRORS_PYBIND
-  return found == nullptr ? nullptr : std::make_shared<Compression>(*found);
-}
-
 py::tuple to_state(const Compression& c) {
   return py::make_tuple(
       c.pattern.rows,
@@ -103,7 +71,8 @@ py::tuple to_state(const Compression& c) {
       c.coloring.num_colors,
       c.is_global,
       c.signature,
-      c.reason);
+      c.reason,
+      to_array(c.full_columns));
 }
 
 KeptCompression from_state(const py::tuple& state) {
@@ -119,6 +88,7 @@ KeptCompression from_state(const py::tuple& state) {
   c->is_global = state[7].cast<bool>();
   c->signature = state[8].cast<uint64_t>();
   c->reason = state[9].cast<std::string>();
+  c->full_columns = to_vector(state[10].cast<Array>());
   return c;
 }
 
@@ -131,12 +101,13 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("col_ind", [](const Compression& c) { return to_array(c.pattern.col_ind); })
       .def_property_readonly("by_columns", [](const Compression& c) { return c.by_columns; })
       .def_property_readonly("colors", [](const Compression& c) { return to_array(c.coloring.colors); })
+      .def_property_readonly("full_columns", [](const Compression& c) { return to_array(c.full_columns); })
+      .def_property_readonly("num_passes", &structure::num_passes)
       .def_property_readonly("num_colors", [](const Compression& c) { return c.coloring.num_colors; })
       .def_property_readonly("is_global", [](const Compression& c) { return c.is_global; })
       .def_property_readonly("signature", [](const Compression& c) { return c.signature; })
       .def_property_readonly("reason", [](const Compression& c) { return c.reason; })
       .def(py::pickle([](const Compression& c) { return to_state(c); }, &from_state));
-  m.def("find_structure", &find_structure, py::arg("output"), py::arg("inputs"));
   m.def("analyze_axes", &analyze_axes, py::arg("output"), py::arg("inputs"));
   m.def("known_nodes", &structure::known_nodes);
 }

@@ -6,8 +6,11 @@ element where that row of the Jacobian is nonzero.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from problems import PROBLEMS
 from random_ops import CASES, random_case
 from test_op_db import DIFFERENTIABLE, problems
@@ -19,6 +22,18 @@ from highgrad_ext import _C
 NOT_MET = {"AliasBackward0", "ClampMaxBackward0", "AssembleRowsBackward", "CompressBackward", "DecompressBackward"}
 MAX_ROWS = 60
 
+# What the database leaves out, or has too large.
+EXTRA: list[Callable[[Tensor], Tensor]] = [
+    lambda x: 1 - x,
+    lambda x: x.fmod(0.7),
+    lambda x: x.remainder(0.7),
+    lambda x: torch.unsafe_split_with_sizes(x, [1, 3])[1],
+    F.hardswish,
+    F.leaky_relu,
+    lambda x: F.interpolate(x.view(1, 1, 2, 2), scale_factor=2, mode="bilinear"),
+    lambda x: F.interpolate(x.view(1, 1, 2, 2), scale_factor=2),
+]
+
 
 def names_on(f: Tensor) -> set[str]:
     seen, names, stack = set(), set(), [f.grad_fn]
@@ -26,7 +41,7 @@ def names_on(f: Tensor) -> set[str]:
         node = stack.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            names.add(node.name())
+            names.add(node.name().removeprefix("torch::autograd::"))
             stack.extend(edge[0] for edge in node.next_functions)
     return names
 
@@ -43,6 +58,20 @@ def rows_of(f: Tensor, inputs: list[Tensor], value: float, batched: bool) -> lis
         torch.zeros(f.numel(), x.numel()) if row is None else row.reshape(f.numel(), -1)
         for row, x in zip(rows, inputs, strict=True)
     ]
+
+
+def check_recorded(f: Tensor, inputs: list[Tensor], met: set[str]) -> None:
+    """The Nodes that a backward records: its products by a cotangent and by the inputs again."""
+    if f.grad_fn is None or not 0 < f.numel() <= MAX_ROWS:
+        return
+    cotangent = torch.linspace(0.5, 1.5, f.numel(), dtype=f.dtype).view(f.shape).requires_grad_()
+    try:
+        products = torch.autograd.grad(f, inputs, cotangent, create_graph=True, allow_unused=True)
+    except RuntimeError:
+        return  # no double backward
+    for product in products:
+        if product is not None and product.layout == torch.strided and product.dtype == f.dtype:
+            check(product, [cotangent, *inputs], met)
 
 
 def check(f: Tensor, inputs: list[Tensor], met: set[str]) -> None:
@@ -68,7 +97,9 @@ def test_every_row_of_the_table() -> None:
     met: set[str] = set()
     for problem in PROBLEMS:
         x = torch.linspace(-1.3, 1.1, problem.size, dtype=torch.float64).requires_grad_()
-        check(problem.build(x), [x], met)
+        f = problem.build(x)
+        check(f, [x], met)
+        check_recorded(f, [x], met)
     for name in CASES:
         for seed in range(4):
             try:
@@ -76,9 +107,15 @@ def test_every_row_of_the_table() -> None:
             except (RuntimeError, ValueError):
                 continue
             check(f, [x], met)
+            check_recorded(f, [x], met)
+    for function in EXTRA:
+        x = torch.linspace(-1.3, 1.1, 4, dtype=torch.float64).requires_grad_()
+        check(function(x), [x], met)
+        check_recorded(function(x), [x], met)
     for op in DIFFERENTIABLE:
         for function, inputs in problems(op):
             for f in function(*inputs):
                 check(f, list(inputs), met)
+                check_recorded(f, list(inputs), met)
     known = set(_C.known_nodes())
     assert known - met == NOT_MET & known, "rows that were not met, or were after all"

@@ -206,5 +206,5 @@ def test_weights_of_the_head_get_their_derivative() -> None:
     (jacobian,) = full_jacobian(f, (x,))
     assert_close(
         torch.autograd.grad(jacobian.sum(), weight, retain_graph=True),
-        torch.autograd.grad(full_jacobian_loop(f, x).sum(), weight),
+        torch.autograd.grad(full_jacobian_loop(f, x, create_graph=True).sum(), weight),
     )

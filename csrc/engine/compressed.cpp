@@ -10,6 +10,7 @@
 #include <ATen/ops/sparse_compressed_tensor.h>
 #include <ATen/ops/sparse_coo_tensor.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/variable.h>
@@ -20,14 +21,17 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
+#include "engine/forward_mode.h"
 #include "ops/decompress.h"
 #include "ops/joined_shape.h"
 #include "plan/chunking.h"
+#include "structure/passes.h"
 
 namespace highgrad::engine {
 namespace {
 
 using ops::joined_shape;
+using structure::Coloring;
 using structure::Compression;
 using structure::SparsityPattern;
 
@@ -36,28 +40,45 @@ at::Tensor to_tensor(const std::vector<int64_t>& values) {
   return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }
 
-// Rows [first, first + count) of the matrix whose row c sums the unit vectors of colour c.
-at::Tensor color_seeds(const at::Tensor& output, const at::Tensor& colors, int64_t first, int64_t count) {
-  const at::Tensor wanted = at::arange(first, first + count, colors.options()).unsqueeze(1);
-  return at::eq(colors.unsqueeze(0), wanted).to(output.scalar_type()).view(joined_shape(count, output.sizes()));
+// For each root that is defined, rows [first, first + count) of the matrix whose row c sums the unit vectors of colour
+// c. `colors` is undefined where all rows have colour 0.
+std::vector<at::Tensor> color_seeds(const LinearMap& map, const at::Tensor& colors, int64_t first, int64_t count) {
+  std::vector<at::Tensor> all;
+  int64_t first_row = 0;
+  for (const auto k : c10::irange(map.roots.size())) {
+    const at::Tensor& root = map.roots[k];
+    if (root.defined() && !colors.defined()) {
+      all.push_back(at::ones(joined_shape(1, root.sizes()), root.options()));
+    } else if (root.defined()) {
+      const at::Tensor wanted = at::arange(first, first + count, colors.options()).unsqueeze(1);
+      const at::Tensor mask = at::eq(colors.narrow(0, first_row, map.rows[k]).unsqueeze(0), wanted);
+      all.push_back(mask.to(root.scalar_type()).view(joined_shape(count, root.sizes())));
+    }
+    first_row += map.rows[k];
+  }
+  return all;
 }
 
 // One sweep of `count` colours; false, after which `chunk_size` is smaller, if it is to be tried again.
 bool try_sweep(
-    const CompressedProblem& problem,
-    const at::Tensor& seeds,
+    const LinearMap& map,
+    std::vector<at::Tensor> seeds,
+    int64_t count,
     SweepOptions options,
     bool is_chunk_size_given,
     int64_t& chunk_size,
     std::vector<at::Tensor>& rows) {
-  const torch::autograd::edge_list root{torch::autograd::impl::gradient_edge(problem.output)};
-  if (seeds.size(0) == 1) {
-    rows = single_vjp(root, {seeds.squeeze(0)}, problem.edges, options);
+  const torch::autograd::edge_list roots = map.root_edges();
+  if (count == 1) {
+    for (at::Tensor& seed : seeds) {
+      seed = seed.squeeze(0);
+    }
+    rows = single_vjp(roots, seeds, map.edges, options);
     return true;
   }
   std::exception_ptr exception;
   try {
-    rows = batched_vjp(root, {seeds}, problem.edges, options);
+    rows = batched_vjp(roots, seeds, map.edges, options);
     return true;
   } catch (...) {
     exception = std::current_exception();
@@ -66,7 +87,7 @@ bool try_sweep(
   if (failure == Failure::kInterrupt || (failure == Failure::kOutOfMemory && is_chunk_size_given)) {
     std::rethrow_exception(exception);
   }
-  chunk_size = failure == Failure::kOutOfMemory ? (seeds.size(0) + 1) / 2 : 1;
+  chunk_size = failure == Failure::kOutOfMemory ? (count + 1) / 2 : 1;
   return false;
 }
 
@@ -74,12 +95,14 @@ bool try_sweep(
 CompressedBlock entries_of_columns(const Compression& structure, int64_t first, int64_t columns) {
   const SparsityPattern& pattern = structure.pattern;
   const bool is_whole = first == 0 && columns == pattern.columns;
+  const Coloring passes = structure::column_passes(structure);
+  const int64_t row_elements = structure.by_columns ? 0 : structure.coloring.num_colors * columns;
   std::vector<int64_t> source;
   std::vector<int64_t> row_ptr{0};
   std::vector<int64_t> col_ind;
   source.reserve(pattern.nnz());
+  row_ptr.reserve(pattern.rows + 1);
   for (const auto row : c10::irange(pattern.rows)) {
-    const int64_t color = structure.coloring.colors[row];
     auto begin = pattern.col_ind.begin() + pattern.row_ptr[row];
     auto end = pattern.col_ind.begin() + pattern.row_ptr[row + 1];
     if (!is_whole) {
@@ -87,7 +110,10 @@ CompressedBlock entries_of_columns(const Compression& structure, int64_t first, 
       end = std::lower_bound(begin, end, first + columns);
     }
     for (auto column = begin; column != end; ++column) {
-      source.push_back(color * columns + *column - first);
+      const int64_t pass = passes.num_colors == 0 ? -1 : passes.colors[*column];
+      source.push_back(
+          pass >= 0 ? row_elements + pass * pattern.rows + row
+                    : structure.coloring.colors[row] * columns + *column - first);
       if (!is_whole) {
         col_ind.push_back(*column - first);
       }
@@ -97,6 +123,27 @@ CompressedBlock entries_of_columns(const Compression& structure, int64_t first, 
   return {{}, to_tensor(source), to_tensor(row_ptr), to_tensor(is_whole ? pattern.col_ind : col_ind)};
 }
 
+// The sums of the columns of each colour, [num_colors, output.numel()]; undefined where they cannot be computed.
+at::Tensor sweep_columns(const OutputProblem& problem, const Coloring& passes, const CompressedSweeps& sweeps) {
+  const std::optional<ForwardMap> forward = forward_map(problem);
+  if (!forward.has_value()) {
+    return {};
+  }
+  try {
+    const at::Tensor columns = sweep_colors(forward->map, passes, sweeps)[0];
+    if (!columns.defined() || !is_finite(columns)) {
+      return {};
+    }
+    return columns.reshape({passes.num_colors, problem.output.numel()});
+  } catch (...) {
+    const std::exception_ptr exception = std::current_exception();
+    if (judge_failure(exception) != Failure::kOther) {
+      std::rethrow_exception(exception);
+    }
+    return {};
+  }
+}
+
 // The row of every entry.
 at::Tensor row_indices(const CompressedBlock& block) {
   return at::repeat_interleave(block.row_ptr.diff(), std::optional<int64_t>(block.col_ind.numel()));
@@ -104,27 +151,33 @@ at::Tensor row_indices(const CompressedBlock& block) {
 
 } // namespace
 
-std::vector<at::Tensor> sweep_colors(
-    const CompressedProblem& problem,
-    const structure::Coloring& coloring,
-    const CompressedSweeps& sweeps) {
-  const at::Tensor& output = problem.output;
+std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& coloring, const CompressedSweeps& sweeps) {
   const SweepOptions options{/*keep_graph=*/true, sweeps.create_graph};
   const int64_t num_colors = coloring.num_colors;
+  const at::TensorOptions place = std::find_if(map.roots.begin(), map.roots.end(), [](const at::Tensor& root) {
+                                    return root.defined();
+                                  })->options();
   int64_t chunk_size = sweeps.chunk_size.has_value()
       ? *sweeps.chunk_size
-      : plan::automatic_chunk_size(num_colors, problem.tape.peak_bytes_per_row, output.device());
-  if (problem.tape.distrust == tape::Distrust::kGraph && sweeps.create_graph) {
+      : plan::automatic_chunk_size(num_colors, map.peak_bytes_per_row, place.device());
+  if (map.distrust == tape::Distrust::kGraph && sweeps.create_graph) {
     chunk_size = 1;
   }
-  const at::Tensor colors = num_colors == 1 ? at::Tensor() : to_tensor(coloring.colors).to(output.device());
-  std::vector<std::vector<at::Tensor>> chunks(problem.inputs.size());
+  const bool is_one =
+      num_colors == 1 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
+  const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(place.device());
+  std::vector<std::vector<at::Tensor>> chunks(map.edges.size());
   for (int64_t first = 0; first < num_colors;) {
     const int64_t count = std::min(chunk_size, num_colors - first);
-    const at::Tensor seeds = num_colors == 1 ? at::ones(joined_shape(1, output.sizes()), output.options())
-                                             : color_seeds(output, colors, first, count);
     std::vector<at::Tensor> rows;
-    if (!try_sweep(problem, seeds, options, sweeps.chunk_size.has_value(), chunk_size, rows)) {
+    if (!try_sweep(
+            map,
+            color_seeds(map, colors, first, count),
+            count,
+            options,
+            sweeps.chunk_size.has_value(),
+            chunk_size,
+            rows)) {
       continue;
     }
     for (const auto j : c10::irange(rows.size())) {
@@ -135,26 +188,46 @@ std::vector<at::Tensor> sweep_colors(
     first += count;
     sweeps.after_passes(count);
   }
-  // Whether a cotangent arrives at an input is the same for all chunks.
+  // Whether a cotangent arrives at an edge is the same for all chunks.
   std::vector<at::Tensor> all;
-  for (const auto& of_input : chunks) {
-    all.push_back(of_input.empty() ? at::Tensor() : of_input.size() == 1 ? of_input[0] : at::cat(of_input));
+  for (const auto& of_edge : chunks) {
+    all.push_back(of_edge.empty() ? at::Tensor() : of_edge.size() == 1 ? of_edge[0] : at::cat(of_edge));
   }
   return all;
 }
 
-std::vector<CompressedBlock> compute_compressed(
-    const CompressedProblem& problem,
+std::optional<std::vector<CompressedBlock>> compute_compressed(
+    const OutputProblem& problem,
     const Compression& structure,
     const CompressedSweeps& sweeps) {
-  std::vector<at::Tensor> rows = sweep_colors(problem, structure.coloring, sweeps);
+  const Coloring passes = structure::column_passes(structure);
+  at::Tensor columns;
+  if (passes.num_colors > 0) {
+    columns = sweep_columns(problem, passes, sweeps);
+    if (!columns.defined()) {
+      return std::nullopt;
+    }
+  }
+  std::vector<at::Tensor> rows(problem.inputs.size());
+  if (!structure.by_columns) {
+    rows = sweep_colors(reverse_map(problem), structure.coloring, sweeps);
+  }
   std::vector<CompressedBlock> blocks;
   int64_t first_column = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
-    const int64_t columns = problem.inputs[j].numel();
-    blocks.push_back(entries_of_columns(structure, first_column, columns));
+    const at::Tensor& input = problem.inputs[j];
+    blocks.push_back(entries_of_columns(structure, first_column, input.numel()));
     blocks.back().compressed = std::move(rows[j]);
-    first_column += columns;
+    if (columns.defined() && structure.by_columns) {
+      blocks.back().compressed = columns;
+    } else if (columns.defined()) {
+      at::Tensor& compressed = blocks.back().compressed;
+      if (!compressed.defined()) {
+        compressed = at::zeros({structure.coloring.num_colors * input.numel()}, columns.options());
+      }
+      compressed = at::cat({compressed.reshape({-1}), columns.reshape({-1})});
+    }
+    first_column += input.numel();
   }
   return blocks;
 }
@@ -173,21 +246,16 @@ at::Tensor dense_rows(const CompressedBlock& block, const at::Tensor& output, co
 }
 
 bool run_compressed(
-    const std::string& caller,
-    const CompressedProblem& problem,
-    const std::shared_ptr<const Compression>& kept,
+    const OutputProblem& problem,
+    const Compression& structure,
     const std::vector<JacobianBlock*>& blocks,
-    const CompressedSweeps& sweeps,
-    const std::function<void(int64_t)>& expect_passes) {
-  const auto structure =
-      kept == nullptr ? find_structure(problem, Effort::kSmall) : renew_structure(caller, problem, kept);
-  if (structure == nullptr) {
+    const CompressedSweeps& sweeps) {
+  const auto computed = compute_compressed(problem, structure, sweeps);
+  if (!computed.has_value()) {
     return false;
   }
-  expect_passes(structure->coloring.num_colors);
-  const std::vector<CompressedBlock> computed = compute_compressed(problem, *structure, sweeps);
   for (const auto j : c10::irange(blocks.size())) {
-    blocks[j]->append(problem.output.numel(), dense_rows(computed[j], problem.output, problem.inputs[j]));
+    blocks[j]->append(problem.output.numel(), dense_rows((*computed)[j], problem.output, problem.inputs[j]));
   }
   return true;
 }

@@ -11,18 +11,11 @@
 #include <vector>
 
 #include "engine/jacobian_block.h"
+#include "engine/linear_map.h"
 #include "structure/compression.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
-
-// One output and the inputs that it reaches; the arguments of everything here.
-struct CompressedProblem {
-  const at::Tensor& output;
-  const tape::Tape& tape;
-  const std::vector<at::Tensor>& inputs;
-  const torch::autograd::edge_list& edges;
-};
 
 // How much time finding the structure may take.
 enum class Effort {
@@ -32,12 +25,12 @@ enum class Effort {
 
 // The structure of the Jacobian, or null where it is dense, or where anything on the tape makes that doubtful: hooks,
 // custom Functions, Nodes that are not in structure's table, anomaly mode, tensors without data.
-std::shared_ptr<const structure::Compression> find_structure(const CompressedProblem& problem, Effort effort);
+std::shared_ptr<const structure::Compression> find_structure(const OutputProblem& problem, Effort effort);
 
 // A kept structure if it holds for this tape, a new one otherwise. Raises, naming `caller`, if the tape is another.
 std::shared_ptr<const structure::Compression> renew_structure(
     const std::string& caller,
-    const CompressedProblem& problem,
+    const OutputProblem& problem,
     std::shared_ptr<const structure::Compression> kept);
 
 struct CompressedSweeps {
@@ -48,22 +41,24 @@ struct CompressedSweeps {
 
 // The Jacobian of the output by one input, from few passes: where entry k lies, and its value.
 struct CompressedBlock {
-  at::Tensor compressed; // undefined if all entries are zero
+  at::Tensor compressed; // undefined if all entries are zero; rows, then columns, of every colour
   at::Tensor source; // of entry k in `compressed`
   at::Tensor row_ptr; // on the CPU
   at::Tensor col_ind; // on the CPU
 };
 
-// The rows of every colour by each input, [num_colors, *input.shape] or undefined for zeros, in batched sweeps; one by
-// one where torch.vmap cannot go, in smaller chunks where memory runs out.
+// The sum of the map's rows of every colour, by each of its edges: [num_colors, *shape there] or undefined for zeros.
+// Rows of a negative colour are left out. In batched sweeps; one by one where torch.vmap cannot go, in smaller chunks
+// where memory runs out.
 std::vector<at::Tensor> sweep_colors(
-    const CompressedProblem& problem,
+    const LinearMap& map,
     const structure::Coloring& coloring,
     const CompressedSweeps& sweeps);
 
-// One block an input.
-std::vector<CompressedBlock> compute_compressed(
-    const CompressedProblem& problem,
+// One block an input. None if columns are to be computed, and forward mode has an obstacle or gives an entry that is
+// not finite.
+std::optional<std::vector<CompressedBlock>> compute_compressed(
+    const OutputProblem& problem,
     const structure::Compression& structure,
     const CompressedSweeps& sweeps);
 
@@ -77,14 +72,12 @@ at::Tensor sparse_matrix(
     const at::Tensor& input,
     at::Layout layout);
 
-// Fills `blocks` with the Jacobians, one an input, if they have structure: `kept` if given, or what is found;
-// `expect_passes` is told their number first. Returns false, with nothing done, if they do not.
+// Fills `blocks` with the Jacobians, one an input. Returns false, with nothing in `blocks`, if columns are to be
+// computed and forward mode does not serve.
 bool run_compressed(
-    const std::string& caller,
-    const CompressedProblem& problem,
-    const std::shared_ptr<const structure::Compression>& kept,
+    const OutputProblem& problem,
+    const structure::Compression& structure,
     const std::vector<JacobianBlock*>& blocks,
-    const CompressedSweeps& sweeps,
-    const std::function<void(int64_t)>& expect_passes);
+    const CompressedSweeps& sweeps);
 
 } // namespace highgrad::engine

@@ -9,12 +9,12 @@
 #include "engine/check_arguments.h"
 #include "engine/compressed.h"
 #include "engine/endpoint.h"
-#include "engine/forward_mode.h"
 #include "engine/jacobian_block.h"
+#include "engine/make_plan.h"
 #include "engine/retained_grads.h"
 #include "engine/run_plan.h"
 #include "engine/special_results.h"
-#include "plan/planner.h"
+#include "structure/passes.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
@@ -112,68 +112,47 @@ void check_paths(
   }
 }
 
-// The plan for one output, and why the mode that was asked for is not used, if so.
-std::pair<plan::OutputPlan, std::string> plan_of(
-    const at::Tensor& output,
-    const Tape& tape,
-    const std::vector<at::Tensor>& inputs,
-    plan::Mode mode) {
-  plan::Request request{tape, output.numel(), 0, output.device(), mode};
-  for (const at::Tensor& input : inputs) {
-    request.columns += input.numel();
-  }
-  std::string obstacle;
-  if (mode != plan::Mode::kReverse) {
-    obstacle = plain_obstacle(output, inputs);
-    request.may_split = request.may_forward = obstacle.empty();
-  }
-  plan::OutputPlan plan = plan::plan_output(request);
-  if (obstacle.empty() && plan.needs_double_backward()) {
-    obstacle = forward_obstacle(output, tape);
-  }
-  if (obstacle.empty() || !plan.needs_double_backward()) {
-    return {std::move(plan), ""};
-  }
-  request.may_forward = false;
-  if (mode == plan::Mode::kAuto) {
-    return {plan::plan_output(request), ""};
-  }
-  return {plan::plain_plan(request, plan::Mode::kReverse, "reverse: " + obstacle), obstacle};
-}
-
-// Fills `blocks` with the Jacobians of one output by `inputs`, which it reaches, in the cheapest way.
+// Fills `blocks` with the Jacobians of one output by the inputs that it reaches, as planned, or else in reverse mode.
 void run_output(
-    const at::Tensor& output,
-    const Tape& tape,
-    const std::vector<at::Tensor>& inputs,
-    const edge_list& edges,
+    const OutputProblem& problem,
+    const plan::OutputPlan& plan,
     const std::vector<JacobianBlock*>& blocks,
     const JacobianOptions& options,
-    const std::shared_ptr<const structure::Compression>& kept,
     bool keep_graph,
     Progress& progress) {
-  const int64_t rows = output.numel();
-  if (options.use_structure && options.mode != plan::Mode::kForward &&
-      run_compressed(
-          options.caller,
-          {output, tape, inputs, edges},
-          kept,
-          blocks,
-          {options.create_graph, options.chunk_size, [&](int64_t passes) { progress.add(passes); }},
-          [&](int64_t passes) { progress.expect(passes - rows); })) {
-    return;
+  const PlannedOutput planned{problem.output, problem.tape, problem.edges, blocks};
+  const int64_t expected = progress.total();
+  const auto expect_passes = [&](int64_t passes) { progress.expect(expected + passes - problem.output.numel()); };
+  int64_t done = progress.done();
+  if (plan.structure != nullptr) {
+    expect_passes(structure::num_passes(*plan.structure));
+    if (run_compressed(
+            problem, *plan.structure, blocks, {options.create_graph, options.chunk_size, [&](int64_t passes) {
+                                                 progress.add(passes);
+                                               }})) {
+      return;
+    }
   }
-  const PlannedOutput problem{output, tape, edges, blocks};
-  auto [plan, obstacle] = plan_of(output, tape, inputs, options.mode);
-  progress.expect(plan.passes() - rows);
-  if (!run_plan(plan, problem, options, keep_graph, progress)) {
+  expect_passes(progress.done() - done + plan.passes());
+  std::string obstacle = plan.obstacle;
+  if (!run_plan(plan, planned, options, keep_graph, progress)) {
     obstacle = "the graph has no double backward, or gives an entry that is not finite";
-    progress.expect(rows);
-    run_rows(problem, options, keep_graph, progress);
+    expect_passes(progress.done() - done + problem.output.numel());
+    run_rows(planned, options, keep_graph, progress);
   }
   if (options.mode == plan::Mode::kForward && !obstacle.empty()) {
     warn(options, "mode=\"forward\" cannot be used, and reverse mode is: " + obstacle);
   }
+}
+
+// One output's plan: the kept one, or a new one.
+std::shared_ptr<const plan::OutputPlan> plan_output(
+    const OutputProblem& problem,
+    const JacobianOptions& options,
+    size_t output,
+    Effort effort) {
+  return options.plans.empty() ? make_plan(problem, options, effort)
+                               : renew_plan(problem, options, options.plans[output]);
 }
 
 } // namespace
@@ -207,27 +186,28 @@ std::vector<at::Tensor> full_jacobian(
   results.reserve(outputs.size() * inputs.size());
   Progress progress(options, total_rows);
   for (const auto i : c10::irange(outputs.size())) {
-    const std::shared_ptr<const structure::Compression> kept = options.kept.empty() ? nullptr : options.kept[i];
+    const ReachedInputs reached(outputs[i], tapes[i], inputs, input_edges);
+    const OutputProblem problem{outputs[i], tapes[i], reached.inputs, reached.edges};
     if (options.layout != at::kStrided || options.batch_dims > 0) {
       const SpecialProblem special{
-          outputs[i],
-          tapes[i],
+          problem,
           inputs,
-          input_edges,
+          reached.mask,
           options,
           [&](int64_t passes) { progress.add(passes); },
-          [&](int64_t passes) { progress.expect(passes - outputs[i].numel()); }};
+          [&](int64_t passes) { progress.expect(progress.total() + passes - outputs[i].numel()); }};
       if (options.batch_dims > 0) {
         append_batch_jacobians(special, results);
+      } else if (reached.inputs.empty()) {
+        append_sparse_jacobians(special, nullptr, results);
       } else {
-        append_sparse_jacobians(special, kept, results);
+        const auto plan = plan_output(problem, options, i, Effort::kThorough);
+        append_sparse_jacobians(special, plan->structure.get(), results);
       }
       continue;
     }
     std::vector<JacobianBlock> jacobians;
     jacobians.reserve(inputs.size());
-    std::vector<at::Tensor> reached;
-    edge_list edges;
     std::vector<JacobianBlock*> blocks;
     for (const auto j : c10::irange(inputs.size())) {
       jacobians.emplace_back(
@@ -235,14 +215,13 @@ std::vector<at::Tensor> full_jacobian(
           inputs[j],
           options.create_graph,
           out.has_value() ? std::optional<at::Tensor>((*out)[i * inputs.size() + j]) : std::nullopt);
-      if (tapes[i].inputs[j].is_on_tape() && inputs[j].numel() > 0) {
-        reached.push_back(inputs[j]);
-        edges.push_back(input_edges[j]);
+      if (reached.mask[j]) {
         blocks.push_back(&jacobians.back());
       }
     }
     if (!blocks.empty()) {
-      run_output(outputs[i], tapes[i], reached, edges, blocks, options, kept, !engine_frees, progress);
+      const auto plan = plan_output(problem, options, i, Effort::kSmall);
+      run_output(problem, *plan, blocks, options, !engine_frees, progress);
     }
     for (const auto j : c10::irange(inputs.size())) {
       const bool is_empty = outputs[i].numel() == 0 || inputs[j].numel() == 0;
@@ -260,6 +239,27 @@ std::vector<at::Tensor> full_jacobian(
     release(tapes);
   }
   return results;
+}
+
+std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const JacobianOptions& options) {
+  check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, std::nullopt);
+  check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
+  const edge_list input_edges = edges_of(inputs);
+  const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
+  check_paths(outputs, inputs, input_edges, tapes, options);
+  const at::NoGradGuard no_grad;
+  std::vector<std::shared_ptr<const plan::OutputPlan>> plans;
+  for (const auto i : c10::irange(outputs.size())) {
+    const ReachedInputs reached(outputs[i], tapes[i], inputs, input_edges);
+    plans.push_back(
+        reached.inputs.empty()
+            ? plan_zeros(outputs[i].numel())
+            : make_plan({outputs[i], tapes[i], reached.inputs, reached.edges}, options, Effort::kThorough));
+  }
+  return plans;
 }
 
 void release_graph(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {

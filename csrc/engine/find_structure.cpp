@@ -6,10 +6,12 @@
 #include <utility>
 
 #include "engine/compressed.h"
+#include "engine/forward_mode.h"
 #include "engine/probe.h"
 #include "plan/chunking.h"
 #include "structure/axes.h"
 #include "structure/nan_probes.h"
+#include "structure/passes.h"
 
 namespace highgrad::engine {
 namespace {
@@ -25,23 +27,32 @@ constexpr int64_t kLeastBytes = int64_t{1} << 18;
 constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
-// What a batched sweep takes, in nanoseconds: a Node, and a byte of cotangents.
+// What a batched sweep takes, in nanoseconds: a Node, and a byte of cotangents. Recording the graph for forward mode
+// dispatches about so many times the operators of one sweep.
 constexpr double kNanosecondsPerNode = 5e3;
 constexpr double kNanosecondsPerByte = 0.15;
-
-// Colouring steps for each entry.
-constexpr int64_t kColoringSteps = 256;
+constexpr double kRecordingSweeps = 3;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
 
 constexpr int64_t kFirstBlocks = 16;
 constexpr int64_t kFewestFirstBlocks = 4;
+constexpr int64_t kBlocksPerSample = 4;
+
+// At most so many of the columns, and of the passes that they may save, are full ones.
+constexpr int64_t kMostFull = 16;
+
+// With so many times as many rows as columns, columns are probed first.
+constexpr int64_t kTall = 4;
+
+// Probes one by one, where torch.vmap cannot go, take a share of the rows one by one only when there are so many.
+constexpr int64_t kManyMoreRows = 1024;
 
 // Past this many rows, a second first sweep, over blocks of every n-th row, costs next to nothing.
 constexpr int64_t kManyRows = 4096;
 
-bool may_compress(const CompressedProblem& problem) {
+bool may_compress(const OutputProblem& problem) {
   constexpr c10::DispatchKeySet kWrapped(
       {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python});
   const auto is_odd = [&](const at::Tensor& tensor) {
@@ -53,7 +64,7 @@ bool may_compress(const CompressedProblem& problem) {
       problem.tape.distrust != tape::Distrust::kValues && !torch::autograd::AnomalyMode::is_enabled();
 }
 
-int64_t count_columns(const CompressedProblem& problem) {
+int64_t count_columns(const OutputProblem& problem) {
   return std::accumulate(
       problem.inputs.begin(), problem.inputs.end(), int64_t{0}, [](int64_t sum, const at::Tensor& input) {
         return sum + input.numel();
@@ -61,7 +72,7 @@ int64_t count_columns(const CompressedProblem& problem) {
 }
 
 // The ties of the inputs that the tape reaches, in the problem's order; their lower ones where `lower` and known.
-std::optional<std::vector<Digits>> ties_of(const CompressedProblem& problem, const AxisAnalysis& axes, bool lower) {
+std::optional<std::vector<Digits>> ties_of(const OutputProblem& problem, const AxisAnalysis& axes, bool lower) {
   std::vector<Digits> ties;
   for (size_t j = 0; j < axes.inputs.size(); ++j) {
     if (!problem.tape.inputs[j].is_on_tape()) {
@@ -78,122 +89,214 @@ std::optional<std::vector<Digits>> ties_of(const CompressedProblem& problem, con
   return ties;
 }
 
-// The budget for probes that may replace a Jacobian in `rows` passes, or none if they are not to be tried.
-std::optional<structure::ProbeBudget> plan_probes(const CompressedProblem& problem, int64_t rows, Effort effort) {
-  structure::ProbeBudget budget;
-  if (effort == Effort::kThorough) {
-    budget.first_blocks = std::min(kFirstBlocks, std::max<int64_t>(2, problem.output.numel() / 4));
-    budget.max_probes = problem.output.numel();
-    budget.max_colors = rows / kLeastGain;
+// What sweeps over a map take, in nanoseconds: before the first, each, and each of its products.
+struct SweepTimes {
+  double setup;
+  double dispatch;
+  double product;
+};
+
+class Search {
+ public:
+  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort)
+      : problem_(problem),
+        axes_(axes),
+        effort_(effort),
+        rows_(problem.output.numel()),
+        columns_(count_columns(problem)),
+        may_go_forward_(
+            problem.may_go_forward && forward_obstacle(problem.output, problem.tape, problem.inputs).empty()) {}
+
+  // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
+  std::shared_ptr<const Compression> run() const {
+    const std::vector<Digits> upper = *ties_of(problem_, axes_, false);
+    const int64_t tied = structure::rows_a_color(rows_, upper);
+    const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
+    const bool has_more = !lower.has_value() || structure::rows_a_color(rows_, *lower) >= 2 * kLeastGain * tied;
+    // Without more structure: the rows that axes leave, or a plan that knows none.
+    double passes = static_cast<double>(rows_ / tied);
+    if (problem_.dense_cost.has_value()) {
+      passes = std::min(passes, *problem_.dense_cost);
+    }
+    std::shared_ptr<Compression> result;
+    if (has_more) {
+      result = probe(passes);
+    }
+    if (result == nullptr && tied >= kLeastGain) {
+      result = from_ties(upper, passes);
+    }
+    if (result != nullptr) {
+      result->signature = axes_.signature;
+    }
+    return result;
+  }
+
+ private:
+  bool is_thorough() const {
+    return effort_ == Effort::kThorough;
+  }
+
+  structure::ColoringLimits coloring_limits() const {
+    return {may_go_forward_, is_thorough()};
+  }
+
+  std::shared_ptr<Compression> from_ties(const std::vector<Digits>& upper, double passes) const {
+    auto result = std::make_shared<Compression>(*structure::compression_of_ties(rows_, upper));
+    if (may_go_forward_ && structure::max_row_degree(result->pattern) * kTall <= result->coloring.num_colors) {
+      if (auto colored = structure::color_pattern(result->pattern, {}, coloring_limits());
+          colored.has_value() && structure::cost_of(*colored) < structure::cost_of(*result)) {
+        result = std::make_shared<Compression>(std::move(*colored));
+        result->is_global = true;
+      }
+    }
+    result->reason = "axes that the tape ties to those of the output";
+    return is_thorough() || structure::cost_of(*result) <= passes ? result : nullptr;
+  }
+
+  std::shared_ptr<Compression> probe(double passes) const {
+    const bool is_tall = may_go_forward_ && rows_ >= kTall * columns_;
+    std::shared_ptr<Compression> result = is_tall ? probe_columns(passes) : probe_rows(passes);
+    // A second search is for those who want a structure at a price.
+    if (result == nullptr && is_thorough()) {
+      result = is_tall ? probe_rows(passes) : may_go_forward_ ? probe_columns(passes) : nullptr;
+    }
+    return result;
+  }
+
+  SweepTimes reverse_times() const {
+    return {
+        0,
+        kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
+        kNanosecondsPerByte * static_cast<double>(problem_.tape.bytes_per_row)};
+  }
+
+  SweepTimes forward_times() const {
+    const SweepTimes reverse = reverse_times();
+    return {kRecordingSweeps * reverse.dispatch, reverse.dispatch, structure::kColumnCost * reverse.product};
+  }
+
+  // The budget for probes of so many rows, if what they find may replace so many passes; none if they are not to be
+  // tried.
+  std::optional<structure::ProbeBudget> plan_probes(int64_t count, double passes, const SweepTimes& times) const {
+    structure::ProbeBudget budget;
+    if (may_go_forward_) {
+      budget.max_full_columns = static_cast<int64_t>(passes) / kMostFull;
+    }
+    if (is_thorough()) {
+      budget.first_blocks = std::min(kFirstBlocks, std::max<int64_t>(2, count / 4));
+      budget.max_probes = count;
+      budget.max_colors = static_cast<int64_t>(passes) / kLeastGain;
+      return budget;
+    }
+    const SweepTimes reverse = reverse_times();
+    const double dense = reverse.dispatch + reverse.product * passes;
+    const double allowed = std::max(kFreeNanoseconds, kShareOfDense * dense) - times.setup - times.dispatch;
+    const double blocks = allowed / times.product * kBlocksPerSample / (kBlocksPerSample + 1);
+    if (blocks < static_cast<double>(kFewestFirstBlocks)) {
+      return std::nullopt;
+    }
+    budget.first_blocks = static_cast<int64_t>(std::min(blocks, static_cast<double>(kFirstBlocks)));
+    budget.samples = budget.first_blocks / kBlocksPerSample;
+    budget.max_probes = static_cast<int64_t>(passes / 3);
+    budget.max_colors = static_cast<int64_t>(passes) / (2 * kLeastGain);
+    budget.sweep_cost = times.dispatch / times.product;
     return budget;
   }
-  const double dispatch = kNanosecondsPerNode * static_cast<double>(problem.tape.nodes.size());
-  const double row = kNanosecondsPerByte * static_cast<double>(problem.tape.bytes_per_row);
-  const double dense = dispatch + row * static_cast<double>(rows);
-  const double allowed = std::max(kFreeNanoseconds, kShareOfDense * dense);
-  const double blocks = std::min((allowed - dispatch) / row, static_cast<double>(kFirstBlocks));
-  if (blocks < static_cast<double>(kFewestFirstBlocks)) {
-    return std::nullopt;
-  }
-  budget.first_blocks = static_cast<int64_t>(blocks);
-  budget.max_probes = rows / 3;
-  budget.max_colors = rows / (2 * kLeastGain);
-  return budget;
-}
 
-// Every n-th row together, for outputs whose last axis is the one that the Jacobian is diagonal along.
-std::vector<int64_t> last_axis_first(const at::Tensor& output) {
-  const int64_t inner = output.size(-1);
-  const int64_t outer = output.numel() / inner;
-  std::vector<int64_t> row_at;
-  row_at.reserve(output.numel());
-  for (int64_t i = 0; i < inner; ++i) {
-    for (int64_t o = 0; o < outer; ++o) {
-      row_at.push_back(o * inner + i);
+  structure::Probe probe_of(const LinearMap& map, int64_t most) const {
+    return make_probe(
+        map,
+        plan::automatic_chunk_size(most, map.peak_bytes_per_row, problem_.output.device()),
+        is_thorough() || rows_ >= kManyMoreRows);
+  }
+
+  std::shared_ptr<Compression> probe_rows(double passes) const {
+    auto budget = plan_probes(rows_, passes, reverse_times());
+    if (!budget.has_value()) {
+      return nullptr;
     }
+    budget->max_full_columns = std::min(budget->max_full_columns, columns_ / kMostFull);
+    const LinearMap map = reverse_map(problem_);
+    const structure::Probe probe = probe_of(map, budget->max_probes);
+    auto found = structure::find_pattern(rows_, columns_, {}, *budget, probe);
+    const bool has_axes = problem_.output.dim() > 1 && problem_.output.size(-1) > 1;
+    if (!found.has_value() && has_axes && (is_thorough() || rows_ >= kManyRows)) {
+      found = structure::find_pattern(rows_, columns_, last_axis_first(problem_.output), *budget, probe);
+    }
+    return found.has_value() ? color(std::move(*found), *budget, "", axes_.is_global) : nullptr;
   }
-  return row_at;
-}
 
-std::shared_ptr<Compression> probe_structure(
-    const CompressedProblem& problem,
-    const AxisAnalysis& axes,
-    const structure::ProbeBudget& budget,
-    Effort effort) {
-  const int64_t rows = problem.output.numel();
-  const structure::Probe probe = make_probe(
-      problem.output,
-      problem.inputs,
-      problem.edges,
-      plan::automatic_chunk_size(budget.max_probes, problem.tape.peak_bytes_per_row, problem.output.device()));
-  const int64_t columns = count_columns(problem);
-  auto found = structure::find_pattern(rows, columns, {}, budget, probe);
-  const bool has_axes = problem.output.dim() > 1 && problem.output.size(-1) > 1;
-  if (!found.has_value() && has_axes && (effort == Effort::kThorough || rows >= kManyRows)) {
-    found = structure::find_pattern(rows, columns, last_axis_first(problem.output), budget, probe);
+  std::shared_ptr<Compression> probe_columns(double passes) const {
+    auto budget = plan_probes(columns_, passes, forward_times());
+    if (!budget.has_value() || columns_ < 2) {
+      return nullptr;
+    }
+    budget->max_full_columns = 0;
+    const std::optional<ForwardMap> forward = forward_map(problem_);
+    if (!forward.has_value() || !forward->is_known) {
+      return nullptr;
+    }
+    const structure::Probe probe = probe_of(forward->map, budget->max_probes);
+    auto found = structure::find_pattern(columns_, rows_, {}, *budget, probe);
+    if (!found.has_value()) {
+      return nullptr;
+    }
+    found->pattern = structure::transpose(found->pattern);
+    return color(std::move(*found), *budget, " of columns", axes_.is_global && forward->is_global);
   }
-  if (!found.has_value()) {
-    return nullptr;
-  }
-  auto result = std::make_shared<Compression>();
-  // Only a plan that is kept gets the time that more orders than one take.
-  const structure::SparsityPattern transposed = structure::transpose(found->pattern);
-  const int64_t limit = kColoringSteps * (found->pattern.nnz() + columns);
-  auto coloring = structure::color_rows(
-      found->pattern,
-      transposed,
-      effort == Effort::kThorough ? limit : std::min(limit, structure::greedy_work(transposed)));
-  if (!coloring.has_value() || coloring->num_colors > budget.max_colors) {
-    return nullptr;
-  }
-  result->reason =
-      "found by " + std::to_string(found->probes) + " probes in " + std::to_string(found->sweeps) + " sweeps";
-  result->pattern = std::move(found->pattern);
-  result->coloring = std::move(*coloring);
-  result->is_global = axes.is_global;
-  return result;
-}
 
-// For a problem that may be compressed, and axes that are known.
-std::shared_ptr<const Compression> find_by_axes(
-    const CompressedProblem& problem,
-    const AxisAnalysis& axes,
-    Effort effort) {
-  const int64_t rows = problem.output.numel();
-  // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
-  std::shared_ptr<Compression> result;
-  const std::vector<Digits> upper = *ties_of(problem, axes, false);
-  const int64_t tied = structure::rows_a_color(rows, upper);
-  const std::optional<std::vector<Digits>> lower = ties_of(problem, axes, true);
-  const bool has_more = !lower.has_value() || structure::rows_a_color(rows, *lower) >= 2 * kLeastGain * tied;
-  const auto budget = has_more ? plan_probes(problem, rows / tied, effort) : std::nullopt;
-  if (budget.has_value()) {
-    result = probe_structure(problem, axes, *budget, effort);
+  std::shared_ptr<Compression> color(
+      structure::ProbedPattern found,
+      const structure::ProbeBudget& budget,
+      const char* of_what,
+      bool is_global) const {
+    auto colored = structure::color_pattern(std::move(found.pattern), std::move(found.full_columns), coloring_limits());
+    if (!colored.has_value() || structure::cost_of(*colored) > static_cast<double>(budget.max_colors)) {
+      return nullptr;
+    }
+    auto result = std::make_shared<Compression>(std::move(*colored));
+    result->reason = "found by " + std::to_string(found.probes) + " probes" + of_what + " in " +
+        std::to_string(found.sweeps) + " sweeps";
+    result->is_global = is_global;
+    return result;
   }
-  if (result == nullptr && tied >= kLeastGain) {
-    result = std::make_shared<Compression>(*structure::compression_of_ties(rows, upper));
-    result->reason = "axes that the tape ties to those of the output";
+
+  // Every n-th row together, for outputs whose last axis is the one that the Jacobian is diagonal along.
+  static std::vector<int64_t> last_axis_first(const at::Tensor& output) {
+    const int64_t inner = output.size(-1);
+    const int64_t outer = output.numel() / inner;
+    std::vector<int64_t> row_at;
+    row_at.reserve(output.numel());
+    for (int64_t i = 0; i < inner; ++i) {
+      for (int64_t o = 0; o < outer; ++o) {
+        row_at.push_back(o * inner + i);
+      }
+    }
+    return row_at;
   }
-  if (result != nullptr) {
-    result->signature = axes.signature;
-  }
-  return result;
-}
+
+  const OutputProblem& problem_;
+  const AxisAnalysis& axes_;
+  const Effort effort_;
+  const int64_t rows_;
+  const int64_t columns_;
+  const bool may_go_forward_;
+};
 
 } // namespace
 
-std::shared_ptr<const Compression> find_structure(const CompressedProblem& problem, Effort effort) {
+std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, Effort effort) {
   if (!may_compress(problem) ||
       (effort == Effort::kSmall && problem.output.numel() * problem.tape.bytes_per_row < kLeastBytes)) {
     return nullptr;
   }
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
-  return axes.has_value() && axes->is_known ? find_by_axes(problem, *axes, effort) : nullptr;
+  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort).run() : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(
     const std::string& caller,
-    const CompressedProblem& problem,
+    const OutputProblem& problem,
     std::shared_ptr<const Compression> kept) {
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
   TORCH_CHECK_VALUE(
@@ -204,7 +307,7 @@ std::shared_ptr<const Compression> renew_structure(
   if (!may_compress(problem)) {
     return nullptr;
   }
-  return kept->is_global ? kept : find_by_axes(problem, *axes, Effort::kThorough);
+  return kept->is_global ? kept : Search(problem, *axes, Effort::kThorough).run();
 }
 
 } // namespace highgrad::engine

@@ -3,6 +3,7 @@
 #include <c10/core/DispatchKeySet.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
+#include <cmath>
 #include <exception>
 #include <utility>
 
@@ -32,7 +33,7 @@ std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tenso
   return "";
 }
 
-std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape) {
+std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, const std::vector<at::Tensor>& inputs) {
   for (const tape::TapeNode& node : tape.nodes) {
     if (!tape::is_vjp_recorded(*node.node)) {
       return "double backward through " + node.node->name() + ", or through its hooks, may be wrong";
@@ -41,7 +42,11 @@ std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape) {
       return "the graph mixes dtypes, which would round differently";
     }
   }
-  return "";
+  return plain_obstacle(output, inputs);
+}
+
+bool is_finite(const at::Tensor& tensor) {
+  return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
 }
 
 std::optional<std::vector<at::Tensor>> compute_columns(

@@ -16,11 +16,15 @@ namespace highgrad::engine {
 // Why all rows of `output` by `inputs` can only be computed in reverse mode, over the whole tape, or an empty string.
 std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tensor>& inputs);
 
-// Why, if plain_obstacle is empty, forward mode cannot be used on the tape, or an empty string.
-std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape);
+// Why forward mode (see Note [Forward mode by double backward]) cannot be used, or an empty string.
+std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, const std::vector<at::Tensor>& inputs);
 
-// All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. See Note [Forward
-// mode by double backward]. None when the graph has no double backward.
+// Whether all entries are finite, or so large that their sum is not. Entries without data are. Where some are not,
+// 0 * inf = NaN arises in other places than in all rows in reverse mode, which is what users know.
+bool is_finite(const at::Tensor& tensor);
+
+// All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. None when the graph
+// has no double backward.
 std::optional<std::vector<at::Tensor>> compute_columns(
     const Endpoint& root,
     const torch::autograd::edge_list& inputs,

@@ -9,8 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "plan/mode.h"
-#include "structure/compression.h"
+#include "plan/plan.h"
 
 namespace highgrad::engine {
 
@@ -25,8 +24,8 @@ struct JacobianOptions {
   plan::Mode mode = plan::Mode::kAuto;
   // Whether to look for structure and to compute only what it leaves.
   bool use_structure = true;
-  // Structures to use, one for each output or none at all; null where one is to be found.
-  std::vector<std::shared_ptr<const structure::Compression>> kept = {};
+  // Plans to use, one for each output or none at all.
+  std::vector<std::shared_ptr<const plan::OutputPlan>> plans = {};
   // Of the results: strided, or sparse matrices [output.numel(), input.numel()].
   at::Layout layout = at::kStrided;
   // How many of the first axes of all outputs and inputs count independent samples.
@@ -48,9 +47,16 @@ class Progress {
     options_.after_sweep(done_, total_);
   }
 
-  // Other passes than expected are needed: `more` (or fewer, if negative).
-  void expect(int64_t more) {
-    total_ += more;
+  void expect(int64_t total) {
+    total_ = total;
+  }
+
+  int64_t done() const {
+    return done_;
+  }
+
+  int64_t total() const {
+    return total_;
   }
 
  private:

@@ -4,11 +4,11 @@
 #include <ATen/ops/isnan.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <exception>
 #include <limits>
+#include <optional>
 
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
@@ -18,35 +18,81 @@ namespace highgrad::engine {
 namespace {
 
 // Cotangents of probes [first, first + count): NaN in the rows of each one's group, zero elsewhere.
-at::Tensor nan_seeds(const at::Tensor& output, const std::vector<int64_t>& group_of_row, int64_t first, int64_t count) {
-  const auto rows = static_cast<int64_t>(group_of_row.size());
-  std::vector<int64_t> places;
-  for (const auto row : c10::irange(rows)) {
-    if (group_of_row[row] >= first && group_of_row[row] < first + count) {
-      places.push_back((group_of_row[row] - first) * rows + row);
+std::vector<at::Tensor> nan_seeds(
+    const LinearMap& map,
+    const std::vector<int64_t>& group_of_row,
+    int64_t first,
+    int64_t count) {
+  std::vector<at::Tensor> all;
+  int64_t first_row = 0;
+  for (const auto k : c10::irange(map.roots.size())) {
+    const at::Tensor& root = map.roots[k];
+    const int64_t rows = map.rows[k];
+    if (root.defined()) {
+      std::vector<int64_t> places;
+      for (const auto row : c10::irange(rows)) {
+        const int64_t group = group_of_row[first_row + row] - first;
+        if (group >= 0 && group < count) {
+          places.push_back(group * rows + row);
+        }
+      }
+      at::Tensor seeds = at::zeros(ops::joined_shape(count, root.sizes()), root.options());
+      const at::Tensor index = at::from_blob(places.data(), {static_cast<int64_t>(places.size())}, at::kLong);
+      seeds.view(-1).index_fill_(0, index.to(root.device()), std::numeric_limits<double>::quiet_NaN());
+      all.push_back(std::move(seeds));
     }
+    first_row += rows;
   }
-  at::Tensor seeds = at::zeros(ops::joined_shape(count, output.sizes()), output.options());
-  const at::Tensor index = at::from_blob(places.data(), {static_cast<int64_t>(places.size())}, at::kLong);
-  seeds.view(-1).index_fill_(0, index.to(output.device()), std::numeric_limits<double>::quiet_NaN());
-  return seeds;
+  return all;
 }
 
-bool sweep(
-    const at::Tensor& output,
-    const std::vector<at::Tensor>& inputs,
-    const torch::autograd::edge_list& edges,
-    int64_t chunk_size,
-    const std::vector<int64_t>& group_of_row,
-    structure::HitBits& hits) {
-  const int64_t num_groups = *std::max_element(group_of_row.begin(), group_of_row.end()) + 1;
-  for (int64_t first = 0; first < num_groups; first += chunk_size) {
-    const int64_t count = std::min(chunk_size, num_groups - first);
-    const auto rows = batched_vjp(
-        {torch::autograd::impl::gradient_edge(output)}, {nan_seeds(output, group_of_row, first, count)}, edges, {});
+class Prober {
+ public:
+  Prober(const LinearMap& map, int64_t chunk_size, bool may_loop)
+      : map_(map), roots_(map.root_edges()), chunk_size_(chunk_size), may_loop_(may_loop) {}
+
+  bool sweep(const std::vector<int64_t>& group_of_row, structure::HitBits& hits) {
+    const int64_t num_groups = *std::max_element(group_of_row.begin(), group_of_row.end()) + 1;
+    for (int64_t first = 0; first < num_groups;) {
+      const int64_t count = std::min(chunk_size_, num_groups - first);
+      std::vector<at::Tensor> seeds = nan_seeds(map_, group_of_row, first, count);
+      const auto rows = products(seeds, count);
+      if (!rows.has_value()) {
+        if (count == 1 || !may_loop_) {
+          return false;
+        }
+        chunk_size_ = 1;
+        continue;
+      }
+      mark(*rows, first, count, hits);
+      first += count;
+    }
+    return true;
+  }
+
+ private:
+  std::optional<std::vector<at::Tensor>> products(std::vector<at::Tensor>& seeds, int64_t count) const {
+    try {
+      if (count > 1) {
+        return batched_vjp(roots_, seeds, map_.edges, {});
+      }
+      for (at::Tensor& seed : seeds) {
+        seed = seed.squeeze(0);
+      }
+      return single_vjp(roots_, seeds, map_.edges, {});
+    } catch (...) {
+      const std::exception_ptr exception = std::current_exception();
+      if (judge_failure(exception) == Failure::kInterrupt) {
+        std::rethrow_exception(exception);
+      }
+      return std::nullopt;
+    }
+  }
+
+  void mark(const std::vector<at::Tensor>& rows, int64_t first, int64_t count, structure::HitBits& hits) const {
     int64_t first_column = 0;
-    for (const auto j : c10::irange(inputs.size())) {
-      const int64_t columns = inputs[j].numel();
+    for (const auto j : c10::irange(map_.edges.size())) {
+      const int64_t columns = map_.columns[j];
       if (rows[j].defined()) {
         const at::Tensor is_hit = at::isnan(rows[j]).reshape({count, columns}).contiguous().cpu();
         const bool* data = is_hit.const_data_ptr<bool>();
@@ -57,26 +103,19 @@ bool sweep(
       first_column += columns;
     }
   }
-  return true;
-}
+
+  const LinearMap& map_;
+  torch::autograd::edge_list roots_;
+  int64_t chunk_size_;
+  bool may_loop_;
+};
 
 } // namespace
 
-structure::Probe make_probe(
-    const at::Tensor& output,
-    const std::vector<at::Tensor>& inputs,
-    const torch::autograd::edge_list& edges,
-    int64_t chunk_size) {
-  return [&output, &inputs, &edges, chunk_size](const std::vector<int64_t>& group_of_row, structure::HitBits& hits) {
-    try {
-      return sweep(output, inputs, edges, chunk_size, group_of_row, hits);
-    } catch (...) {
-      const std::exception_ptr exception = std::current_exception();
-      if (judge_failure(exception) == Failure::kInterrupt) {
-        std::rethrow_exception(exception);
-      }
-      return false;
-    }
+structure::Probe make_probe(const LinearMap& map, int64_t chunk_size, bool may_loop) {
+  return [prober = Prober(map, chunk_size, may_loop)](
+             const std::vector<int64_t>& group_of_row, structure::HitBits& hits) mutable {
+    return prober.sweep(group_of_row, hits);
   };
 }
 

@@ -4,7 +4,6 @@
 #include <ATen/ops/mm.h>
 #include <c10/util/irange.h>
 
-#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -20,11 +19,6 @@ namespace {
 using plan::Mode;
 using plan::Segment;
 using torch::autograd::edge_list;
-
-// Whether all entries are finite, or so large that their sum is not. Entries without data are.
-bool is_finite(const at::Tensor& tensor) {
-  return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
-}
 
 // From `root`, or from below what is known.
 RowSweeps sweeps_over_all_rows(

@@ -23,8 +23,7 @@ struct PlannedOutput {
 void run_rows(const PlannedOutput& problem, const JacobianOptions& options, bool keep_graph, Progress& progress);
 
 // Fills the blocks as the plan says. Returns false, with the blocks as they were, if that plan does not serve: the
-// graph has no double backward, or an entry is not finite. 0 * inf = NaN arises in other places than in all rows in
-// reverse mode, which is what users know.
+// graph has no double backward, or an entry is not finite.
 bool run_plan(
     const plan::OutputPlan& plan,
     const PlannedOutput& problem,

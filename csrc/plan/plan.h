@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "plan/mode.h"
+#include "structure/compression.h"
 #include "tape/tape.h"
 
 namespace highgrad::plan {
@@ -22,11 +24,23 @@ struct Segment {
   }
 };
 
-// How the Jacobian of one output by all inputs that it reaches is computed: the product of its segments' Jacobians,
-// from the output on.
+// How the Jacobian of one output by all inputs that it reaches is computed.
 struct OutputPlan {
+  // The Jacobian is the product of its segments' Jacobians, from the output on. None, if all of it is zero.
   std::vector<Segment> segments;
   std::string reason; // one sentence
+  double cost = 0; // estimated, in rows of reverse mode over the whole tape
+  // Why the mode that was asked for is not used, or an empty string.
+  std::string obstacle = {};
+  // If the Jacobian has one, it is computed by its structure, and by its segments only where that fails.
+  std::shared_ptr<const structure::Compression> structure = nullptr;
+
+  // What is reported, and compared when the plan is kept.
+  int64_t rows = 0;
+  int64_t columns = 0;
+  uint64_t signature = 0;
+  int64_t chunk_size = 1;
+  int64_t bytes_per_row = 0; // of cotangents alive at once
 
   bool is_plain_reverse() const {
     return segments.size() == 1 && segments.front().mode == Mode::kReverse;

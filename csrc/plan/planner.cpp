@@ -162,7 +162,10 @@ class Chains {
 } // namespace
 
 OutputPlan plain_plan(const Request& request, Mode mode, std::string reason) {
-  return {{{request.tape.output, mode, request.rows, request.columns}}, std::move(reason)};
+  return {
+      {{request.tape.output, mode, request.rows, request.columns}},
+      std::move(reason),
+      static_cast<double>(request.rows)};
 }
 
 OutputPlan plan_output(const Request& request) {
@@ -187,7 +190,7 @@ OutputPlan plan_output(const Request& request) {
     return plain();
   }
   std::string reason = describe(request, segments);
-  return {std::move(segments), std::move(reason)};
+  return {std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows)};
 }
 
 } // namespace highgrad::plan

@@ -7,9 +7,12 @@
 #include <typeinfo>
 #include <utility>
 
+#include "tape/signature.h"
+
 namespace highgrad::structure {
 namespace {
 
+using tape::Hash;
 using tape::Slot;
 using tape::Tape;
 using tape::TapeNode;
@@ -120,31 +123,6 @@ std::optional<Shape> shape_of(const Node& node, uint32_t input_nr) {
   auto shape = tape::shape_of(node, input_nr);
   return shape.has_value() && numel_of(*shape) == 0 ? std::nullopt : shape;
 }
-
-class Hash {
- public:
-  void add(int64_t value) {
-    // FNV's prime, on whole words, with the bits mixed downwards after each.
-    state_ = (state_ ^ static_cast<uint64_t>(value)) * 0x100000001b3ULL;
-    state_ ^= state_ >> 29;
-  }
-  void add(const std::vector<int64_t>& values) {
-    add(static_cast<int64_t>(values.size()));
-    for (const int64_t value : values) {
-      add(value);
-    }
-  }
-  void add(Slot slot) {
-    add(slot.node);
-    add(slot.input_nr);
-  }
-  uint64_t value() const {
-    return state_;
-  }
-
- private:
-  uint64_t state_ = 0xcbf29ce484222325ULL;
-};
 
 // Walks along a tape and keeps the ties of every slot.
 class Walk {
@@ -327,6 +305,11 @@ Digits flow_through(
           : rearranged([&](int64_t axis) { return axis + (axis >= dims[0] ? 1 : 0); }, out, in, digits);
     case Flow::kMatrixProduct:
       return product(k, num_ins, out, in, digits);
+    case Flow::kMatrices:
+      return in.size() != out.size()
+          ? unknown
+          : rearranged(
+                [&](int64_t axis) { return axis + 2 < static_cast<int64_t>(in.size()) ? axis : -1; }, out, in, digits);
     case Flow::kConvolution:
       return k > 0 || in.size() != out.size()
           ? unknown

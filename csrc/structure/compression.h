@@ -17,6 +17,8 @@ struct Compression {
   // Whether columns share passes (forward mode) rather than rows (reverse mode); their colours.
   bool by_columns = false;
   Coloring coloring;
+  // Columns, ascending, that are computed each in a forward pass of its own and that rows may share: see Bicoloring.
+  std::vector<int64_t> full_columns = {};
   // Whether the pattern holds for all values of the tensors, so that it may be kept for another tape.
   bool is_global = false;
   // Of the tape's Nodes, shapes and links; see AxisAnalysis.

@@ -12,6 +12,9 @@ namespace {
 // A first sweep that hits more of all columns than this, block for block, shows a full Jacobian.
 constexpr double kMaxDensity = 0.5;
 
+// Fewer first blocks do not tell full columns from wide bands.
+constexpr int64_t kFewestForFull = 8;
+
 // Steps of the colouring of blocks, for each entry.
 constexpr int64_t kColoringSteps = 64;
 
@@ -38,8 +41,18 @@ class Search {
     if (!probe_first_blocks()) {
       return std::nullopt;
     }
-    while (static_cast<int64_t>(start_.size()) - 1 < rows_) {
-      if (!refine()) {
+    while (num_blocks() < rows_) {
+      const std::optional<Coloring> coloring = color_blocks();
+      if (!coloring.has_value() || coloring->num_colors > budget_.max_colors || !is_promising(*coloring)) {
+        return std::nullopt;
+      }
+      if (!is_worth_refining(*coloring)) {
+        if (is_exact() || coloring->num_colors * longest_block() > budget_.max_colors) {
+          return std::nullopt;
+        }
+        break;
+      }
+      if (!refine(*coloring)) {
         return std::nullopt;
       }
     }
@@ -52,13 +65,15 @@ class Search {
     return static_cast<int64_t>(start_.size()) - 1;
   }
 
+  // Whether single rows are wanted or nothing.
+  bool is_exact() const {
+    return budget_.sweep_cost < 0;
+  }
+
   // Runs the probes; group_of(position) is filled in by the caller.
   std::optional<HitBits> run_probes(const std::vector<int64_t>& group_of_position, int64_t num_groups) {
     result_.probes += num_groups;
     result_.sweeps += 1;
-    if (result_.probes > budget_.max_probes) {
-      return std::nullopt;
-    }
     HitBits hits(num_groups, columns_);
     bool succeeded = false;
     if (row_at_.empty()) {
@@ -73,40 +88,89 @@ class Search {
     return succeeded ? std::optional<HitBits>(std::move(hits)) : std::nullopt;
   }
 
+  int64_t longest_block() const {
+    int64_t longest = 0;
+    for (int64_t b = 0; b < num_blocks(); ++b) {
+      longest = std::max(longest, start_[b + 1] - start_[b]);
+    }
+    return longest;
+  }
+
   bool probe_first_blocks() {
     const int64_t blocks = std::min(budget_.first_blocks, rows_);
+    const int64_t samples = std::min(budget_.samples, blocks);
     start_ = even_blocks(rows_, blocks);
     std::vector<int64_t> group(rows_);
     for (int64_t b = 0; b < blocks; ++b) {
       std::fill(group.begin() + start_[b], group.begin() + start_[b + 1], b);
     }
-    const auto hits = run_probes(group, blocks);
+    // A sample is probed by itself and counts for its block. No two are in one block.
+    std::vector<int64_t> sample_of(blocks, -1);
+    for (int64_t s = 0; s < samples; ++s) {
+      const int64_t position = rows_ * (2 * s + 1) / (2 * samples);
+      sample_of[group[position]] = blocks + s;
+      group[position] = blocks + s;
+    }
+    const auto hits = run_probes(group, blocks + samples);
     if (!hits.has_value()) {
       return false;
     }
-    find_full_columns(*hits, blocks);
+    const auto is_hit = [&](int64_t b, int64_t column) {
+      return hits->test(b, column) || (sample_of[b] >= 0 && hits->test(sample_of[b], column));
+    };
+    find_full_columns(is_hit, blocks);
     // By blocks: which columns each has hit.
     hit_ = {blocks, columns_, {0}, {}};
     for (int64_t b = 0; b < blocks; ++b) {
       for (int64_t column = 0; column < columns_; ++column) {
-        if (!is_full_[column] && hits->test(b, column)) {
+        if (!is_full_[column] && is_hit(b, column)) {
           hit_.col_ind.push_back(column);
         }
       }
       hit_.row_ptr.push_back(hit_.nnz());
     }
+    for (int64_t s = blocks; s < blocks + samples; ++s) {
+      int64_t degree = 0;
+      for (int64_t column = 0; column < columns_; ++column) {
+        degree += !is_full_[column] && hits->test(s, column) ? 1 : 0;
+      }
+      sample_degree_ = std::max(sample_degree_, degree);
+    }
     return static_cast<double>(hit_.nnz()) <= kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_);
   }
 
-  void find_full_columns(const HitBits& hits, int64_t blocks) {
-    if (budget_.max_full_columns == 0) {
+  // Whether few colours are sure, since the rows of a block need no more than one each, or to be expected: a row with d
+  // columns shares them with about d * d * rows / columns others.
+  bool is_promising(const Coloring& coloring) const {
+    if (budget_.samples == 0 || result_.sweeps > 1) {
+      return true;
+    }
+    const auto most = static_cast<double>(budget_.max_colors);
+    const auto degree = static_cast<double>(sample_degree_);
+    return static_cast<double>(coloring.num_colors * longest_block()) <= most ||
+        degree * degree * static_cast<double>(rows_) <= most * static_cast<double>(columns_);
+  }
+
+  bool is_worth_refining(const Coloring& coloring) const {
+    const int64_t probes = coloring.num_colors * budget_.split;
+    if (result_.probes + probes > budget_.max_probes) {
+      return false;
+    }
+    const double saved =
+        static_cast<double>(coloring.num_colors * longest_block()) * (1 - 1 / static_cast<double>(budget_.split));
+    return is_exact() || static_cast<double>(probes) + budget_.sweep_cost <= saved;
+  }
+
+  template <typename IsHit>
+  void find_full_columns(const IsHit& is_hit, int64_t blocks) {
+    if (budget_.max_full_columns == 0 || blocks < kFewestForFull) {
       return;
     }
     std::vector<int64_t> full;
     for (int64_t column = 0; column < columns_; ++column) {
       int64_t count = 0;
       for (int64_t b = 0; b < blocks; ++b) {
-        count += hits.test(b, column) ? 1 : 0;
+        count += is_hit(b, column) ? 1 : 0;
       }
       if (4 * count >= 3 * blocks) {
         full.push_back(column);
@@ -120,17 +184,14 @@ class Search {
     }
   }
 
-  bool refine() {
+  // None where the colouring would take too long. One order does: another would save fewer probes than it takes time.
+  std::optional<Coloring> color_blocks() const {
     const SparsityPattern transposed = transpose(hit_);
-    if (result_.sweeps > 1 && max_row_degree(transposed) == num_blocks()) {
-      return false; // a full column: every row will have its own colour
-    }
-    // One order does: another would save fewer probes than it takes time.
     const int64_t max_work = std::min(greedy_work(transposed), kColoringSteps * (hit_.nnz() + columns_));
-    const std::optional<Coloring> coloring = color_rows(hit_, transposed, max_work);
-    if (!coloring.has_value() || coloring->num_colors > budget_.max_colors) {
-      return false;
-    }
+    return color_rows(hit_, transposed, max_work);
+  }
+
+  bool refine(const Coloring& coloring) {
     // The parts of block b are blocks [first_part[b], first_part[b + 1]) of the next level.
     std::vector<int64_t> first_part{0};
     std::vector<int64_t> start;
@@ -142,19 +203,19 @@ class Search {
         const int64_t begin = start_[b] + length * q / parts;
         const int64_t end = start_[b] + length * (q + 1) / parts;
         start.push_back(begin);
-        std::fill(group.begin() + begin, group.begin() + end, coloring->colors[b] * budget_.split + q);
+        std::fill(group.begin() + begin, group.begin() + end, coloring.colors[b] * budget_.split + q);
       }
       first_part.push_back(first_part.back() + parts);
     }
     start.push_back(rows_);
-    const auto hits = run_probes(group, coloring->num_colors * budget_.split);
+    const auto hits = run_probes(group, coloring.num_colors * budget_.split);
     if (!hits.has_value()) {
       return false;
     }
     SparsityPattern finer{first_part.back(), columns_, {0}, {}};
     for (int64_t b = 0; b < num_blocks(); ++b) {
       for (int64_t q = 0; q < first_part[b + 1] - first_part[b]; ++q) {
-        const int64_t probe = coloring->colors[b] * budget_.split + q;
+        const int64_t probe = coloring.colors[b] * budget_.split + q;
         for (int64_t k = hit_.row_ptr[b]; k < hit_.row_ptr[b + 1]; ++k) {
           if (hits->test(probe, hit_.col_ind[k])) {
             finer.col_ind.push_back(hit_.col_ind[k]);
@@ -163,7 +224,7 @@ class Search {
         finer.row_ptr.push_back(finer.nnz());
       }
     }
-    if (finer.nnz() != hits->count() - count_in_full_columns(*hits, coloring->num_colors * budget_.split)) {
+    if (finer.nnz() != hits->count() - count_in_full_columns(*hits, coloring.num_colors * budget_.split)) {
       return false;
     }
     hit_ = std::move(finer);
@@ -181,20 +242,22 @@ class Search {
     return count;
   }
 
-  // Of single rows by position, with the full columns in every row.
+  // Of the rows, each with all columns of its block, and with the full columns.
   SparsityPattern in_order_of_rows() const {
-    std::vector<int64_t> position_of(rows_);
-    for (int64_t position = 0; position < rows_; ++position) {
-      position_of[row_at_.empty() ? position : row_at_[position]] = position;
+    std::vector<int64_t> block_of(rows_);
+    for (int64_t b = 0; b < num_blocks(); ++b) {
+      for (int64_t position = start_[b]; position < start_[b + 1]; ++position) {
+        block_of[row_at_.empty() ? position : row_at_[position]] = b;
+      }
     }
     const auto& full = result_.full_columns;
     SparsityPattern pattern{rows_, columns_, {0}, {}};
     pattern.row_ptr.reserve(rows_ + 1);
-    pattern.col_ind.reserve(hit_.nnz() + rows_ * static_cast<int64_t>(full.size()));
-    for (const int64_t position : position_of) {
+    pattern.col_ind.reserve(hit_.nnz() * longest_block() + rows_ * static_cast<int64_t>(full.size()));
+    for (const int64_t block : block_of) {
       std::merge(
-          hit_.col_ind.begin() + hit_.row_ptr[position],
-          hit_.col_ind.begin() + hit_.row_ptr[position + 1],
+          hit_.col_ind.begin() + hit_.row_ptr[block],
+          hit_.col_ind.begin() + hit_.row_ptr[block + 1],
           full.begin(),
           full.end(),
           std::back_inserter(pattern.col_ind));
@@ -211,6 +274,7 @@ class Search {
   std::vector<bool> is_full_;
   std::vector<int64_t> start_;
   SparsityPattern hit_; // of blocks
+  int64_t sample_degree_ = 0; // most columns that a sample has hit
   ProbedPattern result_;
 };
 

@@ -15,13 +15,19 @@ namespace highgrad::structure {
 using Probe = std::function<bool(const std::vector<int64_t>& group_of_row, HitBits& hits)>;
 
 struct ProbeBudget {
-  // Blocks of rows that are probed first.
+  // Blocks of rows that are probed first, and with them so many single rows, spread over all: where blocks alone do not
+  // promise few colours, these tell whether there is more to find. None: blocks are always refined.
   int64_t first_blocks = 16;
+  int64_t samples = 0;
   // Parts into which a block is split for the next level.
   int64_t split = 4;
-  // Given up when all probes together would be more, or when there are more colours.
+  // All probes together.
   int64_t max_probes = 0;
+  // Given up when there are more colours, or when more are to be expected of the first blocks and samples.
   int64_t max_colors = 0;
+  // What a sweep takes besides its probes, in probes. Negative: single rows are wanted, or nothing. Otherwise blocks
+  // will do, once finer ones cost more, or more than max_probes, than they save.
+  double sweep_cost = -1;
   // How many columns may count as full: those that most of the first blocks hit, taken to be nonzero in every row, and
   // left out when blocks are coloured.
   int64_t max_full_columns = 0;
@@ -38,9 +44,10 @@ struct ProbedPattern {
 // Blocks of rows are probed, each block by itself. Two blocks that hit a common column conflict: they get different
 // colours, each block is split, and the parts of all blocks of one colour are probed together. No column is reached by
 // two of them, so every hit is attributed to the one block that has hit that column before; a hit that no block
-// explains ends the search. Repeated down to single rows. `row_at` is the order in which rows make up blocks: a
-// permutation, or empty for their own order. The result has the rows in their own order.
-// None if the Jacobian is too full for the budget, or a probe failed.
+// explains ends the search. Repeated down to single rows, or until finer blocks cost more probes than they save rows
+// a pass of their own: a pattern of blocks has all entries, and more. `row_at` is the order in which rows make up
+// blocks: a permutation, or empty for their own order. The result has the rows in their own order. None if the Jacobian
+// is too full for the budget, or a probe failed.
 std::optional<ProbedPattern> find_pattern(
     int64_t rows,
     int64_t columns,

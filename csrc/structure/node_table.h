@@ -23,6 +23,7 @@ enum class Flow {
   kTake, // in's axis dims[0] is taken away
   kInsert, // out has one axis more, dims[0]
   kMatrixProduct, // of the operands that come last, after addends
+  kMatrices, // of batches of matrices, each of which depends on the matrices at its place alone
   kConvolution, // of the input; weight and bias follow
 };
 

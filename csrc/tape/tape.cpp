@@ -201,7 +201,8 @@ std::optional<std::vector<int64_t>> shape_of(const Node& node, uint32_t input_nr
     return std::nullopt;
   }
   const InputMetadata& metadata = node.input_metadata(input_nr);
-  if (metadata.was_default_constructed() || metadata.is_nested_tensor()) {
+  if (metadata.was_default_constructed() || metadata.is_nested_tensor() ||
+      metadata.options().layout() != at::kStrided) {
     return std::nullopt;
   }
   std::vector<int64_t> shape;

@@ -57,7 +57,7 @@ c10::ArrayRef<Slot> links_of(const Tape& tape, const TapeNode& node);
 // edge) reaches nothing.
 Tape read_tape(const torch::autograd::Edge& output, const torch::autograd::edge_list& inputs);
 
-// The sizes of the cotangent that `node` takes as input `input_nr`; none for what is unknown, nested or symbolic.
+// The sizes of the cotangent that `node` takes as input `input_nr`; none for what is unknown, not strided or symbolic.
 std::optional<std::vector<int64_t>> shape_of(const torch::autograd::Node& node, uint32_t input_nr);
 
 // Whether all cotangents that `node` takes are of `dtype`.

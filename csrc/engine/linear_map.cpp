@@ -1,0 +1,83 @@
+#include "engine/linear_map.h"
+
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <exception>
+
+#include "engine/double_backward_jvp.h"
+#include "engine/failure.h"
+#include "engine/forward_mode.h"
+#include "structure/axes.h"
+
+namespace highgrad::engine {
+
+torch::autograd::edge_list LinearMap::root_edges() const {
+  torch::autograd::edge_list found;
+  for (const at::Tensor& root : roots) {
+    if (root.defined()) {
+      found.push_back(torch::autograd::impl::gradient_edge(root));
+    }
+  }
+  return found;
+}
+
+LinearMap reverse_map(const OutputProblem& problem) {
+  LinearMap map{
+      {problem.output},
+      {problem.output.numel()},
+      problem.edges,
+      {},
+      problem.tape.peak_bytes_per_row,
+      problem.tape.distrust};
+  for (const at::Tensor& input : problem.inputs) {
+    map.columns.push_back(input.numel());
+  }
+  return map;
+}
+
+std::optional<ForwardMap> forward_map(const OutputProblem& problem) {
+  if (!forward_obstacle(problem.output, problem.tape, problem.inputs).empty()) {
+    return std::nullopt;
+  }
+  Linearization linear;
+  try {
+    linear = linearize(endpoint_of(problem.output), problem.edges);
+  } catch (...) {
+    const std::exception_ptr exception = std::current_exception();
+    if (judge_failure(exception) != Failure::kOther) {
+      std::rethrow_exception(exception);
+    }
+    return std::nullopt;
+  }
+  ForwardMap forward;
+  forward.cotangent = linear.cotangent;
+  forward.map.edges = {torch::autograd::impl::gradient_edge(linear.cotangent)};
+  forward.map.columns = {problem.output.numel()};
+  for (size_t j = 0; j < problem.inputs.size(); ++j) {
+    forward.map.rows.push_back(problem.inputs[j].numel());
+    forward.map.roots.push_back(linear.products[j]);
+    if (!linear.products[j].defined()) {
+      continue;
+    }
+    if (!linear.products[j].requires_grad()) {
+      return std::nullopt;
+    }
+    const tape::Tape tape =
+        tape::read_tape(torch::autograd::impl::gradient_edge(linear.products[j]), forward.map.edges);
+    const auto axes = structure::analyze_axes(tape);
+    if (!tape.inputs[0].is_on_tape()) {
+      return std::nullopt;
+    }
+    forward.map.peak_bytes_per_row += tape.peak_bytes_per_row;
+    forward.map.distrust = std::max(forward.map.distrust, tape.distrust);
+    forward.is_known &= axes.has_value() && axes->is_known;
+    forward.is_global &= axes.has_value() && axes->is_global;
+  }
+  if (forward.map.root_edges().empty() || forward.map.distrust == tape::Distrust::kValues) {
+    return std::nullopt;
+  }
+  return forward;
+}
+
+} // namespace highgrad::engine

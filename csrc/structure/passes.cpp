@@ -1,0 +1,99 @@
+#include "structure/passes.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "structure/bicoloring.h"
+
+namespace highgrad::structure {
+namespace {
+
+// Colouring steps for each entry.
+constexpr int64_t kColoringSteps = 256;
+
+// Another kind of colouring is tried where it may save a quarter at least.
+constexpr double kWorthTrying = 0.75;
+
+// Columns with so many times the entries of the mean one may be better taken out.
+constexpr int64_t kMuchFuller = 4;
+
+double cost_of_columns(int64_t count) {
+  return count == 0 ? 0 : kFirstColumnCost + kColumnCost * static_cast<double>(count);
+}
+
+bool has_fuller_columns(const SparsityPattern& transposed) {
+  return max_row_degree(transposed) * transposed.rows > kMuchFuller * transposed.nnz();
+}
+
+} // namespace
+
+int64_t num_passes(const Compression& compression) {
+  return compression.coloring.num_colors + static_cast<int64_t>(compression.full_columns.size());
+}
+
+Coloring column_passes(const Compression& compression) {
+  if (compression.by_columns) {
+    return compression.coloring;
+  }
+  Coloring passes;
+  if (!compression.full_columns.empty()) {
+    passes.colors.assign(compression.pattern.columns, -1);
+    for (const int64_t column : compression.full_columns) {
+      passes.colors[column] = passes.num_colors++;
+    }
+  }
+  return passes;
+}
+
+double cost_of(const Compression& compression) {
+  return compression.by_columns ? cost_of_columns(compression.coloring.num_colors)
+                                : static_cast<double>(compression.coloring.num_colors) +
+          cost_of_columns(static_cast<int64_t>(compression.full_columns.size()));
+}
+
+std::optional<Compression> color_pattern(
+    SparsityPattern pattern,
+    std::vector<int64_t> full_columns,
+    const ColoringLimits& limits) {
+  const SparsityPattern transposed = transpose(pattern);
+  const int64_t max_work = kColoringSteps * (pattern.nnz() + pattern.rows + pattern.columns);
+  const auto color = [&](const SparsityPattern& rows, const SparsityPattern& columns) {
+    return color_rows(rows, columns, limits.is_thorough ? max_work : std::min(max_work, greedy_work(columns)));
+  };
+  std::optional<Compression> best;
+  const auto offer = [&](bool by_columns, Coloring&& coloring, std::vector<int64_t>&& full) {
+    Compression other;
+    other.by_columns = by_columns;
+    other.coloring = std::move(coloring);
+    other.full_columns = std::move(full);
+    if (!best.has_value() || cost_of(other) < cost_of(*best)) {
+      best = std::move(other);
+    }
+  };
+  if (full_columns.empty()) {
+    if (auto rows = color(pattern, transposed)) {
+      offer(false, std::move(*rows), {});
+    }
+  } else {
+    const SparsityPattern rest = without_columns(pattern, full_columns);
+    if (auto rows = color(rest, transpose(rest))) {
+      offer(false, std::move(*rows), std::move(full_columns));
+    }
+  }
+  if (limits.may_use_columns && limits.is_thorough && has_fuller_columns(transposed)) {
+    Bicoloring both = bicolor(pattern, kColumnCost, max_work);
+    offer(false, std::move(both.rows), std::move(both.full_columns));
+  }
+  if (limits.may_use_columns &&
+      (!best.has_value() || cost_of_columns(max_row_degree(pattern)) < kWorthTrying * cost_of(*best))) {
+    if (auto columns = color(transposed, pattern)) {
+      offer(true, std::move(*columns), {});
+    }
+  }
+  if (best.has_value()) {
+    best->pattern = std::move(pattern);
+  }
+  return best;
+}
+
+} // namespace highgrad::structure

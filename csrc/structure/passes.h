@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "structure/compression.h"
+
+namespace highgrad::structure {
+
+// How many passes it takes, rows and columns together.
+int64_t num_passes(const Compression& compression);
+
+// The forward pass of each column, or -1 for one that rows give; without colours where all are.
+Coloring column_passes(const Compression& compression);
+
+// What a pass over columns costs, in passes over rows, and what recording the graph for the first costs besides. As
+// plan::is_forward_cheaper counts.
+constexpr double kColumnCost = 1.5;
+constexpr double kFirstColumnCost = 1;
+
+// What all passes cost, in passes over rows.
+double cost_of(const Compression& compression);
+
+// How to colour a pattern.
+struct ColoringLimits {
+  // Whether columns may be computed.
+  bool may_use_columns = false;
+  // Whether the compression is worth the time that more than one try takes.
+  bool is_thorough = false;
+};
+
+// The cheapest colouring of a pattern that is found: by rows, by columns, or by rows but for full columns, of which
+// some may be known. None if each takes too many steps. Sets pattern, by_columns, coloring and full_columns alone.
+std::optional<Compression> color_pattern(
+    SparsityPattern pattern,
+    std::vector<int64_t> full_columns,
+    const ColoringLimits& limits);
+
+} // namespace highgrad::structure

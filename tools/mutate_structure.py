@@ -1,0 +1,290 @@
+"""Would the tests notice? One small fault at a time in the code of structure, in a copy; the tests have to fail.
+
+``python tools/mutate_structure.py [words]`` after ``make build``; with words, only the faults whose name has one of
+them. Each fault is compiled by the command that built the file, linked with the other objects, and the tests of
+structure run against it until the first failure. The tree itself is left as it is. Takes about a minute a fault, and
+exits with 1 if one was missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.cpp_extension import library_paths
+
+ROOT = Path(__file__).resolve().parents[1]
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+# Quick ones first: what fails there needs no other.
+TESTS = ["coloring", "decompress", "columns", "pde_codes", "structure", "sparse_results", "node_table"]
+SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `file` of csrc/, `old`, which is there once, becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+AXES, DIGITS, COMPRESSION = "structure/axes.cpp", "structure/digits.cpp", "structure/compression.cpp"
+TABLE, ROWS = "structure/node_table.cpp", "structure/node_rows.cpp"
+PROBES, PROBE, FIND = "structure/nan_probes.cpp", "engine/probe.cpp", "engine/find_structure.cpp"
+COLORING, COMPRESSED = "structure/coloring.cpp", "engine/compressed.cpp"
+STAR, FULL = "structure/star_coloring.cpp", "structure/bicoloring.cpp"
+
+MUTANTS = [
+    Mutant("axes: broadcast from the first axis", AXES, "out.size() - in.size() + axis; // wraps", "axis; // wraps"),
+    Mutant("axes: permuted backwards", AXES, "result[dims[axis]] = ", "result[axis] = "),
+    Mutant("axes: reducing all reduces none", AXES, "is_reduced = dims.empty() || contains", "is_reduced = contains"),
+    Mutant("axes: inner axis of the left factor", AXES, "is_left ? is_last :", "is_left ? !is_last :"),
+    Mutant(
+        "axes: sizes are not compared", AXES, "from < shape.size() && shape[from] == size ?", "from < shape.size() ?"
+    ),
+    Mutant(
+        "axes: mixing does not mix",
+        AXES,
+        "return is_in_dims(axis) ? -1 : axis; }, out, in, digits);\n    case Flow::kResize",
+        "return axis; }, out, in, digits);\n    case Flow::kResize",
+    ),
+    Mutant("axes: select counts from the wrong axis", AXES, "(axis > dims[0] ? 1 : 0)", "0"),
+    Mutant("axes: stack counts from the wrong axis", AXES, "(axis >= dims[0] ? 1 : 0)", "(axis > dims[0] ? 1 : 0)"),
+    Mutant("axes: convolution keeps channels", AXES, "return axis == 0 ? 0 : -1;", "return axis <= 1 ? axis : -1;"),
+    Mutant(
+        "axes: of two paths the last one counts",
+        AXES,
+        "common_ties(state.ties.upper, ties.upper)",
+        "std::move(ties.upper)",
+    ),
+    Mutant("digits: any two are neighbours", DIGITS, "&& digit.stride == low.stride * low.size", ""),
+    Mutant("digits: the high part keeps its stride", DIGITS, "    digit.stride *= size;\n", ""),
+    Mutant(
+        "digits: of two ties the first counts", DIGITS, "x.stride == y.stride ? x.stride : Digit::kFree", "x.stride"
+    ),
+    Mutant("ties: rows of one colour share a digit", COMPRESSION, "weight *= place.digit.size;", "weight *= 1;"),
+    Mutant(
+        "ties: columns are not shifted",
+        COMPRESSION,
+        "% place.digit.size * place.value;\n    }\n    return column",
+        "% place.digit.size;\n    }\n    return column",
+    ),
+    Mutant("table: softmax is elementwise", ROWS, '{"SoftmaxBackward0", kMixing', '{"SoftmaxBackward0", kSmooth'),
+    Mutant("table: cumsum is elementwise", ROWS, '{"CumsumBackward0", kMoving', '{"CumsumBackward0", kSmooth'),
+    Mutant(
+        "table: where is the same for all values", ROWS, '{"WhereBackward0", kChosen}', '{"WhereBackward0", kSmooth}'
+    ),
+    Mutant("table: relu is the same for all values", ROWS, '{"ReluBackward0", kMasked}', '{"ReluBackward0", kSmooth}'),
+    Mutant(
+        "table: an index is the same for all values",
+        ROWS,
+        '{"IndexBackward0", kAnyLocal}',
+        '{"IndexBackward0", kAnyGlobal}',
+    ),
+    Mutant(
+        "table: roll's shifts are not read",
+        ROWS,
+        "&generated::RollBackward0::dims, &generated::RollBackward0::shifts",
+        "&generated::RollBackward0::dims",
+    ),
+    Mutant(
+        "table: logcumsumexp lets NaN through",
+        ROWS,
+        '{"CumsumBackward0"',
+        '{"LogcumsumexpBackward0", kAnyLocal},\n    {"CumsumBackward0"',
+    ),
+    Mutant("table: sparse factors are dense", ROWS, "!factor.defined() || factor.layout() == at::kStrided", "true"),
+    Mutant("table: hooks are ignored", TABLE, "!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() ||", ""),
+    Mutant(
+        "table: a view may be changed by anything",
+        TABLE,
+        "return facts == nullptr ? nullptr : facts->is_global",
+        "return facts == nullptr || facts->is_global",
+    ),
+    Mutant("table: where a view lies is not read", TABLE, "  reader.append(others, slices.view);\n", ""),
+    Mutant(
+        "probes: unexplained hits are accepted",
+        PROBES,
+        "if (finer.nnz() != hits->count()",
+        "if (finer.nnz() > hits->count()",
+    ),
+    Mutant("probes: all blocks are probed together", PROBES, "coloring.colors[b] * budget_.split + q);", "q);"),
+    Mutant(
+        "probes: hits of the colour before",
+        PROBES,
+        "probe = coloring.colors[b] * budget_.split",
+        "probe = coloring.colors[std::max<int64_t>(b - 1, 0)] * budget_.split",
+    ),
+    Mutant(
+        "probes: a block's last row is in no part",
+        PROBES,
+        "length * (q + 1) / parts;",
+        "length * (q + 1) / parts - (length > parts && q + 1 == parts ? 1 : 0);",
+    ),
+    Mutant(
+        "probes: samples do not count for their block",
+        PROBES,
+        "|| (sample_of[b] >= 0 && hits->test(sample_of[b], column))",
+        "",
+    ),
+    Mutant(
+        "probes: full columns are left out",
+        PROBES,
+        "          full.begin(),\n          full.end(),",
+        "          full.end(),\n          full.end(),",
+    ),
+    Mutant(
+        "probes: blocks are in the order of rows",
+        PROBES,
+        "block_of[row_at_.empty() ? position : row_at_[position]] = b",
+        "block_of[position] = b",
+    ),
+    Mutant("probes: the first input takes all hits", PROBE, "      first_column += columns;", ""),
+    Mutant(
+        "probes: infinities instead of NaN",
+        PROBE,
+        "numeric_limits<double>::quiet_NaN()",
+        "numeric_limits<double>::infinity()",
+    ),
+    Mutant(
+        "colouring: a column's last row is overlooked",
+        COLORING,
+        "; ++l) {\n        const int64_t color",
+        " - 1; ++l) {\n        const int64_t color",
+    ),
+    Mutant("colouring: bands may touch", COLORING, "first(apart) <= last(row)", "first(apart) < last(row)"),
+    Mutant("colouring: rows descend", COLORING, " || last(row) < last(row - 1)", ""),
+    Mutant("star colouring: ends of a path may agree", STAR, "forbid(colors[far], row);\n          return;", "return;"),
+    Mutant(
+        "star colouring: entries of the twin",
+        STAR,
+        "sources[k] = colors[row] * pattern.rows + column;",
+        "sources[k] = colors[column] * pattern.rows + row;",
+    ),
+    Mutant(
+        "full columns: taken from rows",
+        "structure/passes.cpp",
+        "passes.colors[column] = passes.num_colors++;",
+        "passes.num_colors++;",
+    ),
+    Mutant("full columns: not left out", FULL, "if (!is_left_out[pattern.col_ind[k]])", "if (true)"),
+    Mutant(
+        "decompression: columns of the first input",
+        COMPRESSED,
+        "* columns + *column - first);",
+        "* columns + *column % columns);",
+    ),
+    Mutant(
+        "decompression: passes over columns come first",
+        COMPRESSED,
+        "row_elements + pass * pattern.rows + row",
+        "pass * pattern.rows + row",
+    ),
+    Mutant(
+        "decompression: a pass of columns too early",
+        COMPRESSED,
+        "pass * pattern.rows + row",
+        "pass * pattern.rows + std::max<int64_t>(row - 1, 0)",
+    ),
+    Mutant("decompression: all colours in every seed", COMPRESSED, "at::eq(colors.narrow", "at::le(colors.narrow"),
+    Mutant("decompression: seeds of the first input", COMPRESSED, "    first_row += map.rows[k];\n", ""),
+    Mutant(
+        "decompression: values that are not finite",
+        COMPRESSED,
+        "if (!columns.defined() || !is_finite(columns))",
+        "if (!columns.defined())",
+    ),
+    Mutant("kept: any tape will do", FIND, "axes->signature == kept->signature &&", ""),
+    Mutant("kept: local patterns are kept", FIND, "return kept->is_global ? kept :", "return kept != nullptr ? kept :"),
+    Mutant("doubt: anomaly mode is ignored", FIND, " && !torch::autograd::AnomalyMode::is_enabled()", ""),
+    Mutant(
+        "doubt: unknown Nodes are trusted",
+        FIND,
+        "return axes.has_value() && axes->is_known ?",
+        "return axes.has_value() ?",
+    ),
+]
+
+
+class Tree:
+    """A copy of the package and its tests, and the commands that build it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("highgrad_ext", "tests", "benchmarks"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        builds = sorted((ROOT / "build").glob("*/build.ninja"), key=lambda path: path.stat().st_mtime)
+        if not builds:
+            raise SystemExit("mutate_structure: expected a tree that is built; make build")
+        database = subprocess.check_output(["ninja", "-C", builds[-1].parent, "-t", "compdb", "compile"])
+        self.commands = {
+            Path(entry["file"]).relative_to(ROOT / "csrc").as_posix(): entry for entry in json.loads(database)
+        }
+
+    def build(self, mutant: Mutant) -> None:
+        source = (ROOT / "csrc" / mutant.file).read_text()
+        if source.count(mutant.old) != 1:
+            raise SystemExit(f"mutate_structure: {mutant.name}: expected once in {mutant.file}: {mutant.old}")
+        changed, compiled = self.folder / "mutant.cpp", self.folder / "mutant.o"
+        changed.write_text(source.replace(mutant.old, mutant.new))
+        entry = self.commands[mutant.file]
+        output = entry["output"]
+        command = entry["command"].replace(entry["file"], str(changed)).replace(output, str(compiled))
+        subprocess.run(shlex.split(command), check=True, capture_output=True, text=True)
+        objects = [compiled if e is entry else e["output"] for e in self.commands.values()]
+        paths = [flag for path in library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
+        libraries = ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
+        target = self.folder / "highgrad_ext" / f"_C{SUFFIX}"
+        linker = shlex.split(os.environ.get("CXX", "c++"))
+        subprocess.run([*linker, "-shared", *objects, *paths, *libraries, "-o", target], check=True)
+
+    def failing_test(self) -> str | None:
+        """The first test that fails, or what else went wrong."""
+        tests = [f"tests/test_{name}.py" for name in TESTS]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        try:
+            run = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return "does not end"
+        if run.returncode == 0:
+            return None
+        failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return failed[0].split(" ")[1] if failed else f"ends with {run.returncode}"
+
+
+def main(words: list[str]) -> int:
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Tree(Path(folder))
+        for mutant in chosen:
+            begin = time.perf_counter()
+            try:
+                tree.build(mutant)
+            except subprocess.CalledProcessError as error:
+                raise SystemExit(f"mutate_structure: {mutant.name} does not compile:\n{error.stderr}") from error
+            caught = tree.failing_test()
+            missed += [mutant.name] if caught is None else []
+            seconds = time.perf_counter() - begin
+            print(f"{'MISSED' if caught is None else 'caught'}  {mutant.name}  ({caught}, {seconds:.0f} s)", flush=True)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
