@@ -145,14 +145,18 @@ void run_output(
   }
 }
 
-// One output's plan: the kept one, or a new one.
-std::shared_ptr<const plan::OutputPlan> plan_output(
+// The kept plan of an output, or a new one. Structure that makes sparse results small is worth more time.
+std::shared_ptr<const plan::OutputPlan> plan_one(
     const OutputProblem& problem,
     const JacobianOptions& options,
-    size_t output,
-    Effort effort) {
-  return options.plans.empty() ? make_plan(problem, options, effort)
-                               : renew_plan(problem, options, options.plans[output]);
+    size_t output) {
+  if (!options.plans.empty()) {
+    return renew_plan(problem, options, options.plans[output]);
+  }
+  if (problem.inputs.empty()) {
+    return plan_zeros(problem.output.numel());
+  }
+  return make_plan(problem, options, options.layout == at::kStrided ? Effort::kSmall : Effort::kThorough);
 }
 
 } // namespace
@@ -188,7 +192,8 @@ std::vector<at::Tensor> full_jacobian(
   for (const auto i : c10::irange(outputs.size())) {
     const ReachedInputs reached(outputs[i], tapes[i], inputs, input_edges);
     const OutputProblem problem{outputs[i], tapes[i], reached.inputs, reached.edges};
-    if (options.layout != at::kStrided || options.batch_dims > 0) {
+    const bool is_strided = options.layout == at::kStrided;
+    if (!is_strided || options.batch_dims > 0) {
       const SpecialProblem special{
           problem,
           inputs,
@@ -198,11 +203,8 @@ std::vector<at::Tensor> full_jacobian(
           [&](int64_t passes) { progress.expect(progress.total() + passes - outputs[i].numel()); }};
       if (options.batch_dims > 0) {
         append_batch_jacobians(special, results);
-      } else if (reached.inputs.empty()) {
-        append_sparse_jacobians(special, nullptr, results);
       } else {
-        const auto plan = plan_output(problem, options, i, Effort::kThorough);
-        append_sparse_jacobians(special, plan->structure.get(), results);
+        append_sparse_jacobians(special, plan_one(problem, options, i)->structure.get(), results);
       }
       continue;
     }
@@ -219,8 +221,8 @@ std::vector<at::Tensor> full_jacobian(
         blocks.push_back(&jacobians.back());
       }
     }
+    const auto plan = plan_one(problem, options, i);
     if (!blocks.empty()) {
-      const auto plan = plan_output(problem, options, i, Effort::kSmall);
       run_output(problem, *plan, blocks, options, !engine_frees, progress);
     }
     for (const auto j : c10::irange(inputs.size())) {
