@@ -28,9 +28,10 @@ constexpr int64_t kLeastBytes = int64_t{1} << 18;
 constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
-// What a batched sweep takes, in nanoseconds: a Node, and a byte of cotangents. Recording the graph for forward mode
-// dispatches about so many times the operators of one sweep.
-constexpr double kNanosecondsPerNode = 5e3;
+// What a batched sweep takes, in nanoseconds: by itself, a Node, and a byte of cotangents. Recording the graph for
+// forward mode dispatches about so many times the operators of one sweep.
+constexpr double kNanosecondsPerSweep = 25e3;
+constexpr double kNanosecondsPerNode = 8e3;
 constexpr double kNanosecondsPerByte = 0.15;
 constexpr double kRecordingSweeps = 3;
 
@@ -167,7 +168,7 @@ class Search {
   SweepTimes reverse_times() const {
     return {
         0,
-        kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
+        kNanosecondsPerSweep + kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
         kNanosecondsPerByte * static_cast<double>(problem_.tape.bytes_per_row)};
   }
 
