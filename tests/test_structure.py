@@ -337,7 +337,7 @@ def large(n: int = 600) -> Tensor:
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_full_jacobian_uses_structure(create_graph: bool) -> None:
     for function in (lambda x: x.sin() * x.exp(), tridiagonal, lambda x: network(4, 16, 3)(x.view(-1, 4))):
-        x = large()
+        x = large(1000)
         passes: list[tuple[int, int]] = []
         jacobian = full_jacobian(
             function(x), x, create_graph=create_graph, progress=lambda done, total, p=passes: p.append((done, total))

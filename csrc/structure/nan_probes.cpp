@@ -50,6 +50,7 @@ class Search {
         if (is_exact() || coloring->num_colors * longest_block() > budget_.max_colors) {
           return std::nullopt;
         }
+        result_.coloring = color_rows_of(*coloring);
         break;
       }
       if (!refine(*coloring)) {
@@ -160,9 +161,23 @@ class Search {
     if (result_.probes + probes > budget_.max_probes) {
       return false;
     }
-    const double saved =
-        static_cast<double>(coloring.num_colors * longest_block()) * (1 - 1 / static_cast<double>(budget_.split));
+    const double entries = budget_.entry_cost * static_cast<double>(hit_.nnz());
+    const double saved = (static_cast<double>(coloring.num_colors) + entries) * static_cast<double>(longest_block()) *
+        (1 - 1 / static_cast<double>(budget_.split));
     return is_exact() || static_cast<double>(probes) + budget_.sweep_cost <= saved;
+  }
+
+  // Each row of a block takes a colour of its own.
+  Coloring color_rows_of(const Coloring& blocks) const {
+    const int64_t longest = longest_block();
+    Coloring coloring{std::vector<int64_t>(rows_), blocks.num_colors * longest};
+    for (int64_t b = 0; b < num_blocks(); ++b) {
+      for (int64_t position = start_[b]; position < start_[b + 1]; ++position) {
+        coloring.colors[row_at_.empty() ? position : row_at_[position]] =
+            blocks.colors[b] * longest + position - start_[b];
+      }
+    }
+    return coloring;
   }
 
   void find_full_columns(const HitBits& hits, int64_t blocks) {
