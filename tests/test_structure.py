@@ -350,6 +350,47 @@ def test_full_jacobian_uses_structure(create_graph: bool) -> None:
             assert_close(weighted_gradient(jacobian, x), weighted_gradient(expected, x))
 
 
+def random_rows(x: Tensor) -> Tensor:
+    where = torch.randint(0, len(x), (4, len(x)), generator=torch.Generator().manual_seed(2))
+    return (x[where] ** 2).sum(0)
+
+
+def reaction_and_diffusion(x: Tensor) -> Tensor:
+    u, v = x.view(2, 24, 25)
+    spread = u.roll(1, 0) + u.roll(-1, 0) + u.roll(1, 1) + u.roll(-1, 1) - 4 * u
+    return torch.stack([u * u * v - 4 * u + spread, 3 * u - u * u * v])
+
+
+LARGE_ORDER = torch.randperm(1200, generator=torch.Generator().manual_seed(1))
+
+# Name -> function of 1200 elements, and whether a single call is to find structure.
+SINGLE_CALLS: dict[str, tuple[Any, bool]] = {
+    "tridiagonal": (tridiagonal, True),
+    "permuted tridiagonal": (lambda x: tridiagonal(x[LARGE_ORDER])[LARGE_ORDER.flip(0)], True),
+    "reversed": (lambda x: x.flip(0) * x.roll(1), True),
+    "random rows": (random_rows, True),
+    "rows that differ": (lambda x: torch.cat([x[:40] * x[:40].sum(), x[40:] ** 2 * x[39:-1]]), True),
+    "reaction and diffusion": (reaction_and_diffusion, True),
+    "rolled grid": (lambda x: x.view(30, 40) * x.view(30, 40).roll((1, 1), (0, 1)), True),
+    "a quarter full": (lambda x: torch.cat([x[:300] * x.sum(), x[300:] ** 2]), False),
+    "lower triangular": (lambda x: x.cumsum(0) ** 2, False),
+    "permuted blocks": (lambda x: (x[LARGE_ORDER].view(8, 150) ** 2 @ constant(150, 150)).view(-1)[LARGE_ORDER], False),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE_CALLS)
+def test_single_calls(name: str) -> None:
+    """Where the price of probes counts: blocks of rows may do, and few probes must show what is dense."""
+    function, finds = SINGLE_CALLS[name]
+    x = leaf(1200)
+    f = function(x)
+    passes: list[tuple[int, int]] = []
+    jacobian = full_jacobian(f, x, create_graph=False, progress=lambda done, total: passes.append((done, total)))
+    check_equal(jacobian, dense(f, x))
+    assert passes[-1][0] == passes[-1][1]
+    assert not finds or passes[-1][0] <= f.numel() // 4
+
+
 def test_options_keep_their_meaning() -> None:
     x = large()
     f = x.sin() * x.exp()
