@@ -35,10 +35,10 @@ constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kNanosecondsPerNode = 6e3;
 constexpr double kNanosecondsPerProbedByte = 0.05;
 constexpr double kNanosecondsPerDenseByte = 0.09;
+constexpr double kRecordingSweeps = 3;
 
 // What an entry takes to be found, coloured and put into its place.
 constexpr double kNanosecondsPerEntry = 20;
-constexpr double kRecordingSweeps = 3;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
@@ -50,7 +50,8 @@ constexpr int64_t kBlocksPerSample = 4;
 // At most so many of the columns, and of the passes that they may save, are full ones.
 constexpr int64_t kMostFull = 16;
 
-// With so many times as many rows as columns, columns are probed first.
+// With so many times as many rows as columns, columns are probed first; and with so many times as many row colours as
+// entries in a row, columns may need fewer.
 constexpr int64_t kTall = 4;
 
 // Probes one by one, where torch.vmap cannot go, take a share of the rows one by one only when there are so many.
