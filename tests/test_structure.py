@@ -119,6 +119,7 @@ BY_AXES = {
     "matrices": (lambda x: x @ constant(6, 3, 3, seed=1), (6, 2, 3), 3),
     "attention": (lambda x: (x @ x.mT).softmax(-1) @ x, (9, 3, 2), 6),
     "convolution": (lambda x: torch.conv2d(x, constant(2, 1, 3, 3)), (10, 1, 4, 4), 8),
+    "convolution of equal channels": (lambda x: torch.conv1d(x, constant(3, 3, 3), padding=1), (10, 3, 4), 12),
     "layer norm": (lambda x: nn.functional.layer_norm(x, (4,)), (12, 4), 4),
     "sum over an axis": (lambda x: (x**2).sum(1), (20, 5), 1),
     "sum over two": (lambda x: (x**2).sum((0, 2)), (3, 20, 5), 1),
@@ -128,6 +129,8 @@ BY_AXES = {
     "permuted": (lambda x: x.permute(2, 0, 1).sin(), (4, 5, 6), 1),
     "selected": (lambda x: x[:, 0] * x[:, 1], (20, 3), 1),
     "stacked": (lambda x: torch.stack([x.sin(), x.cos()], -1), (20,), 2),
+    "selected beside equal axes": (lambda x: x[0] * x[1], (2, 12, 12), 1),
+    "stacked first": (lambda x: torch.stack([x.sin(), x.cos()]), (12, 12), 2),
 }
 
 

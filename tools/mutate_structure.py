@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Those that most faults break come first.
 TESTS = ["structure", "columns", "pde_codes", "coloring", "sparse_results", "node_table"]
-SECONDS = 900
+SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -252,19 +252,20 @@ class Tree:
 
     def failing_test(self) -> str | None:
         """The first test that fails, or what else went wrong."""
-        tests = [f"tests/test_{name}.py" for name in TESTS]
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        try:
-            run = subprocess.run(
-                command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return "does not end"
-        if run.returncode == 0:
-            return None
-        failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return failed[0].split(" ")[1] if failed else f"ends with {run.returncode}"
+        for name in TESTS:
+            test = f"tests/test_{name}.py"
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", test]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            try:
+                run = subprocess.run(
+                    command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=SECONDS
+                )
+            except subprocess.TimeoutExpired:
+                return f"{test} does not end"
+            if run.returncode != 0:
+                failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                return failed[0].split(" - ")[0] if failed else f"{test} ends with {run.returncode}"
+        return None
 
 
 def main(words: list[str]) -> int:
@@ -284,7 +285,9 @@ def main(words: list[str]) -> int:
             caught = tree.failing_test()
             missed += [mutant.name] if caught is None else []
             seconds = time.perf_counter() - begin
-            print(f"{'MISSED' if caught is None else 'caught'}  {mutant.name}  ({caught}, {seconds:.0f} s)", flush=True)
+            print(
+                f"{mutant.name}: {'MISSED' if caught is None else f'caught by {caught}'} ({seconds:.0f} s)", flush=True
+            )
     print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
     return 1 if missed else 0
 
