@@ -30,6 +30,41 @@ std::function<void(int64_t, int64_t)> make_after_sweep(const py::object& progres
   };
 }
 
+using Plan = highgrad::plan::OutputPlan;
+
+engine::JacobianOptions make_options(
+    std::string caller,
+    bool create_graph,
+    bool retain_graph,
+    bool allow_unused,
+    bool strict,
+    std::optional<int64_t> chunk_size,
+    const std::string& mode,
+    const std::string& structure,
+    at::Layout layout,
+    int64_t batch_dims) {
+  const auto parsed_mode = highgrad::plan::parse_mode(caller, mode);
+  TORCH_CHECK_VALUE(
+      structure == "auto" || structure == "dense",
+      caller,
+      ": expected structure to be \"auto\" or \"dense\", got \"",
+      structure,
+      "\"");
+  return {
+      std::move(caller),
+      create_graph,
+      retain_graph,
+      allow_unused,
+      strict,
+      chunk_size,
+      parsed_mode,
+      structure == "auto",
+      {},
+      layout,
+      batch_dims,
+      {}};
+}
+
 std::vector<at::Tensor> full_jacobian(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,
@@ -41,38 +76,52 @@ std::vector<at::Tensor> full_jacobian(
     std::optional<int64_t> chunk_size,
     const std::string& mode,
     const std::string& structure,
-    const std::vector<std::shared_ptr<highgrad::structure::Compression>>& kept,
     at::Layout layout,
     int64_t batch_dims,
+    const std::vector<std::shared_ptr<Plan>>& plans,
     const std::optional<std::vector<at::Tensor>>& out,
     const py::object& progress) {
   // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
   std::vector<at::Tensor> results;
   HANDLE_TH_ERRORS
-  const auto parsed_mode = highgrad::plan::parse_mode(caller, mode);
-  TORCH_CHECK_VALUE(
-      structure == "auto" || structure == "dense",
-      caller,
-      ": expected structure to be \"auto\" or \"dense\", got \"",
-      structure,
-      "\"");
-  const engine::JacobianOptions options{
+  engine::JacobianOptions options = make_options(
       std::move(caller),
       create_graph,
       retain_graph,
       allow_unused,
       strict,
       chunk_size,
-      parsed_mode,
-      structure == "auto",
-      {kept.begin(), kept.end()},
+      mode,
+      structure,
       layout,
-      batch_dims,
-      make_after_sweep(progress)};
+      batch_dims);
+  options.plans = {plans.begin(), plans.end()};
+  options.after_sweep = make_after_sweep(progress);
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
   results = engine::full_jacobian(outputs, inputs, options, out);
   END_HANDLE_TH_ERRORS_PYBIND
   return results;
+}
+
+std::vector<std::shared_ptr<Plan>> plan_jacobian(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    std::string caller,
+    std::optional<int64_t> chunk_size,
+    const std::string& mode,
+    const std::string& structure,
+    at::Layout layout,
+    int64_t batch_dims) {
+  std::vector<std::shared_ptr<Plan>> plans;
+  HANDLE_TH_ERRORS
+  const engine::JacobianOptions options =
+      make_options(std::move(caller), false, true, true, false, chunk_size, mode, structure, layout, batch_dims);
+  const py::gil_scoped_release no_gil;
+  for (const auto& plan : engine::plan_jacobian(outputs, inputs, options)) {
+    plans.push_back(std::make_shared<Plan>(*plan));
+  }
+  END_HANDLE_TH_ERRORS_PYBIND
+  return plans;
 }
 
 std::vector<std::optional<at::Tensor>> batched_vjp(
@@ -106,6 +155,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("cuda_built") = false;
 #endif
+  highgrad::bind_structures(m);
+  highgrad::bind_plans(m);
   m.def(
       "full_jacobian",
       &full_jacobian,
@@ -119,11 +170,22 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       py::arg("chunk_size"),
       py::arg("mode"),
       py::arg("structure"),
-      py::arg("kept"),
       py::arg("layout"),
       py::arg("batch_dims"),
+      py::arg("plans"),
       py::arg("out"),
       py::arg("progress"));
+  m.def(
+      "plan_jacobian",
+      &plan_jacobian,
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("caller"),
+      py::arg("chunk_size"),
+      py::arg("mode"),
+      py::arg("structure"),
+      py::arg("layout"),
+      py::arg("batch_dims"));
   m.def(
       "batched_vjp",
       &batched_vjp,
@@ -147,5 +209,4 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   highgrad::bind_taylor(m);
   m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
   highgrad::bind_patterns(m);
-  highgrad::bind_structures(m);
 }

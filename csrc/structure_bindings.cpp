@@ -3,12 +3,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <string>
 #include <utility>
 
-#include "engine/compressed.h"
 #include "pattern_bindings.h"
 #include "structure/axes.h"
 #include "structure/compression.h"
@@ -33,32 +33,6 @@ Array to_array(const std::vector<int64_t>& values) {
   return Array(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-// The tape behind one output, and the inputs that it reaches.
-struct OnTape {
-  OnTape(at::Tensor f, const std::vector<at::Tensor>& wrt) : output(std::move(f)) {
-    torch::autograd::edge_list all;
-    for (const at::Tensor& input : wrt) {
-      all.push_back(torch::autograd::impl::gradient_edge(input));
-    }
-    tape = tape::read_tape(torch::autograd::impl::gradient_edge(output), all);
-    for (size_t j = 0; j < wrt.size(); ++j) {
-      if (tape.inputs[j].is_on_tape()) {
-        inputs.push_back(wrt[j]);
-        edges.push_back(all[j]);
-      }
-    }
-  }
-
-  engine::CompressedProblem problem() const {
-    return {output, tape, inputs, edges};
-  }
-
-  at::Tensor output;
-  tape::Tape tape;
-  std::vector<at::Tensor> inputs;
-  torch::autograd::edge_list edges;
-};
-
 std::vector<std::pair<int64_t, int64_t>> to_python(const structure::Digits& digits) {
   std::vector<std::pair<int64_t, int64_t>> pairs;
   for (const structure::Digit& digit : digits) {
@@ -68,8 +42,11 @@ std::vector<std::pair<int64_t, int64_t>> to_python(const structure::Digits& digi
 }
 
 py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
-  const OnTape on_tape(output, inputs);
-  const auto axes = structure::analyze_axes(on_tape.tape);
+  torch::autograd::edge_list edges;
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(torch::autograd::impl::gradient_edge(input));
+  }
+  const auto axes = structure::analyze_axes(tape::read_tape(torch::autograd::impl::gradient_edge(output), edges));
   if (!axes.has_value()) {
     return py::none();
   }
@@ -81,16 +58,6 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
             of_input.lower.has_value() ? py::cast(to_python(*of_input.lower)) : py::object(py::none())));
   }
   return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
-}
-
-KeptCompression find_structure(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
-  std::shared_ptr<const Compression> found;
-  HANDLE_TH_ERRORS
-  const py::gil_scoped_release no_gil;
-  const OnTape on_tape(output, inputs);
-  found = engine::find_structure(on_tape.problem(), engine::Effort::kThorough);
-  END_HANDLE_TH_ERRORS_PYBIND
-  return found == nullptr ? nullptr : std::make_shared<Compression>(*found);
 }
 
 py::tuple to_state(const Compression& c) {
@@ -141,7 +108,6 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("signature", [](const Compression& c) { return c.signature; })
       .def_property_readonly("reason", [](const Compression& c) { return c.reason; })
       .def(py::pickle([](const Compression& c) { return to_state(c); }, &from_state));
-  m.def("find_structure", &find_structure, py::arg("output"), py::arg("inputs"));
   m.def("analyze_axes", &analyze_axes, py::arg("output"), py::arg("inputs"));
   m.def("known_nodes", &structure::known_nodes);
 }

@@ -31,6 +31,25 @@ class Structure:
     @property
     def reason(self) -> str: ...
 
+class OutputPlan:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def segments(self) -> list[tuple[str, int, int]]: ...
+    @property
+    def passes(self) -> int: ...
+    @property
+    def chunk_size(self) -> int: ...
+    @property
+    def bytes_per_row(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def structure(self) -> Structure | None: ...
+    def with_structure(self, structure: Structure | None) -> OutputPlan: ...
+
 def full_jacobian(
     outputs: Sequence[Tensor],
     inputs: Sequence[Tensor],
@@ -42,12 +61,22 @@ def full_jacobian(
     chunk_size: int | None,
     mode: str,
     structure: str,
-    kept: Sequence[Structure | None],
     layout: torch.layout,
     batch_dims: int,
+    plans: Sequence[OutputPlan],
     out: Sequence[Tensor] | None,
     progress: Callable[[int, int], object] | None,
 ) -> list[Tensor]: ...
+def plan_jacobian(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    caller: str,
+    chunk_size: int | None,
+    mode: str,
+    structure: str,
+    layout: torch.layout,
+    batch_dims: int,
+) -> list[OutputPlan]: ...
 def batched_vjp(
     outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
@@ -102,7 +131,6 @@ def color_both(
 def transpose_pattern(
     shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
-def find_structure(output: Tensor, inputs: Sequence[Tensor]) -> Structure | None: ...
 def analyze_axes(
     output: Tensor, inputs: Sequence[Tensor]
 ) -> tuple[list[tuple[list[tuple[int, int]], list[tuple[int, int]] | None]], bool, bool, int] | None: ...

@@ -11,9 +11,13 @@ from ._operators import directional as directional
 from ._operators import divergence as divergence
 from ._operators import hessian as hessian
 from ._operators import laplacian as laplacian
+from ._pattern import spy as spy
+from ._plan import Plan as Plan
+from ._plan import plan as plan
 from ._version import __version__ as __version__
 
 __all__ = [
+    "Plan",
     "__version__",
     "biharmonic",
     "cuda_built",
@@ -24,4 +28,6 @@ __all__ = [
     "hessian",
     "laplacian",
     "nth_derivative",
+    "plan",
+    "spy",
 ]

@@ -8,6 +8,7 @@ import torch
 
 from . import _C
 from ._options import check_result_options, check_sweep_options
+from ._plan import Plan, check_plan
 from ._progress import Report, reporter
 from ._tree import TensorTree, flatten, nest
 
@@ -27,6 +28,7 @@ def full_jacobian(
     structure: Literal["auto", "dense"] = "auto",
     batch_dims: int = 0,
     layout: torch.layout = torch.strided,
+    plan: Plan | None = None,
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
@@ -63,6 +65,8 @@ def full_jacobian(
             of one sample. Proved from the graph, or by 2 ceil(log2(samples)) probes, each time.
         layout: torch.sparse_csr or torch.sparse_coo gives matrices of shape ``(f.numel(), wrt.numel())`` with the
             entries that may be nonzero. They are differentiable as far as torch's sparse tensors are.
+        plan: from :func:`plan`, of a graph like this one: its mode, structure, chunk_size, layout and batch_dims are
+            used, and what it holds is not found out again.
         out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of
             their own, to write it to; needs create_graph=False. After an error in the middle of a sweep its content
             is unspecified.
@@ -77,7 +81,7 @@ def full_jacobian(
 
     Raises:
         TypeError: `f`, `wrt`, `out` or an option is of a wrong type.
-        ValueError: a chunk_size below 1, an unknown mode, or an `out` that does not fit.
+        ValueError: a chunk_size below 1, an unknown mode, an `out` that does not fit, a `plan` of another graph.
         RuntimeError: a complex or integer `f`; a `wrt` that does not require grad or was modified in place since; a
             graph that has been freed; what `strict` and `allow_unused` forbid; whatever a backward raises.
 
@@ -90,12 +94,17 @@ def full_jacobian(
     """
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
+    plans: tuple[_C.OutputPlan, ...] = ()
+    if plan is not None:
+        check_plan(_NAME, plan, len(outputs), mode, structure, chunk_size, layout, batch_dims)
+        plans = plan.outputs
+        mode, structure, chunk_size = plan.mode, plan.structure, plan.chunk_size
+        layout, batch_dims = plan.layout, plan.batch_dims
     check_sweep_options(_NAME, chunk_size, mode, structure)
     check_result_options(_NAME, batch_dims, layout, out is not None)
     results = None if out is None else flatten(_NAME, "out", out)[0]
-    kept: list[_C.Structure | None] = []
     sweep_options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode)
-    options = (*sweep_options, structure, kept, layout, batch_dims, results)
+    options = (*sweep_options, structure, layout, batch_dims, plans, results)
     if progress is False:
         blocks = _C.full_jacobian(outputs, inputs, *options, None)
     else:

@@ -52,9 +52,9 @@ class Orders:
             self.chunk_size,
             self.mode,
             self.structure,
-            [],
             torch.strided,
             0,
+            [],
             None,
             None if report is None else report_all,
         )

@@ -12,6 +12,8 @@ from ._C import Structure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ._plan import Plan
+
 # Dots of one braille character, two columns by four rows: the bit of each (U+2800 is the one without any).
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.int64)
 
@@ -46,8 +48,20 @@ def braille(structure: Structure, *, width: int = 40) -> str:
     return "\n".join("".join(map(chr, line)) for line in codes)
 
 
-def spy(structure: Structure, axes: Axes | None = None) -> Axes:
-    """Plots the pattern, each entry in the colour of its pass. Needs matplotlib; returns the axes drawn on."""
+def spy(plan: Plan, axes: Axes | None = None, *, output: int = 0) -> Axes:
+    """Plots the sparsity pattern of one output of a plan, each entry in the colour of its pass.
+
+    Args:
+        plan: from :func:`plan`; ValueError if that output has no structure.
+        axes: matplotlib axes to draw on, or None for new ones. Needs matplotlib.
+        output: which tensor of `f`.
+
+    Returns:
+        the axes.
+    """
+    structure = plan.outputs[output].structure
+    if structure is None:
+        raise ValueError(f"spy: expected a plan with structure, got one without: {plan.outputs[output].reason}")
     if axes is None:
         from matplotlib.figure import Figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
@@ -10,36 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from highgrad_ext import _C
+from highgrad_ext import _C, full_jacobian, plan
 
 
 def find(f: Tensor, *wrt: Tensor) -> _C.Structure | None:
-    return _C.find_structure(f, list(wrt))
+    return plan(f, wrt).outputs[0].structure
 
 
 def jacobian_with(
     structure: _C.Structure | None, f: Tensor, *wrt: Tensor, layout: torch.layout = torch.strided, **options: bool
 ) -> list[Tensor]:
     """full_jacobian of f by each of wrt with a structure that was found before, of whatever size."""
-    create_graph = options.get("create_graph", False)
-    kept = [structure]
-    return _C.full_jacobian(
-        [f],
-        list(wrt),
-        "full_jacobian",
-        create_graph,
-        True,
-        True,
-        False,
-        None,
-        "auto",
-        "auto",
-        kept,
-        layout,
-        0,
-        None,
-        None,
-    )
+    planned = plan(f, wrt, layout=layout)
+    planned = dataclasses.replace(planned, outputs=(planned.outputs[0].with_structure(structure),))
+    return full_jacobian(f, wrt, plan=planned, create_graph=options.get("create_graph", False))
 
 
 def pattern(structure: _C.Structure) -> np.ndarray:

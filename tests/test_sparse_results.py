@@ -15,8 +15,8 @@ from test_structure import leaf, network, tridiagonal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import _C, full_jacobian
-from highgrad_ext._pattern import braille, spy, to_scipy
+from highgrad_ext import full_jacobian, plan, spy
+from highgrad_ext._pattern import braille, to_scipy
 from highgrad_ext._reference import full_jacobian_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -189,7 +189,7 @@ def test_batch_dims_of_several() -> None:
 
 def test_patterns_to_look_at() -> None:
     x = leaf(90)
-    structure = _C.find_structure(tridiagonal(x), [x])
+    structure = plan(tridiagonal(x), x).outputs[0].structure
     assert structure is not None
     scipy_pattern = to_scipy(structure)
     assert np.array_equal(scipy_pattern.toarray(), matrix(tridiagonal(x), x).numpy() != 0)
@@ -197,13 +197,13 @@ def test_patterns_to_look_at() -> None:
     lines = picture.splitlines()
     assert all(len(line) == 10 for line in lines) and len(lines) == 5
     assert lines[0][0] != "\u2800" and lines[0][-1] == "\u2800" and lines[-1][-1] != "\u2800"
-    axes = spy(structure)
+    axes = spy(plan(tridiagonal(x), x))
     assert axes.get_xlim()[1] == pytest.approx(89.5) and axes.collections
     assert pickle.loads(pickle.dumps(structure)).num_colors == 3
 
 
 def test_braille_of_small_patterns() -> None:
     x = leaf(4)
-    structure = _C.find_structure(x.sin(), [x])
+    structure = plan(x.sin(), x).outputs[0].structure
     assert structure is not None
     assert braille(structure) == "\u2811\u2884"

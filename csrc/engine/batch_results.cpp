@@ -38,7 +38,7 @@ bool are_tied(const structure::Digits& digits, const Samples& output, const Samp
 
 // Two probes a bit of the sample's number: NaN in all samples that have the bit set, or not set, may not arrive at one
 // of which that is not so. Any two samples differ in some bit. False if one does arrive, or a probe cannot be run.
-bool are_apart(const CompressedProblem& problem, int64_t batch_dims) {
+bool are_apart(const OutputProblem& problem, int64_t batch_dims) {
   const Samples output(problem.output, batch_dims);
   int64_t bits = 0;
   while (int64_t{1} << bits < output.count) {
@@ -76,10 +76,10 @@ bool are_apart(const CompressedProblem& problem, int64_t batch_dims) {
   return true;
 }
 
-void check_apart(const SpecialProblem& problem, const CompressedProblem& reached) {
+void check_apart(const SpecialProblem& problem) {
   const int64_t batch_dims = problem.options.batch_dims;
-  const Samples output(problem.output, batch_dims);
-  const auto axes = structure::analyze_axes(problem.tape);
+  const Samples output(problem.reached.output, batch_dims);
+  const auto axes = structure::analyze_axes(problem.reached.tape);
   const bool may_be_read = axes.has_value() && axes->is_known && !torch::autograd::AnomalyMode::is_enabled();
   TORCH_CHECK(
       may_be_read,
@@ -89,13 +89,13 @@ void check_apart(const SpecialProblem& problem, const CompressedProblem& reached
       ", of which nothing is known, or with hooks; call it without batch_dims");
   bool all_tied = true;
   for (const auto j : c10::irange(problem.inputs.size())) {
-    all_tied &= !problem.tape.inputs[j].is_on_tape() ||
+    all_tied &= !problem.reached.tape.inputs[j].is_on_tape() ||
         are_tied(axes->inputs[j].upper, output, Samples(problem.inputs[j], batch_dims));
   }
-  if (all_tied || are_apart(reached, batch_dims)) {
+  if (all_tied || are_apart(problem.reached, batch_dims)) {
     return;
   }
-  torch::autograd::Node* mixing = structure::find_mixing_node(problem.tape, output.rest);
+  torch::autograd::Node* mixing = structure::find_mixing_node(problem.reached.tape, output.rest);
   TORCH_CHECK(
       false,
       problem.options.caller,
@@ -144,27 +144,18 @@ void check_batch_dims(
 
 void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tensor>& results) {
   const int64_t batch_dims = problem.options.batch_dims;
-  const at::Tensor& output = problem.output;
+  const at::Tensor& output = problem.reached.output;
   const Samples samples(output, batch_dims);
-  std::vector<at::Tensor> inputs;
-  torch::autograd::edge_list edges;
-  for (const auto j : c10::irange(problem.inputs.size())) {
-    if (problem.tape.inputs[j].is_on_tape() && problem.inputs[j].numel() > 0 && output.numel() > 0) {
-      inputs.push_back(problem.inputs[j]);
-      edges.push_back(problem.edges[j]);
-    }
-  }
-  const CompressedProblem reached{output, problem.tape, inputs, edges};
   std::vector<at::Tensor> rows;
-  if (!inputs.empty()) {
-    check_apart(problem, reached);
+  if (!problem.reached.inputs.empty()) {
+    check_apart(problem);
     structure::Coloring coloring{{}, samples.rest};
     for (const auto row : c10::irange(output.numel())) {
       coloring.colors.push_back(row % samples.rest);
     }
     problem.expect_passes(samples.rest);
     rows = sweep_colors(
-        reverse_map(reached),
+        reverse_map(problem.reached),
         coloring,
         {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
   }
@@ -172,8 +163,7 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
   for (const auto j : c10::irange(problem.inputs.size())) {
     const at::Tensor& input = problem.inputs[j];
     const std::vector<int64_t> shape = batch_shape(output, input, batch_dims);
-    const bool is_reached = next < inputs.size() && inputs[next].is_same(input) && problem.tape.inputs[j].is_on_tape();
-    at::Tensor row = is_reached ? rows[next++] : at::Tensor();
+    at::Tensor row = problem.is_reached[j] ? rows[next++] : at::Tensor();
     if (!row.defined()) {
       results.push_back(input.new_zeros(shape));
       continue;

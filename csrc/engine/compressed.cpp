@@ -124,7 +124,7 @@ CompressedBlock entries_of_columns(const Compression& structure, int64_t first, 
 }
 
 // The sums of the columns of each colour, [num_colors, output.numel()]; undefined where they cannot be computed.
-at::Tensor sweep_columns(const CompressedProblem& problem, const Coloring& passes, const CompressedSweeps& sweeps) {
+at::Tensor sweep_columns(const OutputProblem& problem, const Coloring& passes, const CompressedSweeps& sweeps) {
   const std::optional<ForwardMap> forward = forward_map(problem);
   if (!forward.has_value()) {
     return {};
@@ -197,7 +197,7 @@ std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& color
 }
 
 std::optional<std::vector<CompressedBlock>> compute_compressed(
-    const CompressedProblem& problem,
+    const OutputProblem& problem,
     const Compression& structure,
     const CompressedSweeps& sweeps) {
   const Coloring passes = structure::column_passes(structure);
@@ -246,33 +246,16 @@ at::Tensor dense_rows(const CompressedBlock& block, const at::Tensor& output, co
 }
 
 bool run_compressed(
-    const std::string& caller,
-    const CompressedProblem& problem,
-    const std::shared_ptr<const Compression>& kept,
+    const OutputProblem& problem,
+    const Compression& structure,
     const std::vector<JacobianBlock*>& blocks,
-    const CompressedSweeps& sweeps,
-    const std::function<void(int64_t)>& expect_passes) {
-  const auto structure =
-      kept == nullptr ? find_structure(problem, Effort::kSmall) : renew_structure(caller, problem, kept);
-  if (structure == nullptr) {
-    return false;
-  }
-  const int64_t passes = structure::num_passes(*structure);
-  const int64_t rows = problem.output.numel();
-  expect_passes(passes);
-  int64_t done = 0;
-  CompressedSweeps counted = sweeps;
-  counted.after_passes = [&](int64_t count) {
-    done += count;
-    sweeps.after_passes(count);
-  };
-  const auto computed = compute_compressed(problem, *structure, counted);
+    const CompressedSweeps& sweeps) {
+  const auto computed = compute_compressed(problem, structure, sweeps);
   if (!computed.has_value()) {
-    expect_passes(done + 2 * rows - passes); // one for each row after all
     return false;
   }
   for (const auto j : c10::irange(blocks.size())) {
-    blocks[j]->append(rows, dense_rows((*computed)[j], problem.output, problem.inputs[j]));
+    blocks[j]->append(problem.output.numel(), dense_rows((*computed)[j], problem.output, problem.inputs[j]));
   }
   return true;
 }

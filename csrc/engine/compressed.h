@@ -25,12 +25,12 @@ enum class Effort {
 
 // The structure of the Jacobian, or null where it is dense, or where anything on the tape makes that doubtful: hooks,
 // custom Functions, Nodes that are not in structure's table, anomaly mode, tensors without data.
-std::shared_ptr<const structure::Compression> find_structure(const CompressedProblem& problem, Effort effort);
+std::shared_ptr<const structure::Compression> find_structure(const OutputProblem& problem, Effort effort);
 
 // A kept structure if it holds for this tape, a new one otherwise. Raises, naming `caller`, if the tape is another.
 std::shared_ptr<const structure::Compression> renew_structure(
     const std::string& caller,
-    const CompressedProblem& problem,
+    const OutputProblem& problem,
     std::shared_ptr<const structure::Compression> kept);
 
 struct CompressedSweeps {
@@ -58,7 +58,7 @@ std::vector<at::Tensor> sweep_colors(
 // One block an input. None if columns are to be computed, and forward mode has an obstacle or gives an entry that is
 // not finite.
 std::optional<std::vector<CompressedBlock>> compute_compressed(
-    const CompressedProblem& problem,
+    const OutputProblem& problem,
     const structure::Compression& structure,
     const CompressedSweeps& sweeps);
 
@@ -72,14 +72,12 @@ at::Tensor sparse_matrix(
     const at::Tensor& input,
     at::Layout layout);
 
-// Fills `blocks` with the Jacobians, one an input, if they have structure: `kept` if given, or what is found;
-// `expect_passes` is told their number first. Returns false, with nothing in `blocks`, if they do not.
+// Fills `blocks` with the Jacobians, one an input. Returns false, with nothing in `blocks`, if columns are to be
+// computed and forward mode does not serve.
 bool run_compressed(
-    const std::string& caller,
-    const CompressedProblem& problem,
-    const std::shared_ptr<const structure::Compression>& kept,
+    const OutputProblem& problem,
+    const structure::Compression& structure,
     const std::vector<JacobianBlock*>& blocks,
-    const CompressedSweeps& sweeps,
-    const std::function<void(int64_t)>& expect_passes);
+    const CompressedSweeps& sweeps);
 
 } // namespace highgrad::engine

@@ -2,17 +2,16 @@
 
 #include <ATen/ops/ones.h>
 #include <torch/csrc/autograd/engine.h>
-#include <torch/csrc/autograd/variable.h>
 
 #include <utility>
 
 namespace highgrad::engine {
 
-Linearization linearize(const at::Tensor& output, const torch::autograd::edge_list& inputs) {
-  at::Tensor cotangent = at::ones(output.sizes(), output.options());
+Linearization linearize(const Endpoint& root, const torch::autograd::edge_list& inputs) {
+  at::Tensor cotangent = at::ones(root.like.sizes(), root.like.options());
   cotangent.set_requires_grad(true);
   auto products = torch::autograd::Engine::get_default_engine().execute(
-      {torch::autograd::impl::gradient_edge(output)},
+      {root.edge},
       {cotangent},
       /*keep_graph=*/true,
       /*create_graph=*/true,

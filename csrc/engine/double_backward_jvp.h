@@ -5,6 +5,8 @@
 
 #include <vector>
 
+#include "engine/endpoint.h"
+
 namespace highgrad::engine {
 
 // Note [Forward mode by double backward]
@@ -12,11 +14,11 @@ namespace highgrad::engine {
 // products by u are J v: one column of J each, exactly, without running f again. (J. Townsend, "A new trick for
 // calculating Jacobian vector products", 2017.)
 struct Linearization {
-  at::Tensor cotangent; // u, of the output's shape: a leaf
+  at::Tensor cotangent; // u, of the root's shape: a leaf
   std::vector<at::Tensor> products; // g(u) by each input, or undefined where none arrives
 };
 
-// Records g(u) for u = 1. Keeps the graph of `output`.
-Linearization linearize(const at::Tensor& output, const torch::autograd::edge_list& inputs);
+// Records g(u) for u = 1. Keeps the graph behind `root`.
+Linearization linearize(const Endpoint& root, const torch::autograd::edge_list& inputs);
 
 } // namespace highgrad::engine

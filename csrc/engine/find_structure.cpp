@@ -9,7 +9,6 @@
 #include "engine/forward_mode.h"
 #include "engine/probe.h"
 #include "plan/chunking.h"
-#include "plan/mode.h"
 #include "structure/axes.h"
 #include "structure/nan_probes.h"
 #include "structure/passes.h"
@@ -60,7 +59,7 @@ constexpr int64_t kManyMoreRows = 1024;
 // Past this many rows, a second first sweep, over blocks of every n-th row, costs next to nothing.
 constexpr int64_t kManyRows = 4096;
 
-bool may_compress(const CompressedProblem& problem) {
+bool may_compress(const OutputProblem& problem) {
   constexpr c10::DispatchKeySet kWrapped(
       {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python});
   const auto is_odd = [&](const at::Tensor& tensor) {
@@ -72,7 +71,7 @@ bool may_compress(const CompressedProblem& problem) {
       problem.tape.distrust != tape::Distrust::kValues && !torch::autograd::AnomalyMode::is_enabled();
 }
 
-int64_t count_columns(const CompressedProblem& problem) {
+int64_t count_columns(const OutputProblem& problem) {
   return std::accumulate(
       problem.inputs.begin(), problem.inputs.end(), int64_t{0}, [](int64_t sum, const at::Tensor& input) {
         return sum + input.numel();
@@ -80,7 +79,7 @@ int64_t count_columns(const CompressedProblem& problem) {
 }
 
 // The ties of the inputs that the tape reaches, in the problem's order; their lower ones where `lower` and known.
-std::optional<std::vector<Digits>> ties_of(const CompressedProblem& problem, const AxisAnalysis& axes, bool lower) {
+std::optional<std::vector<Digits>> ties_of(const OutputProblem& problem, const AxisAnalysis& axes, bool lower) {
   std::vector<Digits> ties;
   for (size_t j = 0; j < axes.inputs.size(); ++j) {
     if (!problem.tape.inputs[j].is_on_tape()) {
@@ -106,7 +105,7 @@ struct SweepTimes {
 
 class Search {
  public:
-  Search(const CompressedProblem& problem, const AxisAnalysis& axes, Effort effort)
+  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort)
       : problem_(problem),
         axes_(axes),
         effort_(effort),
@@ -121,10 +120,10 @@ class Search {
     const int64_t tied = structure::rows_a_color(rows_, upper);
     const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
     const bool has_more = !lower.has_value() || structure::rows_a_color(rows_, *lower) >= 2 * kLeastGain * tied;
-    // Without more structure: the rows that axes leave, or all columns.
+    // Without more structure: the rows that axes leave, or a plan that knows none.
     double passes = static_cast<double>(rows_ / tied);
-    if (may_go_forward_ && plan::is_forward_cheaper(rows_ / tied, columns_, problem_.tape.bytes_per_row)) {
-      passes = structure::kFirstColumnCost + structure::kColumnCost * static_cast<double>(columns_);
+    if (problem_.dense_cost.has_value()) {
+      passes = std::min(passes, *problem_.dense_cost);
     }
     std::shared_ptr<Compression> result;
     if (has_more) {
@@ -285,7 +284,7 @@ class Search {
     return row_at;
   }
 
-  const CompressedProblem& problem_;
+  const OutputProblem& problem_;
   const AxisAnalysis& axes_;
   const Effort effort_;
   const int64_t rows_;
@@ -295,7 +294,7 @@ class Search {
 
 } // namespace
 
-std::shared_ptr<const Compression> find_structure(const CompressedProblem& problem, Effort effort) {
+std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, Effort effort) {
   if (!may_compress(problem) ||
       (effort == Effort::kSmall && problem.output.numel() * problem.tape.bytes_per_row < kLeastBytes)) {
     return nullptr;
@@ -306,7 +305,7 @@ std::shared_ptr<const Compression> find_structure(const CompressedProblem& probl
 
 std::shared_ptr<const Compression> renew_structure(
     const std::string& caller,
-    const CompressedProblem& problem,
+    const OutputProblem& problem,
     std::shared_ptr<const Compression> kept) {
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
   TORCH_CHECK_VALUE(

@@ -1,19 +1,34 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/endpoint.h"
+#include "engine/options.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
 
-// Why forward mode (see Note [Forward mode by double backward]) cannot be used for one output, or an empty string.
+// Why all rows of `output` by `inputs` can only be computed in reverse mode, over the whole tape, or an empty string.
+std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tensor>& inputs);
+
+// Why forward mode (see Note [Forward mode by double backward]) cannot be used, or an empty string.
 std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, const std::vector<at::Tensor>& inputs);
 
 // Whether all entries are finite, or so large that their sum is not. Entries without data are. Where some are not,
-// 0 * inf = NaN arises in other places than in reverse mode, which is what users know.
+// 0 * inf = NaN arises in other places than in all rows in reverse mode, which is what users know.
 bool is_finite(const at::Tensor& tensor);
+
+// All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. None when the graph
+// has no double backward.
+std::optional<std::vector<at::Tensor>> compute_columns(
+    const Endpoint& root,
+    const torch::autograd::edge_list& inputs,
+    const JacobianOptions& options,
+    Progress& progress);
 
 } // namespace highgrad::engine

@@ -69,13 +69,6 @@ void JacobianBlock::append(int64_t num_rows, at::Tensor rows) {
   num_rows_ += num_rows;
 }
 
-void JacobianBlock::append_columns(at::Tensor columns) {
-  if (columns.defined()) {
-    columns = columns.view({input_.numel(), output_.numel()}).t().reshape(rows_shape());
-  }
-  append(output_.numel(), std::move(columns));
-}
-
 void JacobianBlock::write(int64_t num_rows, const at::Tensor& rows) {
   if (!result_.defined()) {
     const std::vector<int64_t> shape = rows_shape();

@@ -19,8 +19,9 @@ class JacobianBlock {
   // The next `num_rows` rows: shape [num_rows, *input.shape] in any strides, or undefined for zeros.
   void append(int64_t num_rows, at::Tensor rows);
 
-  // All rows at once, transposed: [*input.shape, *output.shape], or undefined for zeros.
-  void append_columns(at::Tensor columns);
+  const at::Tensor& input() const {
+    return input_;
+  }
 
   // Whether a row that is not known to be zero has arrived.
   bool is_used() const {

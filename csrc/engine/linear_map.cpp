@@ -22,7 +22,7 @@ torch::autograd::edge_list LinearMap::root_edges() const {
   return found;
 }
 
-LinearMap reverse_map(const CompressedProblem& problem) {
+LinearMap reverse_map(const OutputProblem& problem) {
   LinearMap map{
       {problem.output},
       {problem.output.numel()},
@@ -36,13 +36,13 @@ LinearMap reverse_map(const CompressedProblem& problem) {
   return map;
 }
 
-std::optional<ForwardMap> forward_map(const CompressedProblem& problem) {
+std::optional<ForwardMap> forward_map(const OutputProblem& problem) {
   if (!forward_obstacle(problem.output, problem.tape, problem.inputs).empty()) {
     return std::nullopt;
   }
   Linearization linear;
   try {
-    linear = linearize(problem.output, problem.edges);
+    linear = linearize(endpoint_of(problem.output), problem.edges);
   } catch (...) {
     const std::exception_ptr exception = std::current_exception();
     if (judge_failure(exception) != Failure::kOther) {

@@ -7,19 +7,10 @@
 #include <optional>
 #include <vector>
 
+#include "engine/output_problem.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
-
-// One output and the inputs that it reaches.
-struct CompressedProblem {
-  const at::Tensor& output;
-  const tape::Tape& tape;
-  const std::vector<at::Tensor>& inputs;
-  const torch::autograd::edge_list& edges;
-  // Whether columns may be computed, in forward mode, where that is cheaper.
-  bool may_go_forward = true;
-};
 
 // A matrix of which sweeps compute products from the left. Its rows are the elements of all roots, one after the other;
 // its columns are those behind all edges.
@@ -36,7 +27,7 @@ struct LinearMap {
 };
 
 // The Jacobian itself.
-LinearMap reverse_map(const CompressedProblem& problem);
+LinearMap reverse_map(const OutputProblem& problem);
 
 // The transposed Jacobian, whose rows are the elements of all inputs; see Note [Forward mode by double backward].
 struct ForwardMap {
@@ -48,6 +39,6 @@ struct ForwardMap {
 };
 
 // None where forward mode has an obstacle, or the graph no double backward.
-std::optional<ForwardMap> forward_map(const CompressedProblem& problem);
+std::optional<ForwardMap> forward_map(const OutputProblem& problem);
 
 } // namespace highgrad::engine

@@ -29,19 +29,20 @@ at::Tensor part_of(const at::Tensor& output, int64_t first, int64_t count) {
 
 // Without known structure: some rows at a time, of which the nonzeros are kept.
 at::Tensor sparse_from_rows(const SpecialProblem& problem, const at::Tensor& input) {
-  const int64_t rows = problem.output.numel();
+  const int64_t rows = problem.reached.output.numel();
   const int64_t columns = input.numel();
   const int64_t step = std::max<int64_t>(1, kDenseElements / std::max<int64_t>(columns, 1));
   JacobianOptions options = problem.options;
   options.layout = at::kStrided;
   options.use_structure = false;
   options.retain_graph = true;
-  options.kept.clear();
+  options.plans.clear();
   options.after_sweep = [](int64_t, int64_t) {};
   std::vector<at::Tensor> row_of, column_of, values;
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t count = std::min(step, rows - first);
-    const at::Tensor part = full_jacobian({part_of(problem.output, first, count)}, {input}, options, std::nullopt)[0];
+    const at::Tensor part =
+        full_jacobian({part_of(problem.reached.output, first, count)}, {input}, options, std::nullopt)[0];
     const at::Tensor place = at::nonzero(part.detach().reshape({-1})).squeeze(1);
     values.push_back(ops::decompress(part, place, std::nullopt, c10::SymIntArrayRef(c10::SymInt(place.numel()))));
     row_of.push_back(place.floor_divide(std::max<int64_t>(columns, 1)).add_(first));
@@ -69,35 +70,19 @@ at::Tensor sparse_from_rows(const SpecialProblem& problem, const at::Tensor& inp
 
 void append_sparse_jacobians(
     const SpecialProblem& problem,
-    const std::shared_ptr<const structure::Compression>& kept,
+    const structure::Compression* structure,
     std::vector<at::Tensor>& results) {
-  // Those that the tape reaches, as their structure counts columns.
-  std::vector<at::Tensor> inputs;
-  torch::autograd::edge_list edges;
-  for (const auto j : c10::irange(problem.inputs.size())) {
-    if (problem.tape.inputs[j].is_on_tape()) {
-      inputs.push_back(problem.inputs[j]);
-      edges.push_back(problem.edges[j]);
-    }
-  }
-  const CompressedProblem compressed{
-      problem.output, problem.tape, inputs, edges, problem.options.mode != plan::Mode::kReverse};
-  std::shared_ptr<const structure::Compression> structure;
-  if (problem.options.use_structure) {
-    structure = kept == nullptr ? find_structure(compressed, Effort::kThorough)
-                                : renew_structure(problem.options.caller, compressed, kept);
-  }
   std::optional<std::vector<CompressedBlock>> blocks;
   if (structure != nullptr) {
     problem.expect_passes(structure::num_passes(*structure));
     blocks = compute_compressed(
-        compressed, *structure, {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
+        problem.reached, *structure, {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
     const at::Tensor& input = problem.inputs[j];
-    if (problem.tape.inputs[j].is_on_tape() && blocks.has_value()) {
-      results.push_back(sparse_matrix((*blocks)[next++], problem.output, input, problem.options.layout));
+    if (problem.is_reached[j] && blocks.has_value()) {
+      results.push_back(sparse_matrix((*blocks)[next++], problem.reached.output, input, problem.options.layout));
     } else {
       results.push_back(sparse_from_rows(problem, input));
     }

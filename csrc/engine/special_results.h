@@ -11,22 +11,22 @@
 
 namespace highgrad::engine {
 
-// Results that are not the dense Jacobians: sparse ones, and those of independent samples. The arguments are one output
-// of full_jacobian, its tape, all inputs and their edges, reached or not; one result an input is appended.
+// Results that are not the dense Jacobians: sparse ones, and those of independent samples. One result an input, reached
+// or not, is appended.
 struct SpecialProblem {
-  const at::Tensor& output;
-  const tape::Tape& tape;
-  const std::vector<at::Tensor>& inputs;
-  const torch::autograd::edge_list& edges;
+  const OutputProblem& reached;
+  const std::vector<at::Tensor>& inputs; // all
+  const std::vector<bool>& is_reached;
   const JacobianOptions& options;
   std::function<void(int64_t)> after_passes;
   std::function<void(int64_t)> expect_passes; // told how many there will be
 };
 
-// options.layout: sparse matrices [output.numel(), input.numel()], never dense on the way but for some rows at a time.
+// options.layout: sparse matrices [output.numel(), input.numel()], by their structure. Without one, null, they come
+// from some dense rows at a time.
 void append_sparse_jacobians(
     const SpecialProblem& problem,
-    const std::shared_ptr<const structure::Compression>& kept,
+    const structure::Compression* structure,
     std::vector<at::Tensor>& results);
 
 // options.batch_dims = k: the first k axes of output and inputs count the same samples, which do not mix. Each result

@@ -7,9 +7,12 @@
 #include <typeinfo>
 #include <utility>
 
+#include "tape/signature.h"
+
 namespace highgrad::structure {
 namespace {
 
+using tape::Hash;
 using tape::Slot;
 using tape::Tape;
 using tape::TapeNode;
@@ -116,50 +119,11 @@ void join(State& state, Ties&& ties) {
   }
 }
 
+// None for a tensor without elements as well.
 std::optional<Shape> shape_of(const Node& node, uint32_t input_nr) {
-  if (input_nr >= node.num_inputs()) {
-    return std::nullopt;
-  }
-  const auto& metadata = node.input_metadata(input_nr);
-  if (metadata.was_default_constructed() || metadata.is_nested_tensor() ||
-      metadata.options().layout() != at::kStrided) {
-    return std::nullopt;
-  }
-  Shape shape;
-  for (const c10::SymInt& size : metadata.shape_as_dim_vector()) {
-    const auto known = size.maybe_as_int();
-    if (!known.has_value() || *known == 0) {
-      return std::nullopt;
-    }
-    shape.push_back(*known);
-  }
-  return shape;
+  auto shape = tape::shape_of(node, input_nr);
+  return shape.has_value() && numel_of(*shape) == 0 ? std::nullopt : shape;
 }
-
-class Hash {
- public:
-  void add(int64_t value) {
-    // FNV's prime, on whole words, with the bits mixed downwards after each.
-    state_ = (state_ ^ static_cast<uint64_t>(value)) * 0x100000001b3ULL;
-    state_ ^= state_ >> 29;
-  }
-  void add(const std::vector<int64_t>& values) {
-    add(static_cast<int64_t>(values.size()));
-    for (const int64_t value : values) {
-      add(value);
-    }
-  }
-  void add(Slot slot) {
-    add(slot.node);
-    add(slot.input_nr);
-  }
-  uint64_t value() const {
-    return state_;
-  }
-
- private:
-  uint64_t state_ = 0xcbf29ce484222325ULL;
-};
 
 // Walks along a tape and keeps the ties of every slot.
 class Walk {

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/functions/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <string_view>
@@ -69,22 +70,20 @@ Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_
   return Distrust::kNone;
 }
 
+bool is_vjp_linear(torch::autograd::Node& node) {
+  return node.pre_hooks().empty() && node.tensor_pre_hooks().empty() && node.post_hooks().empty() && !is_custom(node);
+}
+
 bool is_vjp_recorded(torch::autograd::Node& node) {
-  if (!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty()) {
-    return false;
-  }
   const std::type_info& type = typeid(node);
   if (type == typeid(torch::autograd::CopySlices)) {
     auto& wrapped = static_cast<torch::autograd::CopySlices&>(node).fn;
-    return !wrapped || is_vjp_recorded(*wrapped);
+    return is_vjp_linear(node) && (!wrapped || is_vjp_recorded(*wrapped));
   }
   const std::string_view mangled(type.name());
-  for (const std::string_view name : kUnrecorded) {
-    if (is_type(mangled, name)) {
-      return false;
-    }
-  }
-  return !is_custom(node);
+  return is_vjp_linear(node) && std::none_of(kUnrecorded.begin(), kUnrecorded.end(), [&](std::string_view name) {
+           return is_type(mangled, name);
+         });
 }
 
 bool is_custom(torch::autograd::Node& node) {

@@ -18,9 +18,12 @@ enum class Distrust {
 // What to expect of this Node, or of one that it wraps. `computes(k)` tells whether the sweep computes its k-th output.
 Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_t)>& computes);
 
-// Whether the Node's vector-Jacobian product, recorded, is a known linear function of its cotangent: a Node of torch's
-// own or of ours, without hooks. A custom Function may compute its product in ways that no graph records, and a few
-// Nodes of torch's are known to compute theirs so that it cannot be differentiated again.
+// Whether the Node's vector-Jacobian product is known to be linear in its cotangent: a Node of torch's own or of ours,
+// without hooks, which see, and may change, every cotangent that passes.
+bool is_vjp_linear(torch::autograd::Node& node);
+
+// Whether, besides, the product is differentiable by that cotangent once it is recorded: a few Nodes of torch's are
+// known to compute theirs so that it is not.
 bool is_vjp_recorded(torch::autograd::Node& node);
 
 // Whether the Node, or the one that it wraps, is a custom Function.

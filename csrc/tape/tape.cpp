@@ -196,6 +196,26 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   return tape;
 }
 
+std::optional<std::vector<int64_t>> shape_of(const Node& node, uint32_t input_nr) {
+  if (input_nr >= node.num_inputs()) {
+    return std::nullopt;
+  }
+  const InputMetadata& metadata = node.input_metadata(input_nr);
+  if (metadata.was_default_constructed() || metadata.is_nested_tensor() ||
+      metadata.options().layout() != at::kStrided) {
+    return std::nullopt;
+  }
+  std::vector<int64_t> shape;
+  for (const c10::SymInt& size : metadata.shape_as_dim_vector()) {
+    const auto known = size.maybe_as_int();
+    if (!known.has_value()) {
+      return std::nullopt;
+    }
+    shape.push_back(*known);
+  }
+  return shape;
+}
+
 bool takes_dtype(const Node& node, caffe2::TypeMeta dtype) {
   for (const auto i : c10::irange(node.num_inputs())) {
     const InputMetadata& metadata = node.input_metadata(i);

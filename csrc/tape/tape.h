@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/function.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "tape/node_rules.h"
@@ -55,6 +56,9 @@ c10::ArrayRef<Slot> links_of(const Tape& tape, const TapeNode& node);
 // Reads the tape in one depth-first walk: linear in the Nodes behind `output`. An output without a graph (an invalid
 // edge) reaches nothing.
 Tape read_tape(const torch::autograd::Edge& output, const torch::autograd::edge_list& inputs);
+
+// The sizes of the cotangent that `node` takes as input `input_nr`; none for what is unknown, not strided or symbolic.
+std::optional<std::vector<int64_t>> shape_of(const torch::autograd::Node& node, uint32_t input_nr);
 
 // Whether all cotangents that `node` takes are of `dtype`.
 bool takes_dtype(const torch::autograd::Node& node, caffe2::TypeMeta dtype);

@@ -86,9 +86,10 @@ def launcher_library() -> Path:
         assert NVCC is not None
         only_ptx = "-gencode=arch=compute_75,code=compute_75"
         stub = HERE / "cudart_stub.cpp"
-        run(
-            NVCC, *FLAGS, only_ptx, "-shared", "-Xcompiler=-fPIC", "--cudart=none", *sources(), stub, "-o", path
-        )  # fmt: skip
+        # The stub's functions, not those of a CUDA runtime that torch has loaded.
+        own_symbols = "-Xlinker=-Bsymbolic"
+        flags = [*FLAGS, only_ptx, "-shared", "-Xcompiler=-fPIC", own_symbols, "--cudart=none"]
+        run(NVCC, *flags, *sources(), stub, "-o", path)
 
     return built("launchers.so", make)
 

@@ -1,0 +1,121 @@
+#include "engine/make_plan.h"
+
+#include <c10/util/Exception.h>
+#include <c10/util/irange.h>
+
+#include <utility>
+
+#include "engine/forward_mode.h"
+#include "plan/chunking.h"
+#include "plan/planner.h"
+#include "structure/passes.h"
+#include "tape/signature.h"
+
+namespace highgrad::engine {
+namespace {
+
+using plan::Mode;
+using plan::OutputPlan;
+
+int64_t count_columns(const OutputProblem& problem) {
+  int64_t columns = 0;
+  for (const at::Tensor& input : problem.inputs) {
+    columns += input.numel();
+  }
+  return columns;
+}
+
+// Without structure.
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
+  plan::Request request{problem.tape, problem.output.numel(), count_columns(problem), problem.output.device(), mode};
+  std::string obstacle;
+  if (mode != Mode::kReverse) {
+    obstacle = plain_obstacle(problem.output, problem.inputs);
+    request.may_split = request.may_forward = obstacle.empty();
+  }
+  OutputPlan plan = plan::plan_output(request);
+  if (!plan.needs_double_backward()) {
+    return plan;
+  }
+  if (obstacle.empty()) {
+    obstacle = forward_obstacle(problem.output, problem.tape, problem.inputs);
+  }
+  if (obstacle.empty()) {
+    return plan;
+  }
+  request.may_forward = false;
+  if (mode == Mode::kAuto) {
+    return plan::plan_output(request);
+  }
+  plan = plan::plain_plan(request, Mode::kReverse, "reverse: " + obstacle);
+  plan.obstacle = std::move(obstacle);
+  return plan;
+}
+
+} // namespace
+
+std::shared_ptr<const OutputPlan> make_plan(
+    const OutputProblem& problem,
+    const JacobianOptions& options,
+    Effort effort) {
+  auto plan = std::make_shared<OutputPlan>(plan_segments(problem, options.mode));
+  if (options.use_structure && options.mode != Mode::kForward) {
+    OutputProblem structured = problem;
+    structured.may_go_forward = options.mode == Mode::kAuto;
+    structured.dense_cost = plan->cost;
+    plan->structure = find_structure(structured, effort);
+  }
+  if (effort == Effort::kThorough) {
+    plan->rows = problem.output.numel();
+    plan->columns = count_columns(problem);
+    plan->signature = tape::signature_of(problem.tape);
+    plan->bytes_per_row = problem.tape.peak_bytes_per_row;
+    const int64_t passes =
+        plan->structure == nullptr ? plan->segments.front().passes() : structure::num_passes(*plan->structure);
+    plan->chunk_size = options.chunk_size.has_value()
+        ? *options.chunk_size
+        : plan::automatic_chunk_size(passes, plan->bytes_per_row, problem.output.device());
+  }
+  return plan;
+}
+
+std::shared_ptr<const OutputPlan> plan_zeros(int64_t rows) {
+  auto plan = std::make_shared<OutputPlan>();
+  plan->reason = "zero: nothing of wrt is on the graph";
+  plan->rows = rows;
+  return plan;
+}
+
+std::shared_ptr<const OutputPlan> renew_plan(
+    const OutputProblem& problem,
+    const JacobianOptions& options,
+    const std::shared_ptr<const OutputPlan>& kept) {
+  const bool is_alike = problem.output.numel() == kept->rows && count_columns(problem) == kept->columns &&
+      tape::signature_of(problem.tape) == kept->signature;
+  TORCH_CHECK_VALUE(
+      is_alike,
+      options.caller,
+      ": expected a graph like the one that was planned, of ",
+      kept->rows,
+      " outputs and ",
+      kept->columns,
+      " inputs, got one of ",
+      problem.output.numel(),
+      " and ",
+      count_columns(problem),
+      " whose operations, shapes, dtypes, hooks or links may differ; plan it anew");
+  const bool is_obstructed = !kept->is_plain_reverse() && !plain_obstacle(problem.output, problem.inputs).empty();
+  if (kept->structure == nullptr && !is_obstructed) {
+    return kept;
+  }
+  auto plan = std::make_shared<OutputPlan>(is_obstructed ? plan_segments(problem, options.mode) : *kept);
+  if (kept->structure != nullptr) {
+    OutputProblem structured = problem;
+    structured.may_go_forward = options.mode == Mode::kAuto;
+    structured.dense_cost = kept->cost;
+    plan->structure = renew_structure(options.caller, structured, kept->structure);
+  }
+  return plan;
+}
+
+} // namespace highgrad::engine

@@ -1,0 +1,126 @@
+#include "engine/sweeps.h"
+
+#include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+
+#include <algorithm>
+#include <exception>
+#include <set>
+#include <utility>
+
+#include "engine/failure.h"
+#include "ops/seed_basis.h"
+#include "plan/chunking.h"
+
+namespace highgrad::engine {
+
+using torch::autograd::edge_list;
+
+Seeds basis_of(const at::Tensor& like) {
+  return [like](int64_t first, int64_t count) { return ops::seed_basis(like, count, first); };
+}
+
+Seeds rows_of(at::Tensor matrix) {
+  return [matrix = std::move(matrix)](int64_t first, int64_t count) {
+    // Backward formulas may look at the storage: it is no larger than the rows.
+    return count == matrix.size(0) ? matrix : matrix.narrow(0, first, count).clone();
+  };
+}
+
+RowSweeps::RowSweeps(
+    Endpoint root,
+    int64_t num_rows,
+    Seeds seeds,
+    const tape::Tape& tape,
+    const JacobianOptions& options,
+    bool keep_graph)
+    : root_(std::move(root)),
+      num_rows_(num_rows),
+      seeds_(std::move(seeds)),
+      options_(options),
+      sweep_{keep_graph, options.create_graph} {
+  // Anomaly mode looks at values, which vmap does not let it.
+  const bool distrusted =
+      tape.distrust == tape::Distrust::kValues || (tape.distrust == tape::Distrust::kGraph && options.create_graph);
+  if (distrusted || torch::autograd::AnomalyMode::is_enabled()) {
+    chunk_size_ = 1;
+  } else {
+    chunk_size_ = options.chunk_size.has_value()
+        ? *options.chunk_size
+        : plan::automatic_chunk_size(num_rows_, tape.peak_bytes_per_row, root_.like.device());
+  }
+}
+
+void RowSweeps::run(
+    const edge_list& inputs,
+    const std::function<void(int64_t, std::vector<at::Tensor>)>& take,
+    Progress& progress) {
+  for (int64_t row = 0; row < num_rows_;) {
+    const int64_t count = std::min(chunk_size_, num_rows_ - row);
+    std::vector<at::Tensor> rows;
+    if (count == 1) {
+      rows = single_vjp({root_.edge}, {seeds_(row, 1).squeeze(0)}, inputs, sweep_);
+    } else if (!try_batched(row, count, inputs, rows)) {
+      continue;
+    }
+    take(count, std::move(rows));
+    row += count;
+    progress.add(count);
+  }
+  warn_of_loops();
+}
+
+// One batched sweep; if it fails, changes chunk_size_ to what may work and returns false.
+bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
+  std::exception_ptr exception;
+  try {
+    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_);
+    return true;
+  } catch (...) {
+    exception = std::current_exception();
+  }
+  switch (judge_failure(exception)) {
+    case Failure::kInterrupt:
+      std::rethrow_exception(exception);
+    case Failure::kOutOfMemory:
+      if (options_.chunk_size.has_value()) {
+        throw_out_of_memory(count);
+      }
+      chunk_size_ = (count + 1) / 2;
+      return false;
+    case Failure::kOther:
+      failing_node_ = find_failing_node({root_.edge}, {seeds_(row, count)}, inputs);
+      fell_back_ = true;
+      chunk_size_ = 1;
+      return false;
+  }
+  return false;
+}
+
+void RowSweeps::throw_out_of_memory(int64_t count) const {
+  TORCH_CHECK_WITH(
+      OutOfMemoryError,
+      false,
+      options_.caller,
+      ": out of memory in a sweep of chunk_size=",
+      count,
+      " rows; a smaller chunk_size needs less, and chunk_size=None finds one that fits");
+  __builtin_unreachable();
+}
+
+// Once the values are there, so that a graph on which the row loop fails as well raises that error alone.
+void RowSweeps::warn_of_loops() const {
+  if (fell_back_) {
+    const std::string culprit = failing_node_.empty() ? "a hook on the graph" : failing_node_;
+    warn(
+        options_,
+        "torch.vmap cannot run " + culprit + "; its Jacobian is computed row by row, with the same values but slower");
+  }
+  if (!looped_ops_.empty()) {
+    const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());
+    warn(options_, "torch.vmap has no batching rule for " + c10::Join(", ", ops) + " and loops over its rows");
+  }
+}
+
+} // namespace highgrad::engine

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "engine/batched_vjp.h"
+#include "engine/endpoint.h"
+#include "engine/options.h"
+#include "tape/tape.h"
+
+namespace highgrad::engine {
+
+// The cotangents of rows [first, first + count): shape [count, *root.like.shape].
+using Seeds = std::function<at::Tensor(int64_t first, int64_t count)>;
+
+// Rows of the identity.
+Seeds basis_of(const at::Tensor& like);
+
+// `matrix`, whose rows have the shape of what they are cotangents of.
+Seeds rows_of(at::Tensor matrix);
+
+// Vector-Jacobian products of any number of rows, in as few batched sweeps as fit the memory: smaller ones where memory
+// runs out, row by row where torch.vmap cannot go or is known to be wrong.
+class RowSweeps {
+ public:
+  // `tape` is the one from `root` to the inputs.
+  RowSweeps(
+      Endpoint root,
+      int64_t num_rows,
+      Seeds seeds,
+      const tape::Tape& tape,
+      const JacobianOptions& options,
+      bool keep_graph);
+
+  // Hands over (count, the next `count` rows of each input: [count, *input.shape] in any strides, or undefined for
+  // zeros), in order.
+  void run(
+      const torch::autograd::edge_list& inputs,
+      const std::function<void(int64_t, std::vector<at::Tensor>)>& take,
+      Progress& progress);
+
+ private:
+  bool try_batched(int64_t row, int64_t count, const torch::autograd::edge_list& inputs, std::vector<at::Tensor>& rows);
+  [[noreturn]] void throw_out_of_memory(int64_t count) const;
+  void warn_of_loops() const;
+
+  Endpoint root_;
+  int64_t num_rows_;
+  Seeds seeds_;
+  const JacobianOptions& options_;
+  SweepOptions sweep_;
+  int64_t chunk_size_;
+  bool fell_back_ = false;
+  std::string failing_node_;
+  std::vector<std::string> looped_ops_;
+};
+
+} // namespace highgrad::engine

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+
+#include "tape/tape.h"
+
+namespace highgrad::plan {
+
+// What sweeps over a part of the tape do: the Nodes that they run, and for one row the bytes of cotangents that these
+// take and the multiplications of their matrix products.
+struct Work {
+  int64_t nodes = 0;
+  int64_t bytes = 0;
+  int64_t multiplications = 0;
+
+  void add(const Work& other) {
+    nodes += other.nodes;
+    bytes += other.bytes;
+    multiplications += other.multiplications;
+  }
+};
+
+Work work_of(const tape::Tape& tape, const tape::TapeNode& node);
+
+// Nanoseconds, estimated: they need to be right in their ratios, and only so well that no choice is a bad one.
+struct CostModel {
+  double node; // for a batched sweep to run a Node
+  double byte; // of cotangents
+  double multiplication; // in a matrix product
+
+  double reverse(const Work& work, int64_t rows) const;
+  double forward(const Work& work, int64_t columns) const;
+  // Of a matrix of rows x inner elements by one of inner x columns, and of checking that all of it is finite.
+  double product(int64_t rows, int64_t inner, int64_t columns) const;
+};
+
+const CostModel& cost_model(c10::Device device);
+
+} // namespace highgrad::plan

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <string>
+
+#include "plan/plan.h"
+
+namespace highgrad::plan {
+
+// What is asked of one output, of `rows` elements, and the inputs that it reaches, of `columns` elements together.
+struct Request {
+  const tape::Tape& tape;
+  int64_t rows;
+  int64_t columns;
+  c10::Device device;
+  Mode mode = Mode::kAuto; // or what is forced
+  // What may be thought of, besides all rows in reverse mode.
+  bool may_forward = true;
+  bool may_split = true;
+};
+
+// All rows, or all columns, over the whole tape.
+OutputPlan plain_plan(const Request& request, Mode mode, std::string reason);
+
+// The plan that is expected to be the fastest, all rows in reverse mode where that is as good. Linear in the tape's
+// Nodes, and quadratic in the few narrow bottlenecks that may be worth a cut. Touches no tensor.
+OutputPlan plan_output(const Request& request);
+
+} // namespace highgrad::plan

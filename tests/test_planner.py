@@ -1,0 +1,210 @@
+"""The planner: which way to a Jacobian it takes, and that every way has the same values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from highgrad_ext import full_jacobian
+from highgrad_ext._reference import full_jacobian_loop
+
+
+def network(*widths: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out, dtype=torch.float64), nn.Tanh()]
+    return nn.Sequential(*layers).requires_grad_(False)
+
+
+def passes(f: Tensor, wrt: Any, **options: Any) -> int:
+    seen: list[tuple[int, int]] = []
+    full_jacobian(f, wrt, progress=lambda done, total: seen.append((done, total)), **options)
+    assert seen[-1][0] == seen[-1][1]
+    return seen[-1][1]
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=torch.float64).view(shape).requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ((300, 200, 5, 200, 300), 5 + 5),
+        ((300, 200, 5, 200, 6, 200, 300), 6 + 6),
+        ((2000, 64, 3, 64, 2000), 3 + 3),
+        ((300, 300, 300), 300),
+        ((4, 64, 64, 900), 4),
+        ((900, 64, 64, 4), 4),
+    ],
+)
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_passes_and_values(widths: tuple[int, ...], expected: int, create_graph: bool) -> None:
+    x = leaf(widths[0])
+    f = network(*widths)(x)
+    assert passes(f, x, create_graph=create_graph) <= expected
+    jacobian = full_jacobian(f, x, create_graph=create_graph)
+    assert_close(jacobian, full_jacobian(f, x, create_graph=False, mode="reverse", structure="dense"))
+    assert jacobian.requires_grad == create_graph and jacobian.is_contiguous() and not jacobian._is_view()
+
+
+def test_a_split_writes_into_out_and_takes_several_inputs() -> None:
+    x, y = leaf(30, 10), leaf(40)
+    z = torch.cat([x.sin().view(-1), y.exp()])
+    f = network(340, 4, 300)(z).view(20, 15)
+    expected = full_jacobian(f, (x, y), mode="reverse", structure="dense", create_graph=False)
+    assert passes(f, (x, y)) < 20
+    out = tuple(torch.full_like(e, 7.0) for e in expected)
+    assert full_jacobian(f, (x, y), create_graph=False, out=out) is out
+    assert_close(out, expected)
+    assert_close(full_jacobian(f, {"y": y}, create_graph=False)["y"], expected[1])
+
+
+def test_a_split_is_differentiable() -> None:
+    torch.manual_seed(0)
+    x, weight = leaf(120), torch.randn(2, 120, dtype=torch.float64, requires_grad=True)
+
+    def jacobian(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+        z = torch.tanh(weight @ x / 30)
+        return full_jacobian(torch.sin(weight.t() @ z), x, **options)
+
+    plain, split = (jacobian(x, weight, mode=mode, structure="dense") for mode in ("reverse", "auto"))
+    v = torch.randn_like(plain)
+    for got, wanted in zip(
+        torch.autograd.grad((split * v).sum(), (x, weight)),
+        torch.autograd.grad((plain * v).sum(), (x, weight)),
+        strict=True,
+    ):
+        assert_close(got, wanted)
+
+
+def test_what_is_not_finite_is_what_rows_give() -> None:
+    x = torch.cat([torch.zeros(1, dtype=torch.float64), torch.ones(199, dtype=torch.float64)]).requires_grad_()
+    z = torch.stack([x.sqrt().sum(), x.sum()])
+    f = torch.outer(torch.linspace(0, 1, 200, dtype=torch.float64), z).sin().sum(1)
+    assert_close(full_jacobian(f, x), full_jacobian_loop(f, x), equal_nan=True)
+
+
+@pytest.mark.parametrize("how", ["hook", "function"])
+def test_a_cotangent_that_is_changed_on_its_way_is_not_split(how: str) -> None:
+    class Clip(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad.clamp(-0.01, 0.01)
+
+        generate_vmap_rule = True
+
+    x = leaf(300)
+    z = network(300, 4)(x)
+    if how == "hook":
+        z.register_hook(lambda grad: grad.clamp(-0.01, 0.01))
+    else:
+        z = Clip.apply(z)
+    f = network(4, 300)(z)
+    assert_close(full_jacobian(f, x), full_jacobian_loop(f, x))
+
+
+def test_a_bottleneck_of_another_dtype_is_not_cut() -> None:
+    x = leaf(300)
+    z = network(300, 4)(x)
+    f = network(4, 300)(z.to(torch.float16).double())
+    assert passes(f, x) == 300
+    assert_close(full_jacobian(f, x), full_jacobian_loop(f, x))
+
+
+def test_a_skip_connection_is_no_bottleneck() -> None:
+    x = leaf(300)
+    f = network(300, 4, 300)(x) + x.flip(0)
+    assert passes(f, x, structure="dense") == 300
+    assert_close(full_jacobian(f, x), full_jacobian_loop(f, x))
+
+
+W = torch.linspace(-1, 1, 20, dtype=torch.float64).view(4, 5).sin()
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+@pytest.mark.parametrize(
+    "layer",
+    {
+        "mm": lambda h: h[None] @ W.t(),
+        "vector by matrix": lambda h: h @ W.t(),
+        "addmm": lambda h: torch.addmm(W[:, 0], h[None], W.t(), alpha=2.0, beta=3.0).view(2, 2),
+        "mv": lambda h: W @ h,
+        "addmv": lambda h: torch.addmv(W[:, 0], W, h, alpha=2.0),
+        "linear": lambda h: nn.functional.linear(h, W, W[:, 1]),
+        "elementwise": lambda h: nn.functional.linear(h, W).tanh().view(2, 2).exp() * W[0, :2],
+        "broadcast": lambda h: nn.functional.linear(h, W) * W[:, :1],
+        "branch": lambda h: nn.functional.linear(h, W).tanh() * nn.functional.linear(h, W),
+        "matrix": lambda h: (h.view(5, 1) * W[0, :3]).t() @ W.t(),
+        "infinite": lambda h: (nn.functional.linear(h, W) * 0).sqrt(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+@pytest.mark.parametrize("is_leaf", [True, False])
+def test_known_heads(layer: Any, is_leaf: bool, chunk_size: int | None, create_graph: bool) -> None:
+    x = leaf(5)
+    f = layer[1](x if is_leaf else x.exp())
+    before = W.clone()
+    jacobian = full_jacobian(f, x, create_graph=create_graph, chunk_size=chunk_size, structure="dense")
+    expected = full_jacobian_loop(f, x, create_graph=create_graph)
+    assert_close(jacobian, expected, equal_nan=True)
+    if create_graph and jacobian.requires_grad and layer[0] != "infinite":
+        v = torch.randn_like(jacobian)
+        got, wanted = (
+            torch.autograd.grad((j * v).sum(), x, allow_unused=True, retain_graph=True)[0] for j in (jacobian, expected)
+        )
+        assert_close(got, wanted)
+    if not create_graph:
+        jacobian.zero_()
+    assert_close(W, before, rtol=0, atol=0)
+
+
+def test_the_identity_is_not_multiplied() -> None:
+    x = leaf(50)
+    f = network(50, 40, 30)[:3](x)
+    with torch.profiler.profile(record_shapes=True) as profile:
+        full_jacobian(f, x, create_graph=False, structure="dense")
+    seen = [(event.name, event.input_shapes[:1]) for event in profile.events()]
+    assert "highgrad_ext::seed_basis" not in [name for name, _ in seen]
+    assert [shape for name, shape in seen if name == "AddmmBackward0"] == [[[1, 40]]]
+
+
+def test_a_head_does_not_write_to_the_weight() -> None:
+    class InPlace(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad.mul_(2)
+
+        generate_vmap_rule = True
+
+    x, before = leaf(5), W.clone()
+    jacobian = full_jacobian(W @ InPlace.apply(x), x, create_graph=False)
+    assert_close(jacobian, 2 * W)
+    assert_close(W, before, rtol=0, atol=0)
+
+
+def test_weights_of_the_head_get_their_derivative() -> None:
+    x, weight = leaf(5), W.clone().requires_grad_()
+    f = nn.functional.linear(x.sin(), weight).tanh()
+    for got, wrt in zip(full_jacobian(f, (x, weight)), (x, weight), strict=True):
+        assert_close(got, full_jacobian_loop(f, wrt))
+    (jacobian,) = full_jacobian(f, (x,))
+    assert_close(
+        torch.autograd.grad(jacobian.sum(), weight, retain_graph=True),
+        torch.autograd.grad(full_jacobian_loop(f, x, create_graph=True).sum(), weight),
+    )
