@@ -119,6 +119,7 @@ BY_AXES = {
     "matrices": (lambda x: x @ constant(6, 3, 3, seed=1), (6, 2, 3), 3),
     "attention": (lambda x: (x @ x.mT).softmax(-1) @ x, (9, 3, 2), 6),
     "convolution": (lambda x: torch.conv2d(x, constant(2, 1, 3, 3)), (10, 1, 4, 4), 8),
+    "convolution of equal channels": (lambda x: torch.conv1d(x, constant(3, 3, 3), padding=1), (10, 3, 4), 12),
     "layer norm": (lambda x: nn.functional.layer_norm(x, (4,)), (12, 4), 4),
     "sum over an axis": (lambda x: (x**2).sum(1), (20, 5), 1),
     "sum over two": (lambda x: (x**2).sum((0, 2)), (3, 20, 5), 1),
@@ -128,6 +129,8 @@ BY_AXES = {
     "permuted": (lambda x: x.permute(2, 0, 1).sin(), (4, 5, 6), 1),
     "selected": (lambda x: x[:, 0] * x[:, 1], (20, 3), 1),
     "stacked": (lambda x: torch.stack([x.sin(), x.cos()], -1), (20,), 2),
+    "selected beside equal axes": (lambda x: x[0] * x[1], (2, 12, 12), 1),
+    "stacked first": (lambda x: torch.stack([x.sin(), x.cos()]), (12, 12), 2),
 }
 
 
@@ -337,7 +340,7 @@ def large(n: int = 600) -> Tensor:
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_full_jacobian_uses_structure(create_graph: bool) -> None:
     for function in (lambda x: x.sin() * x.exp(), tridiagonal, lambda x: network(4, 16, 3)(x.view(-1, 4))):
-        x = large()
+        x = large(1000)
         passes: list[tuple[int, int]] = []
         jacobian = full_jacobian(
             function(x), x, create_graph=create_graph, progress=lambda done, total, p=passes: p.append((done, total))
@@ -348,6 +351,47 @@ def test_full_jacobian_uses_structure(create_graph: bool) -> None:
         if create_graph:
             expected = full_jacobian(function(x), x, structure="dense")
             assert_close(weighted_gradient(jacobian, x), weighted_gradient(expected, x))
+
+
+def random_rows(x: Tensor) -> Tensor:
+    where = torch.randint(0, len(x), (4, len(x)), generator=torch.Generator().manual_seed(2))
+    return (x[where] ** 2).sum(0)
+
+
+def reaction_and_diffusion(x: Tensor) -> Tensor:
+    u, v = x.view(2, 24, 25)
+    spread = u.roll(1, 0) + u.roll(-1, 0) + u.roll(1, 1) + u.roll(-1, 1) - 4 * u
+    return torch.stack([u * u * v - 4 * u + spread, 3 * u - u * u * v])
+
+
+LARGE_ORDER = torch.randperm(1200, generator=torch.Generator().manual_seed(1))
+
+# Name -> function of 1200 elements, and whether a single call is to find structure.
+SINGLE_CALLS: dict[str, tuple[Any, bool]] = {
+    "tridiagonal": (tridiagonal, True),
+    "permuted tridiagonal": (lambda x: tridiagonal(x[LARGE_ORDER])[LARGE_ORDER.flip(0)], True),
+    "reversed": (lambda x: x.flip(0) * x.roll(1), True),
+    "random rows": (random_rows, True),
+    "rows that differ": (lambda x: torch.cat([x[:40] * x[:40].sum(), x[40:] ** 2 * x[39:-1]]), True),
+    "reaction and diffusion": (reaction_and_diffusion, True),
+    "rolled grid": (lambda x: x.view(30, 40) * x.view(30, 40).roll((1, 1), (0, 1)), True),
+    "a quarter full": (lambda x: torch.cat([x[:300] * x.sum(), x[300:] ** 2]), False),
+    "lower triangular": (lambda x: x.cumsum(0) ** 2, False),
+    "permuted blocks": (lambda x: (x[LARGE_ORDER].view(8, 150) ** 2 @ constant(150, 150)).view(-1)[LARGE_ORDER], False),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE_CALLS)
+def test_single_calls(name: str) -> None:
+    """Where the price of probes counts: blocks of rows may do, and few probes must show what is dense."""
+    function, finds = SINGLE_CALLS[name]
+    x = leaf(1200)
+    f = function(x)
+    passes: list[tuple[int, int]] = []
+    jacobian = full_jacobian(f, x, create_graph=False, progress=lambda done, total: passes.append((done, total)))
+    check_equal(jacobian, dense(f, x))
+    assert passes[-1][0] == passes[-1][1]
+    assert not finds or passes[-1][0] <= f.numel() // 4
 
 
 def test_options_keep_their_meaning() -> None:

@@ -27,11 +27,17 @@ constexpr int64_t kLeastBytes = int64_t{1} << 18;
 constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
-// What a batched sweep takes, in nanoseconds: a Node, and a byte of cotangents. Recording the graph for forward mode
-// dispatches about so many times the operators of one sweep.
-constexpr double kNanosecondsPerNode = 5e3;
-constexpr double kNanosecondsPerByte = 0.15;
+// What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
+// cotangents, when there are few rows, which fit the caches, or all. Recording the graph for forward mode dispatches
+// about so many times the operators of one sweep.
+constexpr double kNanosecondsPerSweep = 25e3;
+constexpr double kNanosecondsPerNode = 6e3;
+constexpr double kNanosecondsPerProbedByte = 0.05;
+constexpr double kNanosecondsPerDenseByte = 0.09;
 constexpr double kRecordingSweeps = 3;
+
+// What an entry takes to be found, coloured and put into its place.
+constexpr double kNanosecondsPerEntry = 20;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
@@ -43,7 +49,8 @@ constexpr int64_t kBlocksPerSample = 4;
 // At most so many of the columns, and of the passes that they may save, are full ones.
 constexpr int64_t kMostFull = 16;
 
-// With so many times as many rows as columns, columns are probed first.
+// With so many times as many rows as columns, columns are probed first; and with so many times as many row colours as
+// entries in a row, columns may need fewer.
 constexpr int64_t kTall = 4;
 
 // Probes one by one, where torch.vmap cannot go, take a share of the rows one by one only when there are so many.
@@ -143,7 +150,7 @@ class Search {
   std::shared_ptr<Compression> from_ties(const std::vector<Digits>& upper, double passes) const {
     auto result = std::make_shared<Compression>(*structure::compression_of_ties(rows_, upper));
     if (may_go_forward_ && structure::max_row_degree(result->pattern) * kTall <= result->coloring.num_colors) {
-      if (auto colored = structure::color_pattern(result->pattern, {}, coloring_limits());
+      if (auto colored = structure::color_pattern(result->pattern, {}, std::nullopt, coloring_limits());
           colored.has_value() && structure::cost_of(*colored) < structure::cost_of(*result)) {
         result = std::make_shared<Compression>(std::move(*colored));
         result->is_global = true;
@@ -166,8 +173,8 @@ class Search {
   SweepTimes reverse_times() const {
     return {
         0,
-        kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
-        kNanosecondsPerByte * static_cast<double>(problem_.tape.bytes_per_row)};
+        kNanosecondsPerSweep + kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
+        kNanosecondsPerProbedByte * static_cast<double>(problem_.tape.bytes_per_row)};
   }
 
   SweepTimes forward_times() const {
@@ -188,8 +195,7 @@ class Search {
       budget.max_colors = static_cast<int64_t>(passes) / kLeastGain;
       return budget;
     }
-    const SweepTimes reverse = reverse_times();
-    const double dense = reverse.dispatch + reverse.product * passes;
+    const double dense = kNanosecondsPerDenseByte * static_cast<double>(problem_.tape.bytes_per_row) * passes;
     const double allowed = std::max(kFreeNanoseconds, kShareOfDense * dense) - times.setup - times.dispatch;
     const double blocks = allowed / times.product * kBlocksPerSample / (kBlocksPerSample + 1);
     if (blocks < static_cast<double>(kFewestFirstBlocks)) {
@@ -200,6 +206,7 @@ class Search {
     budget.max_probes = static_cast<int64_t>(passes / 3);
     budget.max_colors = static_cast<int64_t>(passes) / (2 * kLeastGain);
     budget.sweep_cost = times.dispatch / times.product;
+    budget.entry_cost = kNanosecondsPerEntry / times.product;
     return budget;
   }
 
@@ -242,6 +249,7 @@ class Search {
       return nullptr;
     }
     found->pattern = structure::transpose(found->pattern);
+    found->coloring.reset();
     return color(std::move(*found), *budget, " of columns", axes_.is_global && forward->is_global);
   }
 
@@ -250,7 +258,8 @@ class Search {
       const structure::ProbeBudget& budget,
       const char* of_what,
       bool is_global) const {
-    auto colored = structure::color_pattern(std::move(found.pattern), std::move(found.full_columns), coloring_limits());
+    auto colored = structure::color_pattern(
+        std::move(found.pattern), std::move(found.full_columns), std::move(found.coloring), coloring_limits());
     if (!colored.has_value() || structure::cost_of(*colored) > static_cast<double>(budget.max_colors)) {
       return nullptr;
     }

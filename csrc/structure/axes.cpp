@@ -65,7 +65,8 @@ Digits reduced(const std::vector<int64_t>& dims, const Shape& out, const Shape& 
   Axes result(in.size());
   size_t from = 0;
   for (size_t axis = 0; axis < in.size(); ++axis) {
-    const bool is_reduced = dims.empty() || contains(dims, axis);
+    // None are all: of each, only an axis of size 1 can have its size kept.
+    const bool is_reduced = contains(dims, axis);
     result[axis] = is_reduced ? all_free(in[axis]) : axis_of_size(axes, out, from, in[axis]);
     from += keeps || !is_reduced ? 1 : 0;
   }

@@ -35,10 +35,28 @@ class HitBits {
     }
   }
 
-  int64_t count() const {
+  // What row `from` has hit counts for row `to` as well.
+  void merge(int64_t to, int64_t from) {
+    for (int64_t w = 0; w < words_per_row_; ++w) {
+      words_[to * words_per_row_ + w] |= words_[from * words_per_row_ + w];
+    }
+  }
+
+  // Calls visit(column) for every column that `row` has hit, ascending.
+  template <typename Visit>
+  void for_each(int64_t row, Visit&& visit) const {
+    for (int64_t w = 0; w < words_per_row_; ++w) {
+      for (uint64_t word = words_[row * words_per_row_ + w]; word != 0; word &= word - 1) {
+        visit(w * kBits + __builtin_ctzll(word));
+      }
+    }
+  }
+
+  // Of the first `rows` rows together.
+  int64_t count(int64_t rows) const {
     int64_t bits = 0;
-    for (const uint64_t word : words_) {
-      bits += __builtin_popcountll(word);
+    for (int64_t w = 0; w < rows * words_per_row_; ++w) {
+      bits += __builtin_popcountll(words_[w]);
     }
     return bits;
   }

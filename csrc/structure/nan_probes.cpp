@@ -50,6 +50,7 @@ class Search {
         if (is_exact() || coloring->num_colors * longest_block() > budget_.max_colors) {
           return std::nullopt;
         }
+        result_.coloring = color_rows_of(*coloring);
         break;
       }
       if (!refine(*coloring)) {
@@ -111,32 +112,36 @@ class Search {
       sample_of[group[position]] = blocks + s;
       group[position] = blocks + s;
     }
-    const auto hits = run_probes(group, blocks + samples);
+    auto hits = run_probes(group, blocks + samples);
     if (!hits.has_value()) {
       return false;
     }
-    const auto is_hit = [&](int64_t b, int64_t column) {
-      return hits->test(b, column) || (sample_of[b] >= 0 && hits->test(sample_of[b], column));
-    };
-    find_full_columns(is_hit, blocks);
+    for (int64_t b = 0; b < blocks; ++b) {
+      if (sample_of[b] >= 0) {
+        hits->merge(b, sample_of[b]);
+      }
+    }
+    const auto most = static_cast<int64_t>(kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_));
+    if (hits->count(blocks) > most + blocks * budget_.max_full_columns) {
+      return false;
+    }
+    find_full_columns(*hits, blocks);
     // By blocks: which columns each has hit.
     hit_ = {blocks, columns_, {0}, {}};
     for (int64_t b = 0; b < blocks; ++b) {
-      for (int64_t column = 0; column < columns_; ++column) {
-        if (!is_full_[column] && is_hit(b, column)) {
+      hits->for_each(b, [&](int64_t column) {
+        if (!is_full_[column]) {
           hit_.col_ind.push_back(column);
         }
-      }
+      });
       hit_.row_ptr.push_back(hit_.nnz());
     }
     for (int64_t s = blocks; s < blocks + samples; ++s) {
       int64_t degree = 0;
-      for (int64_t column = 0; column < columns_; ++column) {
-        degree += !is_full_[column] && hits->test(s, column) ? 1 : 0;
-      }
+      hits->for_each(s, [&](int64_t column) { degree += is_full_[column] ? 0 : 1; });
       sample_degree_ = std::max(sample_degree_, degree);
     }
-    return static_cast<double>(hit_.nnz()) <= kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_);
+    return hit_.nnz() <= most;
   }
 
   // Whether few colours are sure, since the rows of a block need no more than one each, or to be expected: a row with d
@@ -156,23 +161,36 @@ class Search {
     if (result_.probes + probes > budget_.max_probes) {
       return false;
     }
-    const double saved =
-        static_cast<double>(coloring.num_colors * longest_block()) * (1 - 1 / static_cast<double>(budget_.split));
+    const double entries = budget_.entry_cost * static_cast<double>(hit_.nnz());
+    const double saved = (static_cast<double>(coloring.num_colors) + entries) * static_cast<double>(longest_block()) *
+        (1 - 1 / static_cast<double>(budget_.split));
     return is_exact() || static_cast<double>(probes) + budget_.sweep_cost <= saved;
   }
 
-  template <typename IsHit>
-  void find_full_columns(const IsHit& is_hit, int64_t blocks) {
+  // Each row of a block takes a colour of its own.
+  Coloring color_rows_of(const Coloring& blocks) const {
+    const int64_t longest = longest_block();
+    Coloring coloring{std::vector<int64_t>(rows_), blocks.num_colors * longest};
+    for (int64_t b = 0; b < num_blocks(); ++b) {
+      for (int64_t position = start_[b]; position < start_[b + 1]; ++position) {
+        coloring.colors[row_at_.empty() ? position : row_at_[position]] =
+            blocks.colors[b] * longest + position - start_[b];
+      }
+    }
+    return coloring;
+  }
+
+  void find_full_columns(const HitBits& hits, int64_t blocks) {
     if (budget_.max_full_columns == 0 || blocks < kFewestForFull) {
       return;
     }
+    std::vector<int64_t> counts(columns_, 0);
+    for (int64_t b = 0; b < blocks; ++b) {
+      hits.for_each(b, [&](int64_t column) { ++counts[column]; });
+    }
     std::vector<int64_t> full;
     for (int64_t column = 0; column < columns_; ++column) {
-      int64_t count = 0;
-      for (int64_t b = 0; b < blocks; ++b) {
-        count += is_hit(b, column) ? 1 : 0;
-      }
-      if (4 * count >= 3 * blocks) {
+      if (4 * counts[column] >= 3 * blocks) {
         full.push_back(column);
       }
     }
@@ -224,7 +242,8 @@ class Search {
         finer.row_ptr.push_back(finer.nnz());
       }
     }
-    if (finer.nnz() != hits->count() - count_in_full_columns(*hits, coloring.num_colors * budget_.split)) {
+    const int64_t probes = coloring.num_colors * budget_.split;
+    if (finer.nnz() != hits->count(probes) - count_in_full_columns(*hits, probes)) {
       return false;
     }
     hit_ = std::move(finer);

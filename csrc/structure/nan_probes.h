@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "structure/coloring.h"
 #include "structure/hit_bits.h"
 #include "structure/sparsity_pattern.h"
 
@@ -28,6 +29,8 @@ struct ProbeBudget {
   // What a sweep takes besides its probes, in probes. Negative: single rows are wanted, or nothing. Otherwise blocks
   // will do, once finer ones cost more, or more than max_probes, than they save.
   double sweep_cost = -1;
+  // What an entry of the pattern takes to be handled, in probes.
+  double entry_cost = 0;
   // How many columns may count as full: those that most of the first blocks hit, taken to be nonzero in every row, and
   // left out when blocks are coloured.
   int64_t max_full_columns = 0;
@@ -36,6 +39,8 @@ struct ProbeBudget {
 struct ProbedPattern {
   SparsityPattern pattern;
   std::vector<int64_t> full_columns;
+  // Of the rows, where they have all columns of their block: those of a block differ. None for single rows.
+  std::optional<Coloring> coloring;
   int64_t probes = 0;
   int64_t sweeps = 0;
 };

@@ -54,6 +54,7 @@ double cost_of(const Compression& compression) {
 std::optional<Compression> color_pattern(
     SparsityPattern pattern,
     std::vector<int64_t> full_columns,
+    std::optional<Coloring> rows,
     const ColoringLimits& limits) {
   const SparsityPattern transposed = transpose(pattern);
   const int64_t max_work = kColoringSteps * (pattern.nnz() + pattern.rows + pattern.columns);
@@ -70,15 +71,14 @@ std::optional<Compression> color_pattern(
       best = std::move(other);
     }
   };
-  if (full_columns.empty()) {
-    if (auto rows = color(pattern, transposed)) {
-      offer(false, std::move(*rows), {});
-    }
-  } else {
+  if (!rows.has_value() && full_columns.empty()) {
+    rows = color(pattern, transposed);
+  } else if (!rows.has_value()) {
     const SparsityPattern rest = without_columns(pattern, full_columns);
-    if (auto rows = color(rest, transpose(rest))) {
-      offer(false, std::move(*rows), std::move(full_columns));
-    }
+    rows = color(rest, transpose(rest));
+  }
+  if (rows.has_value()) {
+    offer(false, std::move(*rows), std::move(full_columns));
   }
   if (limits.may_use_columns && limits.is_thorough && has_fuller_columns(transposed)) {
     Bicoloring both = bicolor(pattern, kColumnCost, max_work);

@@ -31,10 +31,12 @@ struct ColoringLimits {
 };
 
 // The cheapest colouring of a pattern that is found: by rows, by columns, or by rows but for full columns, of which
-// some may be known. None if each takes too many steps. Sets pattern, by_columns, coloring and full_columns alone.
+// some may be known, and with these a colouring of the rows. None if each takes too many steps. Sets pattern,
+// by_columns, coloring and full_columns alone.
 std::optional<Compression> color_pattern(
     SparsityPattern pattern,
     std::vector<int64_t> full_columns,
+    std::optional<Coloring> rows,
     const ColoringLimits& limits);
 
 } // namespace highgrad::structure
