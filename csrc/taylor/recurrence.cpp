@@ -7,11 +7,13 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
-// GCC compiles the loops for several widths of vector and picks one when the library is loaded.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__gnu_linux__)
-#define HIGHGRAD_VECTOR_WIDTHS __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+// GCC compiles the loops for several widths of vector and picks one when the library is loaded. It tells the levels of
+// the architecture apart from version 12 on; the name of a processor would leave out those of other makers.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__gnu_linux__)
+#define HIGHGRAD_VECTOR_WIDTHS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define HIGHGRAD_VECTOR_WIDTHS
 #endif
@@ -19,9 +21,54 @@
 namespace highgrad::taylor {
 namespace {
 
-// Elements that are solved together: their coefficients stay in the first level of the cache up to order 30 or so.
-constexpr int64_t kBlock = 64;
+#define HIGHGRAD_INLINE inline __attribute__((always_inline))
+
 constexpr int64_t kGrainSize = 1 << 13;
+
+// Elements that are solved together, as vectors that the compiler cuts to the width that there is. Sums over orders
+// stay in registers.
+template <typename T>
+struct alignas(64) Block {
+  typedef T Vector __attribute__((vector_size(64)));
+  static constexpr int64_t kVectors = 4;
+  static constexpr int64_t kLanes = 64 / sizeof(T);
+  static constexpr int64_t kElements = kVectors * kLanes;
+  Vector lanes[kVectors];
+
+  HIGHGRAD_INLINE void load(const T* source, int64_t length) {
+    if (length == kElements) {
+      for (int64_t i = 0; i < kVectors; ++i) {
+        std::memcpy(&lanes[i], source + i * kLanes, sizeof(Vector));
+      }
+    } else {
+      std::memcpy(lanes, source, static_cast<size_t>(length) * sizeof(T));
+    }
+  }
+  HIGHGRAD_INLINE void store(T* place, int64_t length) const {
+    if (length == kElements) {
+      for (int64_t i = 0; i < kVectors; ++i) {
+        std::memcpy(place + i * kLanes, &lanes[i], sizeof(Vector));
+      }
+    } else {
+      std::memcpy(place, lanes, static_cast<size_t>(length) * sizeof(T));
+    }
+  }
+  HIGHGRAD_INLINE void scale(T factor) {
+    for (Vector& lane : lanes) {
+      lane *= factor;
+    }
+  }
+  HIGHGRAD_INLINE void add_product(const Block& a, const Block& b) {
+    for (int64_t i = 0; i < kVectors; ++i) {
+      lanes[i] += a.lanes[i] * b.lanes[i];
+    }
+  }
+  HIGHGRAD_INLINE void add_scaled(const Block& a, T factor) {
+    for (int64_t i = 0; i < kVectors; ++i) {
+      lanes[i] += a.lanes[i] * factor;
+    }
+  }
+};
 
 template <typename T>
 struct Problem {
@@ -35,158 +82,147 @@ struct Problem {
   const T* w0;
   std::vector<const T*> x; // of orders 1, 2, ...: [directions or 1, numel], or null for zero
   T* y; // the rows of the solution
+
+  int64_t terms() const {
+    return static_cast<int64_t>(x.size());
+  }
+  // Elements of all directions lie one after another; a collapsed sum runs over the directions of one.
+  int64_t elements() const {
+    return collapsed ? numel : directions * numel;
+  }
 };
 
-// sum = the sum over j in [1, last] of (j x_j) w_(k-j).
+// The coefficients of one block, by order.
 template <typename T>
-inline __attribute__((always_inline)) void convolve_slope(
-    const T* dx,
-    const T* w,
-    int64_t k,
-    int64_t last,
-    T* __restrict sum) {
-  for (int64_t e = 0; e < kBlock; ++e) {
-    sum[e] = 0;
-  }
+struct Scratch {
+  std::vector<Block<T>> y, w, dx; // dx: j x_j
+
+  explicit Scratch(int64_t order) : y(order + 1, Block<T>{}), w(order + 1, Block<T>{}), dx(order + 1, Block<T>{}) {}
+};
+
+// The sum over j in [1, last] of (j x_j) b_(k-j).
+template <typename T>
+HIGHGRAD_INLINE void convolve(const Block<T>* dx, const Block<T>* b, int64_t k, int64_t last, Block<T>& result) {
+  Block<T> sum{};
   for (int64_t j = 1; j <= last; ++j) {
-    const T* a = dx + j * kBlock;
-    const T* b = w + (k - j) * kBlock;
-    for (int64_t e = 0; e < kBlock; ++e) {
-      sum[e] += a[e] * b[e];
-    }
+    sum.add_product(dx[j], b[k - j]);
   }
+  result = sum;
 }
 
 // Coefficient k of w from those of y up to k.
 template <typename T>
-inline __attribute__((always_inline)) void advance_slope(
+HIGHGRAD_INLINE void advance_slope(
     const Slope& slope,
-    const T* dx,
-    const T* y,
+    const Block<T>* dx,
+    const Block<T>* y,
     int64_t k,
-    int64_t terms,
-    T* w) {
-  T* __restrict place = w + k * kBlock;
+    int64_t last,
+    Block<T>& result) {
   if (slope.companion != 0) {
-    convolve_slope(dx, y, k, std::min(k, terms), place);
-    const T factor = static_cast<T>(slope.companion / static_cast<double>(k));
-    for (int64_t e = 0; e < kBlock; ++e) {
-      place[e] *= factor;
-    }
+    convolve(dx, y, k, last, result);
+    result.scale(static_cast<T>(slope.companion / static_cast<double>(k)));
     return;
   }
-  T squares[kBlock] = {};
+  Block<T> sum{};
   if (slope.square != 0) {
     for (int64_t j = 0; 2 * j < k; ++j) {
-      const T* a = y + j * kBlock;
-      const T* b = y + (k - j) * kBlock;
-      for (int64_t e = 0; e < kBlock; ++e) {
-        squares[e] += a[e] * b[e];
-      }
+      sum.add_product(y[j], y[k - j]);
     }
-    const T middle = k % 2 == 0 ? T(1) : T(0);
-    const T* a = y + k / 2 * kBlock;
-    for (int64_t e = 0; e < kBlock; ++e) {
-      squares[e] = 2 * squares[e] + middle * a[e] * a[e];
+    sum.scale(2);
+    if (k % 2 == 0) {
+      sum.add_product(y[k / 2], y[k / 2]);
     }
+    sum.scale(static_cast<T>(slope.square));
   }
-  const T linear = static_cast<T>(slope.linear);
-  const T square = static_cast<T>(slope.square);
-  for (int64_t e = 0; e < kBlock; ++e) {
-    place[e] = linear * y[k * kBlock + e] + square * squares[e];
-  }
+  sum.add_scaled(y[k], static_cast<T>(slope.linear));
+  result = sum;
 }
 
-// A block of elements along directions d = begin, ..., end - 1, whose coefficients lie d * numel further on. `scratch`
-// holds 3 (order + 1) + 1 blocks, and zeros where p.x is null.
+// A block of elements along directions d = 0, ..., directions - 1, whose coefficients lie d * numel further on.
 template <typename T>
-inline __attribute__((always_inline)) void solve_block(
+HIGHGRAD_INLINE void solve_block(
     const Problem<T>& p,
     int64_t first,
     int64_t length,
-    int64_t begin,
-    int64_t end,
-    T* scratch) {
-  const int64_t terms = static_cast<int64_t>(p.x.size());
-  T* y = scratch;
-  T* w = y + (p.order + 1) * kBlock;
-  T* dx = w + (p.order + 1) * kBlock;
-  T* collapsed = dx + (p.order + 1) * kBlock;
-  std::fill_n(collapsed, kBlock, T(0));
-  for (int64_t e = 0, from = first % p.numel; e < length; from = 0) {
-    const int64_t run = std::min(length - e, p.numel - from);
-    std::copy_n(p.y0 + from, run, y + e);
-    std::copy_n(p.w0 + from, run, w + e);
-    e += run;
+    int64_t directions,
+    Scratch<T>& scratch) {
+  Block<T>* y = scratch.y.data();
+  Block<T>* w = scratch.w.data();
+  Block<T>* dx = scratch.dx.data();
+  if (first % p.numel + length <= p.numel) {
+    y[0].load(p.y0 + first % p.numel, length);
+    w[0].load(p.w0 + first % p.numel, length);
+  } else {
+    T values[2][Block<T>::kElements];
+    for (int64_t e = 0; e < length; ++e) {
+      values[0][e] = p.y0[(first + e) % p.numel];
+      values[1][e] = p.w0[(first + e) % p.numel];
+    }
+    y[0].load(values[0], length);
+    w[0].load(values[1], length);
   }
-  for (int64_t d = begin; d < end; ++d) {
+  const int64_t terms = p.terms();
+  const int64_t separate = p.collapsed ? p.order - 1 : p.order; // orders that directions have of their own
+  Block<T> collapsed{};
+  for (int64_t d = 0; d < directions; ++d) {
     const int64_t offset = d * p.numel + first;
-    for (int64_t j = 1; j <= std::min(terms, p.collapsed ? p.order - 1 : p.order); ++j) {
+    for (int64_t j = 1; j <= std::min(terms, separate); ++j) {
       if (p.x[j - 1] != nullptr) {
-        for (int64_t e = 0; e < length; ++e) {
-          dx[j * kBlock + e] = static_cast<T>(j) * p.x[j - 1][offset + e];
-        }
+        dx[j].load(p.x[j - 1] + offset, length);
+        dx[j].scale(static_cast<T>(j));
       }
     }
-    for (int64_t k = 1; k <= p.order; ++k) {
-      if (k == p.order && p.collapsed) {
-        T total[kBlock];
-        convolve_slope(dx, w, k, std::min(k - 1, terms), total);
-        const T weight = p.weights == nullptr ? T(1) : p.weights[d];
-        for (int64_t e = 0; e < kBlock; ++e) {
-          collapsed[e] += weight * total[e];
-        }
-        break;
-      }
-      T* place = y + k * kBlock;
-      convolve_slope(dx, w, k, std::min(k, terms), place);
-      const T factor = static_cast<T>(1.0 / static_cast<double>(k));
-      for (int64_t e = 0; e < kBlock; ++e) {
-        place[e] *= factor;
-      }
-      std::copy_n(place, length, p.y + (k - 1) * p.directions * p.numel + offset);
+    for (int64_t k = 1; k <= separate; ++k) {
+      convolve(dx, w, k, std::min(k, terms), y[k]);
+      y[k].scale(static_cast<T>(1.0 / static_cast<double>(k)));
+      y[k].store(p.y + (k - 1) * p.directions * p.numel + offset, length);
       if (k < p.order) {
-        advance_slope(p.slope, dx, y, k, terms, w);
+        advance_slope(p.slope, dx, y, k, std::min(k, terms), w[k]);
       }
+    }
+    if (p.collapsed) {
+      Block<T> last;
+      convolve(dx, w, p.order, std::min(p.order - 1, terms), last);
+      collapsed.add_scaled(last, p.weights == nullptr ? T(1) : p.weights[d]);
     }
   }
   if (p.collapsed) {
-    const T* last = terms == p.order ? p.x.back() : nullptr;
-    T* place = p.y + (p.order - 1) * p.directions * p.numel + first;
-    const T factor = static_cast<T>(1.0 / static_cast<double>(p.order));
-    for (int64_t e = 0; e < length; ++e) {
-      place[e] = collapsed[e] * factor + (last == nullptr ? T(0) : w[e] * last[first + e]);
+    collapsed.scale(static_cast<T>(1.0 / static_cast<double>(p.order)));
+    if (terms == p.order && p.x.back() != nullptr) {
+      Block<T> last{};
+      last.load(p.x.back() + first, length);
+      collapsed.add_product(w[0], last);
     }
+    collapsed.store(p.y + separate * p.directions * p.numel + first, length);
   }
 }
 
-// Elements of all directions lie one after another; a collapsed sum runs over the directions of one.
 template <typename T>
-inline __attribute__((always_inline)) void solve_blocks(const Problem<T>& p, int64_t begin, int64_t end, T* scratch) {
-  const int64_t numel = p.collapsed ? p.numel : p.directions * p.numel;
-  for (int64_t first = begin * kBlock; first < std::min(end * kBlock, numel); first += kBlock) {
-    solve_block(p, first, std::min(kBlock, numel - first), 0, p.collapsed ? p.directions : 1, scratch);
+HIGHGRAD_INLINE void solve_blocks(const Problem<T>& p, int64_t begin, int64_t end, Scratch<T>& scratch) {
+  constexpr int64_t kElements = Block<T>::kElements;
+  for (int64_t first = begin * kElements; first < std::min(end * kElements, p.elements()); first += kElements) {
+    solve_block(p, first, std::min(kElements, p.elements() - first), p.collapsed ? p.directions : 1, scratch);
   }
 }
 
 HIGHGRAD_VECTOR_WIDTHS
-void solve_range(const Problem<float>& problem, int64_t begin, int64_t end, float* scratch) {
+void solve_range(const Problem<float>& problem, int64_t begin, int64_t end, Scratch<float>& scratch) {
   solve_blocks(problem, begin, end, scratch);
 }
 
 HIGHGRAD_VECTOR_WIDTHS
-void solve_range(const Problem<double>& problem, int64_t begin, int64_t end, double* scratch) {
+void solve_range(const Problem<double>& problem, int64_t begin, int64_t end, Scratch<double>& scratch) {
   solve_blocks(problem, begin, end, scratch);
 }
 
 template <typename T>
 void solve_all(const Problem<T>& problem) {
-  const int64_t rows = problem.order * problem.directions;
-  const int64_t blocks = ((problem.collapsed ? 1 : problem.directions) * problem.numel + kBlock - 1) / kBlock;
-  const int64_t work = std::max<int64_t>(1, kBlock * (problem.collapsed ? rows : problem.order));
+  const int64_t blocks = (problem.elements() + Block<T>::kElements - 1) / Block<T>::kElements;
+  const int64_t work = Block<T>::kElements * problem.order * (problem.collapsed ? problem.directions : 1);
   at::parallel_for(0, blocks, std::max<int64_t>(1, kGrainSize / work), [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch((3 * (problem.order + 1) + 1) * kBlock, T(0));
-    solve_range(problem, begin, end, scratch.data());
+    Scratch<T> scratch(problem.order);
+    solve_range(problem, begin, end, scratch);
   });
 }
 
