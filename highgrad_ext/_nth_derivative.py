@@ -135,6 +135,8 @@ class _Shapes:
 
     def cut(self, output: Tensor, joint: Tensor) -> list[Tensor]:
         """The blocks of a tensor whose last dimensions, one for each of a path, run over the elements of all inputs."""
+        if len(self.inputs) == 1:
+            return [joint.reshape(self.block(output, self.paths[0])).to(self.inputs[0].dtype)]
         widths = [x[(0,) * self.batch_dims].numel() if x.numel() else 0 for x in self.inputs]
         first = [sum(widths[:j]) for j in range(len(widths))]
         blocks = []

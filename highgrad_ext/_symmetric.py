@@ -5,6 +5,7 @@ A multi-index is sorted, and packed in colexicographic order: its rank is the su
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from itertools import product
 from math import comb
@@ -38,6 +39,7 @@ def multi_indices(width: int, order: int) -> Tensor:
     return indices
 
 
+@lru_cache(maxsize=64)
 def directions(width: int, order: int) -> Tensor:
     """The directions of the interpolation, [packed_size, width]: how often each index occurs in a multi-index."""
     return torch.nn.functional.one_hot(multi_indices(width, order), max(width, 1)).sum(1).double()[:, :width]
@@ -51,8 +53,8 @@ def interpolation(width: int, order: int) -> Tensor:
         \binom{i}{m} \binom{n m / |m|}{j} \left(\frac{|m|}{n}\right)^n
 
     (Griewank, Utke, Walther, "Evaluating higher derivative tensors by forward propagation of univariate Taylor series",
-    Math. Comp. 69, 2000.) Float64, [packed_size, packed_size], sparse: gamma(i, j) is zero unless j lies in the support
-    of i.
+    Math. Comp. 69, 2000.) Float64, [packed_size, packed_size], in compressed rows: gamma(i, j) is zero unless j lies in
+    the support of i.
     """
     indices = multi_indices(width, order)
     size = len(indices)
@@ -74,7 +76,10 @@ def interpolation(width: int, order: int) -> Tensor:
     if not rows:
         return torch.zeros(size, size, dtype=torch.float64)
     places = torch.stack([torch.cat(rows), torch.cat(columns)])
-    return torch.sparse_coo_tensor(places, torch.cat(values), (size, size), check_invariants=False).coalesce()
+    gamma = torch.sparse_coo_tensor(places, torch.cat(values), (size, size), check_invariants=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return gamma.coalesce().to_sparse_csr()
 
 
 def _weights(exponents: list[int], local: Tensor, order: int) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import factorial, prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from . import _C
 from ._progress import Report
 from ._symmetric import directions, expand, growth, interpolate, packed_size
+
+_T = TypeVar("_T")
 
 # By input: [D, *input.shape], or None where no direction moves it.
 Directions = Sequence[Tensor | None]
@@ -65,17 +68,18 @@ class Sweeps:
 
     def coefficients(self, moved: Directions, order: int, in_double: bool = False) -> list[Tensor]:
         """By output: the coefficients c_1, ..., c_order along every direction, [order, D, *output.shape]."""
-        chunks = [self._sweep(part, order, False, None, in_double) for _, part in self._chunks(moved, order)]
+        chunks = self._in_chunks(moved, order, lambda _, part: self._sweep(part, order, False, None, in_double))
         return [join(parts, 1) for parts in zip(*chunks, strict=True)]
 
     def collapsed(self, moved: Directions, order: int, weights: Tensor | None) -> list[Tensor]:
         """By output: the sum of c_order over all directions, weighted, of output's shape."""
-        totals: list[Tensor] = []
-        for rows, part in self._chunks(moved, order):
-            chunk = self._sweep(part, order, True, None if weights is None else weights[rows], False)
-            with torch.set_grad_enabled(self.create_graph):
-                totals = [a + b for a, b in zip(totals, chunk, strict=True)] if totals else chunk
-        return totals
+
+        def sweep(rows: slice, part: Directions) -> list[Tensor]:
+            return self._sweep(part, order, True, None if weights is None else weights[rows], False)
+
+        chunks = self._in_chunks(moved, order, sweep)
+        with torch.set_grad_enabled(self.create_graph):
+            return [sum(parts[1:], parts[0]) for parts in zip(*chunks, strict=True)]
 
     def partials(self, order: int) -> list[Tensor]:
         """By output: all partial derivatives by the elements of all inputs of its sample together, of shape
@@ -90,10 +94,12 @@ class Sweeps:
         ]
 
     def _is_reverse_cheaper(self, output: Tensor, order: int) -> bool:
-        """Whether fewer directions pay for a reverse sweep, which costs about twice a forward one."""
+        """Whether fewer directions pay for recording a sweep and going back through it. Measured on networks of 3 to
+        100 inputs: going back costs about as much as the sweep, and recording as much as some dozen directions."""
         if prod(output.shape[self.batch_dims :]) != 1:
             return False
-        return 3 * packed_size(self.width, order - 1) < packed_size(self.width, order)
+        factor = 3 if self.create_graph else 2
+        return factor * packed_size(self.width, order - 1) + 60 < packed_size(self.width, order)
 
     def _alone(self, output: Tensor) -> Sweeps:
         outlook = next(o for f, o in zip(self.outputs, self.outlooks, strict=True) if f is output)
@@ -113,10 +119,11 @@ class Sweeps:
         sweep over jets gives the interpolation of every component of the gradient, one order below."""
         samples = prod(output.shape[: self.batch_dims])
         moved = basis(self.inputs, self.batch_dims, directions(self.width, order - 1))
-        slopes = []
-        for _, part in self._alone(output)._chunks(moved, order):
+        alone = self._alone(output)
+        recorded = replace(alone, create_graph=True)
+
+        def slopes_of(_: slice, part: Directions) -> Tensor:
             leaves = [v.detach().double().clone().requires_grad_() for v in part if v is not None]
-            recorded = replace(self._alone(output), create_graph=True)
             total = recorded._sweep(leaves, order, True, None, True)[0].sum()
             grads = [torch.zeros_like(leaf) for leaf in leaves]
             if total.requires_grad:
@@ -126,7 +133,9 @@ class Sweeps:
                     )
                 )
             with torch.set_grad_enabled(self.create_graph):
-                slopes.append(torch.cat([grad.reshape(len(grad), samples, -1) for grad in grads], 2))
+                return torch.cat([grad.reshape(len(grad), samples, -1) for grad in grads], 2)
+
+        slopes = alone._in_chunks(moved, order, slopes_of)
         with torch.set_grad_enabled(self.create_graph):
             ranks, last = (index.to(output.device) for index in growth(self.width, order - 1))
             packed = interpolate(join(slopes, 0), self.width, order - 1).permute(1, 0, 2)[:, ranks, last]
@@ -162,18 +171,31 @@ class Sweeps:
             rows.append(row)
         return rows
 
-    def _chunks(self, moved: Directions, order: int) -> Iterator[tuple[slice, Directions]]:
+    def _in_chunks(self, moved: Directions, order: int, sweep: Callable[[slice, Directions], _T]) -> list[_T]:
+        """The results of sweeps along some directions at a time. Where memory runs out, half as many are tried, unless
+        the caller chose their number."""
         total = next(len(v) for v in moved if v is not None)
         size = self.chunk_size
         if size is None:
             # What is recorded stays alive whatever the chunks.
             bytes = order * max((outlook.bytes for outlook in self.outlooks), default=0)
             size = total if self.create_graph else _C.automatic_chunk_size(total, 2 * bytes, self.inputs[0])
-        for first in range(0, total, max(size, 1)):
+        results: list[_T] = []
+        first = 0
+        while first < total or not results:
             rows = slice(first, min(first + size, total))
-            yield rows, [None if v is None else v[rows] for v in moved]
+            try:
+                results.append(sweep(rows, [None if v is None else v[rows] for v in moved]))
+            except (MemoryError, RuntimeError) as error:
+                count = rows.stop - first
+                if self.chunk_size is not None or count == 1 or not is_out_of_memory(error):
+                    raise
+                size = (count + 1) // 2
+                continue
+            first = rows.stop
             if self.report is not None:
-                self.report(rows.stop, total)
+                self.report(first, total)
+        return results
 
     def _sweep(
         self, moved: Directions, order: int, collapsed: bool, weights: Tensor | None, in_double: bool
@@ -243,6 +265,11 @@ class Sweeps:
             column = total
             series.append(total)
         return series
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether fewer directions may help. The CPU's allocator has no exception of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def join(parts: Sequence[Tensor], dim: int) -> Tensor:

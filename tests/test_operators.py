@@ -12,7 +12,7 @@ from problems import NoVmap
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative
+from highgrad_ext import _C, biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
 from highgrad_ext._symmetric import interpolation, multi_indices
 
@@ -257,6 +257,103 @@ def test_orders_of_samples(n: int, method: Any, reduce: Any, width: int) -> None
         assert_close(result, torch.stack(parts))
 
 
+def test_mixed_blocks_of_every_order() -> None:
+    x, y = leaf(2), leaf(3)
+    f = {"a": (x.sum() * y).sin(), "b": x.exp().prod() * y.cos().sum()}
+    derivative = nth_derivative(f, (x, y), 3, method="taylor")
+    joint = torch.cat([x, y]).detach().requires_grad_()
+    first, second = joint[:2], joint[2:]
+    for name, whole in (("a", (first.sum() * second).sin()), ("b", first.exp().prod() * second.cos().sum())):
+        full = nth_derivative_loop(whole, joint, 3)
+        for path in itertools.product((0, 1), repeat=3):
+            block = derivative[name][path[0]][path[1]][path[2]]
+            cut = tuple(slice(0, 2) if j == 0 else slice(2, 5) for j in path)
+            assert_close(block, full[(..., *cut)])
+
+
+def test_mixed_blocks_of_samples() -> None:
+    x, y = leaf(4, 2), leaf(4)
+    f = (x.sin().sum(1) * y).exp()
+    mixed = nth_derivative(f, [x, y], 3, batch_dims=1)[0][1][0]
+    assert mixed.shape == (4, 2, 2)
+    for i in range(4):
+        whole = nth_derivative_loop((x[i].sin().sum() * y[i]).exp(), x, 2, create_graph=True)[i, :, i, :]
+        expected = torch.stack([torch.autograd.grad(entry, y, retain_graph=True)[0][i] for entry in whole.reshape(-1)])
+        assert_close(mixed[i], expected.view(2, 2))
+
+
+def test_progress_of_operators() -> None:
+    x = leaf(5, 3)
+    f = net(3)(x)[:, 0]
+    seen: list[tuple[int, int]] = []
+    laplacian(f, x, batch_dims=1, chunk_size=2, progress=lambda *done: seen.append(done))
+    assert seen == [(2, 3), (3, 3)]
+    seen.clear()
+    directional(f, x, torch.randn(4, 5, 3, dtype=x.dtype), 2, chunk_size=3, progress=lambda *done: seen.append(done))
+    assert seen == [(3, 4), (4, 4)]
+
+
+class ShortMemory:
+    """Sweeps of jets that run out of memory beyond `limit` directions."""
+
+    def __init__(self, limit: int, error: Exception) -> None:
+        self.limit = limit
+        self.error = error
+        self.sizes: list[int] = []
+
+    def __call__(self, outputs: Any, inputs: Any, directions: Any, *options: Any) -> Any:
+        self.sizes.append(len(directions[0]))
+        if self.sizes[-1] > self.limit:
+            raise self.error
+        return SWEEP(outputs, inputs, directions, *options)
+
+
+SWEEP = _C.taylor_coefficients
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("too many rows"),
+    MemoryError(),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory_halves_the_directions(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = leaf(12)
+    f = net(12)(x)
+    cases: list[tuple[Callable[[], Any], list[int]]] = [
+        (lambda: laplacian(f, x), [12, 6, 3, 3, 3, 3]),
+        (lambda: laplacian(f, x, create_graph=False), [12, 6, 3, 3, 3, 3]),
+        (lambda: directional(f, x, torch.eye(12, dtype=x.dtype), 3)[3], [12, 6, 3, 3, 3, 3]),
+        (lambda: nth_derivative(f, x, 3, reduce="diagonal"), [12, 6, 3, 3, 3, 3]),
+        (lambda: nth_derivative(f, x, 1, method="taylor", create_graph=False), [12, 6, 3, 3, 3, 3]),
+        (lambda: nth_derivative(f[0], x, 3, create_graph=False), [78, 39, 20, 10, 5, 3]),
+    ]
+    for run, sizes in cases:
+        expected = run()
+        short = ShortMemory(3, error)
+        with monkeypatch.context() as patched:
+            patched.setattr(_C, "taylor_coefficients", short)
+            assert_close(run(), expected)
+        assert short.sizes[: len(sizes)] == sizes
+
+
+def test_out_of_memory_that_nothing_helps_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = leaf(12)
+    f = net(12)(x)
+    for limit, chunk_size, sizes in ((3, 8, [8]), (0, None, [12, 6, 3, 2, 1])):
+        short = ShortMemory(limit, torch.OutOfMemoryError("too many rows"))
+        with monkeypatch.context() as patched:
+            patched.setattr(_C, "taylor_coefficients", short)
+            with pytest.raises(torch.OutOfMemoryError, match="too many rows"):
+                laplacian(f, x, chunk_size=chunk_size)
+        assert short.sizes == sizes
+    wrong = ShortMemory(3, RuntimeError("something else"))
+    monkeypatch.setattr(_C, "taylor_coefficients", wrong)
+    with pytest.raises(RuntimeError, match="something else"):
+        laplacian(f, x)
+    assert wrong.sizes == [12]
+
+
 def test_degree_stop() -> None:
     x = leaf(3)
     w = torch.randn(3, 3, dtype=x.dtype)
@@ -284,6 +381,31 @@ def test_empty_and_unused() -> None:
     assert not laplacian(y.sin(), leaf(2)).any()
     assert laplacian(leaf(0, 2).sin(), y).shape == (0, 2)
     assert nth_derivative(leaf(0, 2).sin().sum(1), y, 3).shape == (0, 2, 2, 2)
+    assert [t.shape for t in directional(y.sin(), y, torch.zeros(0, 2), 2)[1:]] == [(0, 2)] * 2
+
+
+def test_numbers() -> None:
+    x = leaf()
+    f = x.sin()
+    assert_close(laplacian(f, x), -f)
+    assert_close(biharmonic(f, x), f)
+    assert_close(directional(f, x, torch.full((), 2.0, dtype=x.dtype), 3)[3], -8 * x.cos())
+    assert_close(nth_derivative(f, x, 5, reduce="diagonal"), x.cos())
+    assert_close(hessian(f, x), -f)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtypes_of_operators(dtype: torch.dtype) -> None:
+    x = torch.randn(4, 3).to(dtype).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    tolerance = {"rtol": 0.03, "atol": 0.1} if dtype == torch.bfloat16 else {}
+    for operator in (laplacian, biharmonic):
+        result = operator(x.sin().prod(1), x, batch_dims=1, create_graph=False)
+        assert result.dtype == dtype
+        assert_close(
+            result, operator(wide.sin().prod(1), wide, batch_dims=1, create_graph=False).to(dtype), **tolerance
+        )
+    assert directional(x.sin(), x, torch.ones_like(x), 2)[2].dtype == dtype
 
 
 @pytest.mark.parametrize("width, order", itertools.product([1, 2, 3, 5], [1, 2, 3, 4, 6]))

@@ -74,6 +74,34 @@ def test_collapsed_sum(row: Row, order: int) -> None:
 
 
 @every_row
+def test_recorded_coefficients_are_the_same(row: Row) -> None:
+    """What is to be recorded goes another way: by whole tensors, not by elements."""
+    x = point(row).requires_grad_()
+    f = row.function(x)
+    directions = torch.randn(3, *row.shape, dtype=x.dtype)
+    weights = torch.tensor([0.5, -1.0, 2.0], dtype=x.dtype)
+    for options in ({}, {"collapsed": True}, {"collapsed": True, "weights": weights}):
+        for order in (2, 5):
+            recorded = jets(f, x, directions, order, create_graph=True, **options)
+            assert_close(jets(f, x, directions, order, **options), recorded, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 50), (129,)])
+@pytest.mark.parametrize("function", [torch.tanh, torch.sin, torch.cos, torch.exp, torch.sigmoid, torch.tan])
+def test_elements_in_blocks(function: Any, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Of sizes that fill no whole number of blocks; the second function's input has all orders."""
+    x = torch.rand(shape, dtype=dtype, requires_grad=True)
+    f = function(x.sin().t())
+    directions = torch.randn(7, *shape, dtype=dtype)
+    weights = torch.randn(7, dtype=dtype)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-11, "atol": 1e-11}
+    for options in ({}, {"collapsed": True}, {"collapsed": True, "weights": weights}):
+        recorded = jets(f, x, directions, 4, create_graph=True, **options)
+        assert_close(jets(f, x, directions, 4, **options), recorded, **tolerance)
+
+
+@every_row
 def test_degree(row: Row) -> None:
     x = point(row).requires_grad_()
     [(degree, reaches, obstacle, regular, _)] = _C.taylor_inspect([row.function(x)], [x])

@@ -1,5 +1,6 @@
 #include "taylor/affine.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -8,11 +9,13 @@
 #include <torch/csrc/autograd/functions/tensor.h>
 
 #include <algorithm>
+#include <exception>
 #include <string_view>
 #include <unordered_set>
 #include <utility>
 
 #include "engine/batched_vjp.h"
+#include "engine/failure.h"
 #include "tape/node_rules.h"
 
 namespace highgrad::taylor {
@@ -180,10 +183,16 @@ std::vector<Jet> transposed_vjp(const Call& call) {
       throw Unsupported(node.name() + " gives no product to transpose");
     }
     const Jet jet = padded(call.frame, call.inputs[k], terms);
-    SplitRows rows(jet.rows, products[k].scalar_type());
+    at::Tensor product = products[k];
+    if (product.sizes() != jet.rows.sizes().slice(1)) {
+      // The operation broadcast its input: as the engine does it.
+      const at::AutoGradMode recorded(true);
+      product = at::sum_to(product, jet.rows.sizes().slice(1));
+    }
+    SplitRows rows(jet.rows, product.scalar_type());
     split = rows.split;
     tangents.push_back(std::move(rows.rows));
-    product_edges.push_back(torch::autograd::impl::gradient_edge(products[k]));
+    product_edges.push_back(torch::autograd::impl::gradient_edge(product));
   }
   edge_list reached;
   std::vector<size_t> outputs;
@@ -194,8 +203,19 @@ std::vector<Jet> transposed_vjp(const Call& call) {
     }
   }
   const bool create_graph = at::GradMode::is_enabled();
-  std::vector<at::Tensor> maps =
-      engine::batched_vjp(product_edges, tangents, reached, {/*keep_graph=*/true, create_graph});
+  std::vector<at::Tensor> maps;
+  std::exception_ptr failure;
+  try {
+    maps = engine::batched_vjp(product_edges, tangents, reached, {/*keep_graph=*/true, create_graph});
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (failure != nullptr) {
+    if (engine::judge_failure(failure) != engine::Failure::kOther) {
+      std::rethrow_exception(failure);
+    }
+    throw Unsupported("torch cannot batch the transpose of " + node.name());
+  }
   std::vector<Jet> jets(node.num_inputs());
   for (const auto i : c10::irange(outputs.size())) {
     if (maps[i].defined()) {

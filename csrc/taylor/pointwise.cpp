@@ -134,13 +134,13 @@ void add_exponentials(RuleTable& table) {
 
 void add_trigonometry(RuleTable& table) {
   add_function<SinBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sin(), x[0].cos(), -1).sine; });
+      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].sin(), x[0].cos(), -1); });
   add_function<CosBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sin(), x[0].cos(), -1).cosine; });
+      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].cos(), -x[0].sin(), -1); });
   add_function<SinhBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sinh(), x[0].cosh(), 1).sine; });
+      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].sinh(), x[0].cosh(), 1); });
   add_function<CoshBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine_pair(f, x, x[0].sinh(), x[0].cosh(), 1).cosine; });
+      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].cosh(), x[0].sinh(), 1); });
   add_function_of_result<TanBackward0>(
       table, [](const Frame& f, const Series& x, at::Tensor y) { return tan(f, x, std::move(y)); });
   add_function_of_result<TanhBackward0>(

@@ -239,12 +239,15 @@ void add_quotients(RuleTable& table) {
       [](Node& node, c10::ArrayRef<int64_t> inputs) { return std::min(2 * linear_degree(node, inputs), kUnbounded); },
       [](const Call& c, const MseLossBackward0& node) -> Jet {
         const at::Tensor value = c.saved(node.self_) - c.saved(node.target_);
-        const Jet difference = add(c.frame, c.inputs[0], scaled(c.inputs[1], -1));
+        Jet difference = add(c.frame, c.inputs[0], scaled(c.inputs[1], -1));
+        c10::DimVector shape(value.sizes());
+        shape.insert(shape.begin(), difference.rows.size(0));
+        difference.rows = align(difference.rows, value.dim()).expand(shape);
         const Jet squared = square(c.frame, Series(c.frame, difference, value)).jet(c.frame);
         if (node.reduction == at::Reduction::None) {
           return squared;
         }
-        const at::Tensor sums = squared.rows.flatten(1).sum(1);
+        const at::Tensor sums = squared.rows.reshape({squared.rows.size(0), value.numel()}).sum(1);
         return {node.reduction == at::Reduction::Mean ? sums / value.numel() : sums, squared.terms};
       });
 }

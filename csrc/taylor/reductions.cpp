@@ -235,8 +235,9 @@ Series variance(
 
 void add_statistics(RuleTable& table) {
   add_rule<ProdBackward0>(table, nonlinear_degree, [](const Call& c, const ProdBackward0& node) {
-    const Series flat =
-        Series(c.frame, {c.inputs[0].rows.flatten(1), c.inputs[0].terms}, c.saved(node.self_).reshape(-1));
+    const at::Tensor self = c.saved(node.self_).reshape(-1);
+    const at::Tensor& rows = c.inputs[0].rows;
+    const Series flat(c.frame, {rows.reshape({rows.size(0), self.numel()}), c.inputs[0].terms}, self);
     return product_along(c.frame, flat, -1).map([](const at::Tensor& k) { return k.squeeze(-1); }).jet(c.frame);
   });
   add_rule<ProdBackward1>(table, nonlinear_degree, [](const Call& c, const ProdBackward1& node) {

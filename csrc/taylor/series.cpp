@@ -5,7 +5,6 @@
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
@@ -13,6 +12,8 @@
 
 #include <algorithm>
 #include <utility>
+
+#include "taylor/recurrence.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -110,31 +111,33 @@ Series derivative(const Series& x) {
   return result;
 }
 
-// The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_y y_1 taken out of the sum over
+// The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_x x_1 taken out of the sum over
 // directions.
 Series solve_second_order(
     const Frame& frame,
     const Series& x,
     at::Tensor y0,
     const at::Tensor& w0,
-    const at::Tensor& slope_by_y) {
+    const at::Tensor& slope_by_x) {
   const Series slope(w0);
   Series y(std::move(y0));
   y.allocate(frame, x[1].sizes());
   y.push(convolve(frame, 1, x, slope, 1, 1, y.slot(frame, 1)));
-  const at::Tensor curved = sum_directions(frame, x[1] * x[1]) * (slope_by_y * w0 * 0.5);
+  const at::Tensor curved = sum_directions(frame, x[1] * x[1]) * (slope_by_x * 0.5);
   y.push(x[2].defined() ? at::addcmul(curved, x[2], w0) : curved);
   return y;
 }
 
-// Solves y' = w x' where w depends on y: slope(k, y) is the coefficient k of w, given those of y up to k. It is linear
-// in the last of them.
-template <typename Slope>
-Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, Slope&& slope) {
+// Solves y' = w x' with w as `rule` has it.
+Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, const Slope& rule) {
+  at::Tensor rows = solve_by_element(frame, x, y0, w0, rule);
+  if (rows.defined()) {
+    return Series::of_rows(frame, std::move(rows), std::move(y0));
+  }
+  const bool has_companion = rule.companion != 0;
   if (frame.collapsed && frame.order == 2 && x[1].defined()) {
-    Series unit(y0);
-    unit.push(at::ones({}, y0.options()));
-    return solve_second_order(frame, x, std::move(y0), w0, slope(1, unit));
+    const at::Tensor slope_by_x = has_companion ? y0 * rule.companion : (y0 * (2 * rule.square) + rule.linear) * w0;
+    return solve_second_order(frame, x, std::move(y0), w0, slope_by_x);
   }
   const Series dx = derivative(x);
   Series y(std::move(y0));
@@ -143,9 +146,17 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
   }
   Series w(std::move(w0));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    y.push(own_times(convolve(frame, k, dx, w, 1, k, y.slot(frame, k)), 1.0 / static_cast<double>(k)));
-    if (k < frame.order) {
-      w.push(slope(k, y));
+    const double factor = 1.0 / static_cast<double>(k);
+    y.push(own_times(convolve(frame, k, dx, w, 1, k, y.slot(frame, k)), factor));
+    if (k == frame.order) {
+      break;
+    }
+    if (has_companion) {
+      w.push(own_times(convolve(frame.lowered(), k, dx, y, 1, k), rule.companion * factor));
+    } else {
+      const bool is_linear = rule.square == 0;
+      w.push(plus(
+          times(y[k], rule.linear), is_linear ? at::Tensor() : convolve_square(frame.lowered(), k, y, rule.square)));
     }
   }
   return y;
@@ -159,6 +170,12 @@ Series::Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim
   for (const auto k : c10::irange<int64_t>(1, std::min(jet.terms, frame.order) + 1)) {
     coefficients_.push_back(align(coefficient(frame, jet, k), dim));
   }
+}
+
+Series Series::of_rows(const Frame& frame, at::Tensor rows, at::Tensor value) {
+  Series series(frame, {rows, frame.order}, std::move(value));
+  series.rows_ = std::move(rows);
+  return series;
 }
 
 void Series::allocate(const Frame& frame, at::IntArrayRef row_shape) {
@@ -290,7 +307,7 @@ Series integrate(const Frame& frame, const Series& x, const Series& slope, at::T
 }
 
 Series exp(const Frame& frame, const Series& x, at::Tensor y) {
-  return solve(frame, x, y, y, [](int64_t k, const Series& y) { return y[k]; });
+  return solve(frame, x, y, y, {.linear = 1});
 }
 
 Series log(const Frame& frame, const Series& x, at::Tensor y) {
@@ -299,23 +316,21 @@ Series log(const Frame& frame, const Series& x, at::Tensor y) {
 
 Series tanh(const Frame& frame, const Series& x, at::Tensor y) {
   const at::Tensor slope = 1 - y * y;
-  return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
-    return convolve_square(frame.lowered(), k, y, -1);
-  });
+  return solve(frame, x, std::move(y), slope, {.square = -1});
 }
 
 Series tan(const Frame& frame, const Series& x, at::Tensor y) {
   const at::Tensor slope = 1 + y * y;
-  return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
-    return convolve_square(frame.lowered(), k, y);
-  });
+  return solve(frame, x, std::move(y), slope, {.square = 1});
 }
 
 Series sigmoid(const Frame& frame, const Series& x, at::Tensor y) {
   const at::Tensor slope = y * (1 - y);
-  return solve(frame, x, std::move(y), slope, [&](int64_t k, const Series& y) {
-    return plus(y[k], convolve_square(frame.lowered(), k, y), -1);
-  });
+  return solve(frame, x, std::move(y), slope, {.linear = 1, .square = -1});
+}
+
+Series sine(const Frame& frame, const Series& x, at::Tensor y, const at::Tensor& slope, double sign) {
+  return solve(frame, x, std::move(y), slope, {.companion = sign});
 }
 
 Series sqrt(const Frame& frame, const Series& x, at::Tensor y) {
@@ -377,19 +392,6 @@ Series compose(const Frame& frame, const Series& x, const std::vector<at::Tensor
     result.push(sum.take());
   }
   return result;
-}
-
-SinePair sine_pair(const Frame& frame, const Series& x, at::Tensor sine, at::Tensor cosine, double sign) {
-  const Series dx = derivative(x);
-  SinePair pair{Series(std::move(sine)), Series(std::move(cosine))};
-  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    const double factor = 1.0 / static_cast<double>(k);
-    at::Tensor s = own_times(convolve(frame, k, dx, pair.cosine, 1, k), factor);
-    at::Tensor c = own_times(convolve(frame, k, dx, pair.sine, 1, k), sign * factor);
-    pair.sine.push(std::move(s));
-    pair.cosine.push(std::move(c));
-  }
-  return pair;
 }
 
 } // namespace highgrad::taylor

@@ -21,6 +21,9 @@ class Series {
   // broadcast with, if that is more than its own.
   Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim = 0);
 
+  // The series whose jet has these rows, of all orders.
+  static Series of_rows(const Frame& frame, at::Tensor rows, at::Tensor value);
+
   const at::Tensor& value() const {
     return value_;
   }
@@ -97,11 +100,7 @@ Series natural_power(const Frame& frame, const Series& x, int64_t exponent);
 // The function whose derivatives at x[0], divided by factorials, are derivatives[m - 1] for m = 1, ..., order.
 Series compose(const Frame& frame, const Series& x, const std::vector<at::Tensor>& derivatives);
 
-// (sine, cosine) for sign = -1, (sinh, cosh) for sign = 1.
-struct SinePair {
-  Series sine;
-  Series cosine;
-};
-SinePair sine_pair(const Frame& frame, const Series& x, at::Tensor sine, at::Tensor cosine, double sign);
+// Sine and its like: y'' = sign y, with the value of y'.
+Series sine(const Frame& frame, const Series& x, at::Tensor y, const at::Tensor& slope, double sign);
 
 } // namespace highgrad::taylor

@@ -36,31 +36,46 @@ at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t 
   if (result.numel() == 0) {
     return result;
   }
+  if (order == 0) {
+    return result.copy_(source);
+  }
   const std::vector<int64_t> terms = rank_terms(size, order);
   const auto dims = static_cast<int>(order);
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "expand_symmetric", [&] {
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
-    // Threads share the columns: each finds its ranks once, for all rows.
-    at::parallel_for(0, shape.full, std::max<int64_t>(1, kGrainSize / rows), [&](int64_t begin, int64_t end) {
-      int64_t digits[kMaxOrder];
-      int64_t sorted[kMaxOrder];
-      split_index(begin, size, dims, digits);
-      for (int64_t column = begin; column < end; ++column) {
-        std::copy_n(digits, dims, sorted);
-        sort_digits(sorted, dims);
-        int64_t rank = 0;
-        for (const auto k : c10::irange(dims)) {
-          rank += terms[k * size + sorted[k]];
-        }
-        for (const auto row : c10::irange(rows)) {
-          to[row * shape.full + column] = from[row * shape.packed + rank];
-        }
-        for (int k = dims - 1; k >= 0 && ++digits[k] == size; --k) {
-          digits[k] = 0;
-        }
-      }
-    });
+    // Threads share the columns, in runs that differ in the last index alone.
+    const int others = dims - 1;
+    at::parallel_for(
+        0, shape.full / size, std::max<int64_t>(1, kGrainSize / (rows * size)), [&](int64_t begin, int64_t end) {
+          int64_t digits[kMaxOrder];
+          int64_t sorted[kMaxOrder];
+          int64_t above[kMaxOrder + 1]; // what sorted digits from k on add to the rank, behind one that is none of the
+                                        // larger
+          split_index(begin, size, others, digits);
+          for (int64_t run = begin; run < end; ++run) {
+            std::copy_n(digits, others, sorted);
+            sort_digits(sorted, others);
+            above[others] = 0;
+            for (int k = others - 1; k >= 0; --k) {
+              above[k] = above[k + 1] + terms[(k + 1) * size + sorted[k]];
+            }
+            int slot = 0; // of the last index among the others
+            int64_t below = 0; // what those in front of it add
+            for (const auto last : c10::irange(size)) {
+              for (; slot < others && sorted[slot] <= last; ++slot) {
+                below += terms[slot * size + sorted[slot]];
+              }
+              const int64_t rank = below + terms[slot * size + last] + above[slot];
+              for (const auto row : c10::irange(rows)) {
+                to[row * shape.full + run * size + last] = from[row * shape.packed + rank];
+              }
+            }
+            for (int k = others - 1; k >= 0 && ++digits[k] == size; --k) {
+              digits[k] = 0;
+            }
+          }
+        });
   });
   return result;
 }

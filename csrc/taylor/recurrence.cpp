@@ -1,0 +1,290 @@
+#include "taylor/recurrence.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/irange.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+// GCC compiles the loops for several widths of vector and picks one when the library is loaded. It tells the levels of
+// the architecture apart from version 12 on; the name of a processor would leave out those of other makers.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__gnu_linux__)
+#define HIGHGRAD_VECTOR_WIDTHS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define HIGHGRAD_VECTOR_WIDTHS
+#endif
+
+namespace highgrad::taylor {
+namespace {
+
+#define HIGHGRAD_INLINE inline __attribute__((always_inline))
+
+constexpr int64_t kGrainSize = 1 << 13;
+
+// Elements that are solved together, as vectors that the compiler cuts to the width that there is. Sums over orders
+// stay in registers.
+template <typename T>
+struct alignas(64) Block {
+  typedef T Vector __attribute__((vector_size(64)));
+  static constexpr int64_t kVectors = 4;
+  static constexpr int64_t kLanes = 64 / sizeof(T);
+  static constexpr int64_t kElements = kVectors * kLanes;
+  Vector lanes[kVectors];
+
+  HIGHGRAD_INLINE void load(const T* source, int64_t length) {
+    if (length == kElements) {
+      for (int64_t i = 0; i < kVectors; ++i) {
+        std::memcpy(&lanes[i], source + i * kLanes, sizeof(Vector));
+      }
+    } else {
+      std::memcpy(lanes, source, static_cast<size_t>(length) * sizeof(T));
+    }
+  }
+  HIGHGRAD_INLINE void store(T* place, int64_t length) const {
+    if (length == kElements) {
+      for (int64_t i = 0; i < kVectors; ++i) {
+        std::memcpy(place + i * kLanes, &lanes[i], sizeof(Vector));
+      }
+    } else {
+      std::memcpy(place, lanes, static_cast<size_t>(length) * sizeof(T));
+    }
+  }
+  HIGHGRAD_INLINE void scale(T factor) {
+    for (Vector& lane : lanes) {
+      lane *= factor;
+    }
+  }
+  HIGHGRAD_INLINE void add_product(const Block& a, const Block& b) {
+    for (int64_t i = 0; i < kVectors; ++i) {
+      lanes[i] += a.lanes[i] * b.lanes[i];
+    }
+  }
+  HIGHGRAD_INLINE void add_scaled(const Block& a, T factor) {
+    for (int64_t i = 0; i < kVectors; ++i) {
+      lanes[i] += a.lanes[i] * factor;
+    }
+  }
+};
+
+template <typename T>
+struct Problem {
+  int64_t order;
+  int64_t directions;
+  int64_t numel; // of one coefficient along one direction
+  bool collapsed;
+  Slope slope;
+  const T* weights; // [directions], or null for ones
+  const T* y0; // [numel]
+  const T* w0;
+  std::vector<const T*> x; // of orders 1, 2, ...: [directions or 1, numel], or null for zero
+  T* y; // the rows of the solution
+
+  int64_t terms() const {
+    return static_cast<int64_t>(x.size());
+  }
+  // Elements of all directions lie one after another; a collapsed sum runs over the directions of one.
+  int64_t elements() const {
+    return collapsed ? numel : directions * numel;
+  }
+};
+
+// The coefficients of one block, by order.
+template <typename T>
+struct Scratch {
+  std::vector<Block<T>> y, w, dx; // dx: j x_j
+
+  explicit Scratch(int64_t order) : y(order + 1, Block<T>{}), w(order + 1, Block<T>{}), dx(order + 1, Block<T>{}) {}
+};
+
+// The sum over j in [1, last] of (j x_j) b_(k-j).
+template <typename T>
+HIGHGRAD_INLINE void convolve(const Block<T>* dx, const Block<T>* b, int64_t k, int64_t last, Block<T>& result) {
+  Block<T> sum{};
+  for (int64_t j = 1; j <= last; ++j) {
+    sum.add_product(dx[j], b[k - j]);
+  }
+  result = sum;
+}
+
+// Coefficient k of w from those of y up to k.
+template <typename T>
+HIGHGRAD_INLINE void advance_slope(
+    const Slope& slope,
+    const Block<T>* dx,
+    const Block<T>* y,
+    int64_t k,
+    int64_t last,
+    Block<T>& result) {
+  if (slope.companion != 0) {
+    convolve(dx, y, k, last, result);
+    result.scale(static_cast<T>(slope.companion / static_cast<double>(k)));
+    return;
+  }
+  Block<T> sum{};
+  if (slope.square != 0) {
+    for (int64_t j = 0; 2 * j < k; ++j) {
+      sum.add_product(y[j], y[k - j]);
+    }
+    sum.scale(2);
+    if (k % 2 == 0) {
+      sum.add_product(y[k / 2], y[k / 2]);
+    }
+    sum.scale(static_cast<T>(slope.square));
+  }
+  sum.add_scaled(y[k], static_cast<T>(slope.linear));
+  result = sum;
+}
+
+// A block of elements along directions d = 0, ..., directions - 1, whose coefficients lie d * numel further on.
+template <typename T>
+HIGHGRAD_INLINE void solve_block(
+    const Problem<T>& p,
+    int64_t first,
+    int64_t length,
+    int64_t directions,
+    Scratch<T>& scratch) {
+  Block<T>* y = scratch.y.data();
+  Block<T>* w = scratch.w.data();
+  Block<T>* dx = scratch.dx.data();
+  if (first % p.numel + length <= p.numel) {
+    y[0].load(p.y0 + first % p.numel, length);
+    w[0].load(p.w0 + first % p.numel, length);
+  } else {
+    T values[2][Block<T>::kElements];
+    for (int64_t e = 0; e < length; ++e) {
+      values[0][e] = p.y0[(first + e) % p.numel];
+      values[1][e] = p.w0[(first + e) % p.numel];
+    }
+    y[0].load(values[0], length);
+    w[0].load(values[1], length);
+  }
+  const int64_t terms = p.terms();
+  const int64_t separate = p.collapsed ? p.order - 1 : p.order; // orders that directions have of their own
+  Block<T> collapsed{};
+  for (int64_t d = 0; d < directions; ++d) {
+    const int64_t offset = d * p.numel + first;
+    for (int64_t j = 1; j <= std::min(terms, separate); ++j) {
+      if (p.x[j - 1] != nullptr) {
+        dx[j].load(p.x[j - 1] + offset, length);
+        dx[j].scale(static_cast<T>(j));
+      }
+    }
+    for (int64_t k = 1; k <= separate; ++k) {
+      convolve(dx, w, k, std::min(k, terms), y[k]);
+      y[k].scale(static_cast<T>(1.0 / static_cast<double>(k)));
+      y[k].store(p.y + (k - 1) * p.directions * p.numel + offset, length);
+      if (k < p.order) {
+        advance_slope(p.slope, dx, y, k, std::min(k, terms), w[k]);
+      }
+    }
+    if (p.collapsed) {
+      Block<T> last;
+      convolve(dx, w, p.order, std::min(p.order - 1, terms), last);
+      collapsed.add_scaled(last, p.weights == nullptr ? T(1) : p.weights[d]);
+    }
+  }
+  if (p.collapsed) {
+    collapsed.scale(static_cast<T>(1.0 / static_cast<double>(p.order)));
+    if (terms == p.order && p.x.back() != nullptr) {
+      Block<T> last{};
+      last.load(p.x.back() + first, length);
+      collapsed.add_product(w[0], last);
+    }
+    collapsed.store(p.y + separate * p.directions * p.numel + first, length);
+  }
+}
+
+template <typename T>
+HIGHGRAD_INLINE void solve_blocks(const Problem<T>& p, int64_t begin, int64_t end, Scratch<T>& scratch) {
+  constexpr int64_t kElements = Block<T>::kElements;
+  for (int64_t first = begin * kElements; first < std::min(end * kElements, p.elements()); first += kElements) {
+    solve_block(p, first, std::min(kElements, p.elements() - first), p.collapsed ? p.directions : 1, scratch);
+  }
+}
+
+HIGHGRAD_VECTOR_WIDTHS
+void solve_range(const Problem<float>& problem, int64_t begin, int64_t end, Scratch<float>& scratch) {
+  solve_blocks(problem, begin, end, scratch);
+}
+
+HIGHGRAD_VECTOR_WIDTHS
+void solve_range(const Problem<double>& problem, int64_t begin, int64_t end, Scratch<double>& scratch) {
+  solve_blocks(problem, begin, end, scratch);
+}
+
+template <typename T>
+void solve_all(const Problem<T>& problem) {
+  const int64_t blocks = (problem.elements() + Block<T>::kElements - 1) / Block<T>::kElements;
+  const int64_t work = Block<T>::kElements * problem.order * (problem.collapsed ? problem.directions : 1);
+  at::parallel_for(0, blocks, std::max<int64_t>(1, kGrainSize / work), [&](int64_t begin, int64_t end) {
+    Scratch<T> scratch(problem.order);
+    solve_range(problem, begin, end, scratch);
+  });
+}
+
+template <typename T>
+at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0, const Slope& slope) {
+  // What pointers point into is kept alive here.
+  std::vector<at::Tensor> held{y0.contiguous(), w0.contiguous()};
+  Problem<T> problem{
+      frame.order,
+      frame.directions,
+      y0.numel(),
+      frame.collapsed,
+      slope,
+      nullptr,
+      held[0].const_data_ptr<T>(),
+      held[1].const_data_ptr<T>(),
+      {},
+      nullptr};
+  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
+    if (!x[k].defined()) {
+      problem.x.push_back(nullptr);
+      continue;
+    }
+    held.push_back(x[k].contiguous());
+    problem.x.push_back(held.back().const_data_ptr<T>());
+  }
+  if (frame.weights.defined()) {
+    held.push_back(frame.weights.contiguous());
+    problem.weights = held.back().const_data_ptr<T>();
+  }
+  c10::DimVector shape(y0.sizes());
+  shape.insert(shape.begin(), frame.rows(frame.order));
+  at::Tensor rows = at::empty(shape, y0.options().memory_format(at::MemoryFormat::Contiguous));
+  problem.y = rows.mutable_data_ptr<T>();
+  if (problem.numel > 0) {
+    solve_all(problem);
+  }
+  return rows;
+}
+
+} // namespace
+
+at::Tensor solve_by_element(
+    const Frame& frame,
+    const Series& x,
+    const at::Tensor& y0,
+    const at::Tensor& w0,
+    const Slope& slope) {
+  const auto is_plain = [&](const at::Tensor& tensor) {
+    return tensor.device().is_cpu() && tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor);
+  };
+  bool serves = !at::GradMode::is_enabled() && is_plain(y0) && is_plain(w0) && w0.sizes() == y0.sizes();
+  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
+    serves = serves && (!x[k].defined() || (is_plain(x[k]) && x[k].sizes().slice(1) == y0.sizes()));
+  }
+  if (!serves) {
+    return {};
+  }
+  if (frame.dtype == at::kFloat) {
+    return solve<float>(frame, x, y0, w0, slope);
+  }
+  return frame.dtype == at::kDouble ? solve<double>(frame, x, y0, w0, slope) : at::Tensor();
+}
+
+} // namespace highgrad::taylor
