@@ -182,6 +182,8 @@ def _read_huge(argument: HugeInput, offsets: Ints, component: np.dtype[np.generi
 
 
 def _check_huge(argument: HugeOutput, buffer: FormulaBuffer) -> None:
+    if not buffer.stores:
+        raise WrongResult("nothing is written")
     offsets = np.concatenate([offsets for offsets, _ in buffer.stores])
     size = argument.dtype.itemsize
     if np.unique(offsets).size != offsets.size:

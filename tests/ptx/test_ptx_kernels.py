@@ -55,19 +55,27 @@ def test_every_kernel_has_a_row() -> None:
     assert compiled == {name for row in TABLE for name in row.kernels}
 
 
-# What the memory moves for what it must: see docs/cuda.md.
+# What moves for what must: see docs/cuda.md.
 MOST = 1.1
+GATHERS = ("launch_expand_symmetric", "launch_fold_symmetric")
 
 
-def most_requested(call: Call) -> float:
-    """More where rows start inside of a sector, since neighbouring tiles or warps share it and each requests it, and
-    where the two parts of a complex number are added one after the other."""
-    return 1.6 if any(word in call.label for word in ("odd", "narrow", "in parts")) else MOST
+def most_moved(call: Call) -> tuple[float, float]:
+    """By the memory and as requested.
+
+    More is requested where rows start inside of a sector, since neighbouring tiles or warps share it, and where the
+    two parts of a complex number are added one after the other. Where a warp's reads lie apart, most of a sector is
+    left to others, and blocks that run later read an entry of a large row once more.
+    """
+    if call.launcher in GATHERS:
+        return 1.3, 9.0
+    return MOST, 1.6 if any(word in call.label for word in ("odd", "narrow", "in parts")) else MOST
 
 
 @rows
 def test_traffic(row: Row) -> None:
     for call in row.busy():
         moved = measure(call, "90")
-        assert moved.memory <= MOST * moved.must, call.label
-        assert moved.requested <= most_requested(call) * moved.must, call.label
+        memory, requested = most_moved(call)
+        assert moved.memory <= memory * moved.must, call.label
+        assert moved.requested <= requested * moved.must, call.label

@@ -36,29 +36,25 @@ at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t 
   if (result.numel() == 0) {
     return result;
   }
-  const std::vector<int64_t> terms = rank_terms(size, order);
-  const auto dims = static_cast<int>(order);
+  const std::vector<int64_t> terms = rank_terms(shape.size, shape.order);
+  const int width = digit_width(shape.size);
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "expand_symmetric", [&] {
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
     // Threads share the columns: each finds its ranks once, for all rows.
     at::parallel_for(0, shape.full, std::max<int64_t>(1, kGrainSize / rows), [&](int64_t begin, int64_t end) {
-      int64_t digits[kMaxOrder];
-      int64_t sorted[kMaxOrder];
-      split_index(begin, size, dims, digits);
+      MultiIndex index = split_index(begin, shape.size, shape.order, width);
       for (int64_t column = begin; column < end; ++column) {
-        std::copy_n(digits, dims, sorted);
-        sort_digits(sorted, dims);
+        MultiIndex sorted = index;
+        sort_digits(sorted, shape.order);
         int64_t rank = 0;
-        for (const auto k : c10::irange(dims)) {
-          rank += terms[k * size + sorted[k]];
+        for (const auto k : c10::irange(shape.order)) {
+          rank += terms[k * shape.size + digit(sorted, k)];
         }
         for (const auto row : c10::irange(rows)) {
           to[row * shape.full + column] = from[row * shape.packed + rank];
         }
-        for (int k = dims - 1; k >= 0 && ++digits[k] == size; --k) {
-          digits[k] = 0;
-        }
+        next_index(index, shape.size, shape.order);
       }
     });
   });
@@ -73,26 +69,22 @@ at::Tensor fold_symmetric_cpu(const at::Tensor& full, int64_t size, int64_t orde
   if (result.numel() == 0) {
     return result;
   }
-  const auto dims = static_cast<int>(order);
+  const int width = digit_width(shape.size);
   const int64_t grain = std::max<int64_t>(1, kGrainSize * shape.packed / (rows * shape.full));
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "fold_symmetric", [&] {
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, shape.packed, grain, [&](int64_t begin, int64_t end) {
-      int64_t digits[kMaxOrder];
       std::vector<at::opmath_type<scalar_t>> sums(static_cast<size_t>(rows));
       for (const auto rank : c10::irange(begin, end)) {
-        unrank(rank, dims, digits);
+        MultiIndex index = unrank(rank, shape.size, shape.order, width);
         std::fill(sums.begin(), sums.end(), at::opmath_type<scalar_t>(0));
         do {
-          int64_t column = 0;
-          for (const auto k : c10::irange(dims)) {
-            column = column * size + digits[k];
-          }
+          const int64_t column = join_index(index, shape.size, shape.order);
           for (const auto row : c10::irange(rows)) {
             sums[row] += static_cast<at::opmath_type<scalar_t>>(from[row * shape.full + column]);
           }
-        } while (next_permutation(digits, dims));
+        } while (next_permutation(index, shape.order));
         for (const auto row : c10::irange(rows)) {
           to[row * shape.packed + rank] = static_cast<scalar_t>(sums[row]);
         }
