@@ -21,6 +21,11 @@ SymmetricShape check(const char* name, const at::Tensor& tensor, int64_t size, i
       size,
       " and ",
       order);
+  TORCH_CHECK(
+      tensor.is_floating_point() || tensor.is_complex(),
+      name,
+      ": expected a floating point or complex dtype, got ",
+      tensor.scalar_type());
   const SymmetricShape shape = symmetric_shape(size, order);
   const int64_t columns = is_packed ? shape.packed : shape.full;
   TORCH_CHECK(
@@ -51,12 +56,16 @@ at::Tensor fold_symmetric(const at::Tensor& full, int64_t size, int64_t order) {
 }
 
 SymmetricShape symmetric_shape(int64_t size, int64_t order) {
+  if (order == 0) {
+    return {1, 1, 1, 1};
+  }
   int64_t full = 1;
   for (const auto k : c10::irange(order)) {
     (void)k;
     full *= size;
   }
-  return {packed_size(size, static_cast<int>(order)), full};
+  const auto dims = static_cast<int>(order);
+  return {packed_size(size, dims), full, size, dims};
 }
 
 SymmetricShape check_expand_symmetric(const at::Tensor& packed, int64_t size, int64_t order) {

@@ -23,4 +23,14 @@ inline LaunchPlan plan_launch(int64_t numel, int64_t items = 1) {
   return {static_cast<unsigned int>(blocks < kMaxGrid ? blocks : kMaxGrid), static_cast<unsigned int>(kBlockThreads)};
 }
 
+// Threads that keep a large device busy: 2048 on each of 128 multiprocessors.
+constexpr int64_t kBusyThreads = int64_t{1} << 18;
+
+// Of a kernel whose threads each do the same column of several rows: how many rows threads are started for. No more
+// than keep a device busy, since a thread that does more rows spends less on each. Both numbers are at least 1.
+inline int64_t plan_lanes(int64_t rows, int64_t columns) {
+  const int64_t lanes = kBusyThreads / columns + (kBusyThreads % columns != 0 ? 1 : 0);
+  return lanes < rows ? lanes : rows;
+}
+
 } // namespace highgrad::ops

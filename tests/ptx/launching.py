@@ -43,18 +43,28 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """A pointer to where the values of `expected` shall be."""
+    """A pointer to where the values of `expected` shall be. `initial` is what is there before, if anything is.
+    `needed` are the elements that must be written, if not all; `updated`: that must be read for it, too."""
 
     expected: Tensor
     skew: int = 0
+    initial: Tensor | None = None
+    needed: Tensor | None = None
+    updated: bool = False
+
+
+def huge_value(index: Ints) -> NDArray[np.int64]:
+    """Whole numbers that every dtype holds exactly, and that neighbours do not share."""
+    return index * 181 % 251
 
 
 @dataclass(frozen=True)
 class HugeInput:
-    """A pointer to more elements than fit, whose values follow :func:`huge_value` of their index."""
+    """A pointer to more elements than fit, whose values follow a formula of their index."""
 
     numel: int
     dtype: torch.dtype
+    value: Callable[[Ints], NDArray[np.int64]] = huge_value
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,15 @@ class Stream:
     HANDLE = 0x57AEA
 
 
-Argument = Input | Output | HugeInput | HugeOutput | Stream | torch.dtype | int | ctypes.Structure
+@dataclass(frozen=True)
+class Struct:
+    """A reference to a struct of pointers (None for a null one) and 64-bit integers."""
+
+    fields: tuple[Input | HugeInput | int | None, ...]
+
+
+Pointer = Input | Output | HugeInput | HugeOutput
+Argument = Pointer | Struct | Stream | torch.dtype | int | ctypes.Structure
 
 
 @dataclass(frozen=True)
@@ -84,11 +102,6 @@ class Call:
     arguments: tuple[Argument, ...]
     op: Callable[[str], Tensor] | None = None
     blocks: Callable[[int], Sequence[int]] | None = None
-
-
-def huge_value(index: Ints) -> NDArray[np.int64]:
-    """Whole numbers that every dtype holds exactly, and that neighbours do not share."""
-    return index * 181 % 251
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:
@@ -133,7 +146,7 @@ class _Memory:
     memory: GlobalMemory = field(default_factory=GlobalMemory)
     checks: list[Callable[[], None]] = field(default_factory=list)
 
-    def pointer(self, argument: Input | Output | HugeInput | HugeOutput) -> int:
+    def pointer(self, argument: Pointer) -> int:
         if isinstance(argument, Input):
             buffer = Buffer(as_bytes(argument.tensor), writable=False)
             return self.memory.add(buffer, argument.skew * argument.tensor.element_size())
@@ -141,7 +154,7 @@ class _Memory:
             return self._output(argument)
         size = argument.numel * argument.dtype.itemsize
         if isinstance(argument, HugeInput):
-            return self.memory.add(FormulaBuffer(size, functools.partial(_read_huge, argument.dtype)))
+            return self.memory.add(FormulaBuffer(size, functools.partial(_read_huge, argument)))
         huge = FormulaBuffer(size, None)
         self.checks.append(functools.partial(_check_huge, argument, huge))
         return self.memory.add(huge)
@@ -149,7 +162,8 @@ class _Memory:
     def _output(self, argument: Output) -> int:
         expected = argument.expected
         garbage = np.random.default_rng(2).integers(1, 255, expected.numel() * expected.element_size(), np.uint8)
-        buffer = Buffer(garbage, writable=True, initialised=False)
+        before = garbage if argument.initial is None else as_bytes(argument.initial)
+        buffer = Buffer(before, writable=True, initialised=argument.initial is not None)
 
         def check() -> None:
             if not same_bits(buffer.data, expected):
@@ -159,14 +173,17 @@ class _Memory:
         return self.memory.add(buffer, argument.skew * expected.element_size())
 
 
-def _read_huge(dtype: torch.dtype, offsets: Ints, component: np.dtype[np.generic]) -> NDArray[np.generic]:
-    values = to_components(huge_value(offsets // dtype.itemsize), dtype).view(component)
+def _read_huge(argument: HugeInput, offsets: Ints, component: np.dtype[np.generic]) -> NDArray[np.generic]:
+    dtype = argument.dtype
+    values = to_components(argument.value(offsets // dtype.itemsize), dtype).view(component)
     per_element = dtype.itemsize // component.itemsize
     index = np.arange(offsets.size) * per_element + offsets % dtype.itemsize // component.itemsize
     return values[index]
 
 
 def _check_huge(argument: HugeOutput, buffer: FormulaBuffer) -> None:
+    if not buffer.stores:
+        raise WrongResult("nothing is written")
     offsets = np.concatenate([offsets for offsets, _ in buffer.stores])
     size = argument.dtype.itemsize
     if np.unique(offsets).size != offsets.size:
@@ -234,6 +251,9 @@ def _function(launcher: str) -> Any:
 def as_ctypes(argument: Argument, pointer: Callable[[Any], int]) -> Any:
     if isinstance(argument, (Input, Output, HugeInput, HugeOutput)):
         return ctypes.c_void_p(pointer(argument))
+    if isinstance(argument, Struct):
+        values = [pointer(f) if isinstance(f, (Input, HugeInput)) else f or 0 for f in argument.fields]
+        return ctypes.byref((ctypes.c_int64 * len(values))(*values))
     if isinstance(argument, Stream):
         return ctypes.c_void_p(Stream.HANDLE)
     if isinstance(argument, torch.dtype):

@@ -53,6 +53,34 @@ def operation(opcode: str) -> Operation:
     raise Fault(f"unknown instruction: {opcode}")
 
 
+# ---- Atomic updates
+
+
+def _flush(value: Array) -> Array:
+    return np.where(np.abs(value) < np.finfo(value.dtype).tiny, np.copysign(value.dtype.type(0), value), value)
+
+
+def _flushing_add(seen: Array, value: Array) -> Array:
+    """The PTX ISA on atom.add.f32: on global memory, subnormal inputs and results become zero."""
+    return _flush(np.add(_flush(seen), _flush(value)))
+
+
+def _swap_if_equal(seen: Array, expected: Array, value: Array) -> Array:
+    return np.where(seen == expected, value, seen)
+
+
+def atomic(opcode: str) -> Operation:
+    """The operands after the address, the type of what is returned (what was there before), and the function from what
+    is there and the operands to what takes its place."""
+    if opcode == "atom.global.add.f32":
+        return Operation(("f32",), "f32", _flushing_add)
+    if opcode == "atom.global.add.f64":
+        return Operation(("f64",), "f64", np.add)
+    if match := re.fullmatch(r"atom\.global\.cas\.(b16|b32|b64)", opcode):
+        return Operation((match[1], match[1]), match[1], _swap_if_equal)
+    raise Fault(f"unknown instruction: {opcode}")
+
+
 # ---- Integers and bits
 
 BINARY: dict[str, Compute] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from ptx_instructions import DTYPES, operation
+from ptx_instructions import DTYPES, Compute, atomic, operation
 from ptx_memory import Access, Fault, GlobalMemory, SharedMemory
 from ptx_text import Instruction, Kernel, Place, PtxError
 
@@ -170,6 +170,21 @@ def _memory(instruction: Instruction, kernel: Kernel) -> Callable[[Machine, Acti
     return store
 
 
+def _atomic(instruction: Instruction, kernel: Kernel) -> Callable[[Machine, Active], None]:
+    action = atomic(instruction.opcode)
+    destination, place, *operands = instruction.operands
+    if len(operands) != len(action.sources):
+        raise PtxError(f"{len(action.sources)} values expected: {instruction}")
+    put, address = _destination(destination, kernel), _address(place, "u64", kernel)
+    gets = [_source(operand, kind, kernel) for operand, kind in zip(operands, action.sources, strict=True)]
+
+    def update(machine: Machine, active: Active) -> None:
+        values = [get(machine, active) for get in gets]
+        put(machine, active, machine.update(address(machine, active), values, action.compute, active))
+
+    return update
+
+
 def _is_wide(address: str, kernel: Kernel) -> bool:
     base = re.split(r"[\[+\]]", address)[1].strip()
     return base.startswith("%") and DTYPES[kernel.register_type(base)].itemsize == 8
@@ -189,6 +204,8 @@ def _decode(instruction: Instruction, kernel: Kernel) -> Step:
         return Step(text, guard, barrier=True)
     if opcode.startswith(("ld.", "st.")):
         return Step(text, guard, _memory(instruction, kernel))
+    if opcode.startswith("atom."):
+        return Step(text, guard, _atomic(instruction, kernel))
     if opcode.startswith("mov.b") and operands[0].startswith("{"):
         return Step(text, guard, _split_move(instruction, kernel))
     action = operation(opcode)
@@ -211,7 +228,8 @@ def decode(kernel: Kernel) -> list[Step]:
 
 def smallest_access(kernel: Kernel, space: str) -> int:
     widths = [int(m[6]) // 8 for i in kernel.code if (m := MEMORY.fullmatch(i.opcode)) and m[2] == space]
-    return min(widths, default=1)
+    atomics = [i.opcode for i in kernel.code if i.opcode.startswith(f"atom.{space}.")]
+    return min(widths + [DTYPES[atomic(opcode).destination].itemsize for opcode in atomics], default=1)
 
 
 # ---- Running
@@ -312,6 +330,15 @@ class Machine:
             return
         self.memory.store(addresses, values, access)
         self._count_traffic("store", addresses, access)
+
+    def update(self, addresses: Ints, operands: list[Array], compute: Compute, active: Active) -> Array:
+        access = self._access(active)
+        addresses = np.broadcast_to(addresses, access.threads.shape)
+        operands = [np.broadcast_to(operand, addresses.shape) for operand in operands]
+        seen = self.memory.update(addresses, operands, compute, access)
+        for kind in ("load", "store"):  # at the second-level cache, which reads the sector and writes it back
+            self._count_traffic(kind, addresses, access)
+        return seen
 
     def _load_param(self, offsets: Ints, dtype: np.dtype[np.generic]) -> Array:
         places = self.kernel.params.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,37 +30,53 @@ class Access:
     epoch: int
 
 
+class Marks:
+    """Which thread did something to each unit last, or that several did, since the last barrier or in other blocks."""
+
+    NOBODY, MANY = -1, -2
+
+    def __init__(self, units: int) -> None:
+        self.thread, self.block, self.epoch = (np.full(units, self.NOBODY) for _ in range(3))
+
+    def add(self, units: Ints, access: Access) -> None:
+        # What was before the last barrier matters to other blocks alone.
+        self.thread[units[self.epoch[units] != access.epoch]] = self.NOBODY
+        for last, now in ((self.thread, access.threads), (self.block, access.blocks)):
+            seen = last[units]
+            last[units] = now
+            # Of several at once, those that lost find another name than theirs.
+            many = ((seen != self.NOBODY) & (seen != now)) | (last[units] != now)
+            last[units[many]] = self.MANY
+        self.epoch[units] = access.epoch
+
+    def unordered(self, units: Ints, access: Access) -> bool:
+        """Whether any other thread is marked that no barrier parts from this access."""
+        block, thread = self.block[units], self.thread[units]
+        elsewhere = (block != self.NOBODY) & (block != access.blocks)
+        beside = (thread != self.NOBODY) & (thread != access.threads) & (self.epoch[units] == access.epoch)
+        return bool((elsewhere | beside).any())
+
+
 class Shadow:
     """Who touched each unit of some memory last. A unit is the smallest size that the kernel accesses."""
 
-    NOBODY, MANY = -1, -2
+    NOBODY = Marks.NOBODY
 
     def __init__(self, units: int, initialised: bool) -> None:
         self.written = np.full(units, initialised)
         self.writer, self.writer_block, self.writer_epoch = (np.full(units, self.NOBODY) for _ in range(3))
-        self.reader, self.reader_block, self.reader_epoch = (np.full(units, self.NOBODY) for _ in range(3))
+        self.readers, self.updaters = Marks(units), Marks(units)
 
     def load(self, units: Ints, access: Access) -> None:
-        if not self.written[units].all():
-            raise Fault(f"read of unwritten memory: {access.what}")
+        self._refuse_unwritten(units, access)
         self._refuse_other_writer(units, access)
-        # Readers before the last barrier matter to other blocks alone.
-        self.reader[units[self.reader_epoch[units] != access.epoch]] = self.NOBODY
-        for last, now in ((self.reader, access.threads), (self.reader_block, access.blocks)):
-            seen = last[units]
-            last[units] = now
-            # Of several readers at once, those that lost find another name than theirs.
-            many = ((seen != self.NOBODY) & (seen != now)) | (last[units] != now)
-            last[units[many]] = self.MANY
-        self.reader_epoch[units] = access.epoch
+        self._refuse(self.updaters, units, access, "while another thread updates it")
+        self.readers.add(units, access)
 
     def store(self, units: Ints, access: Access) -> None:
         self._refuse_other_writer(units, access)
-        block, thread = self.reader_block[units], self.reader[units]
-        elsewhere = (block != self.NOBODY) & (block != access.blocks)
-        beside = (thread != self.NOBODY) & (thread != access.threads) & (self.reader_epoch[units] == access.epoch)
-        if (elsewhere | beside).any():
-            raise Fault(f"race, written while another thread reads: {access.what}")
+        self._refuse(self.updaters, units, access, "written while another thread updates it")
+        self._refuse(self.readers, units, access, "written while another thread reads")
         self.writer[units] = access.threads
         if (self.writer[units] != access.threads).any():
             raise Fault(f"race, two writers at once: {access.what}")
@@ -68,12 +84,39 @@ class Shadow:
         self.writer_epoch[units] = access.epoch
         self.written[units] = True
 
+    def update(self, units: Ints, access: Access) -> None:
+        """An atomic access: in no order with other atomic ones, and a race with all else that no barrier parts."""
+        self._refuse_unwritten(units, access)
+        self._refuse_other_writer(units, access)
+        self._refuse(self.readers, units, access, "updated while another thread reads")
+        self.updaters.add(units, access)
+
+    def _refuse_unwritten(self, units: Ints, access: Access) -> None:
+        if not self.written[units].all():
+            raise Fault(f"read of unwritten memory: {access.what}")
+
+    def _refuse(self, others: Marks, units: Ints, access: Access, how: str) -> None:
+        if others.unordered(units, access):
+            raise Fault(f"race, {how}: {access.what}")
+
     def _refuse_other_writer(self, units: Ints, access: Access) -> None:
         writer = self.writer[units]
         other = (writer != self.NOBODY) & (writer != access.threads)
         unordered = (self.writer_block[units] != access.blocks) | (self.writer_epoch[units] == access.epoch)
         if (other & unordered).any():
             raise Fault(f"race, another thread wrote: {access.what}")
+
+
+def turns(places: Ints) -> Iterator[Ints]:
+    """Threads in the order in which they go at their places: no two of a turn share one, and chance decides who is
+    first, since a device promises nothing."""
+    shuffled = np.random.default_rng(0).permutation(places.size)
+    order = shuffled[np.argsort(places[shuffled], kind="stable")]
+    count = np.arange(places.size)
+    is_first = np.append(True, np.diff(places[order]) != 0)
+    turn = count - np.maximum.accumulate(np.where(is_first, count, 0))
+    for k in range(int(turn.max()) + 1):
+        yield order[turn == k]
 
 
 class Buffer:
@@ -102,6 +145,16 @@ class Buffer:
         self._touch(Shadow.store, offsets, values.dtype, access)
         self._view(values.dtype)[offsets // values.dtype.itemsize] = values
 
+    def update(self, offsets: Ints, operands: list[Array], compute: Callable[..., Array], access: Access) -> Array:
+        dtype = operands[0].dtype
+        self._touch(Shadow.update, offsets, dtype, access)
+        values, index = self._view(dtype), offsets // dtype.itemsize
+        seen = np.empty(index.size, dtype)
+        for now in turns(index):
+            seen[now] = values[index[now]]
+            values[index[now]] = compute(seen[now], *(operand[now] for operand in operands))
+        return seen
+
     def _view(self, dtype: np.dtype[np.generic]) -> Array:
         return self.data[: self.size // dtype.itemsize * dtype.itemsize].view(dtype)
 
@@ -119,7 +172,8 @@ class Buffer:
 
 
 class FormulaBuffer:
-    """A buffer too large to exist: loads follow a formula of the element's index, stores are kept as a list."""
+    """A buffer too large to exist: loads follow a formula of the element's index, stores are kept as a list. Atomic
+    updates find zeros, so each element may have one."""
 
     def __init__(self, size: int, read: Callable[[Ints, np.dtype[np.generic]], Array] | None) -> None:
         self.size = size
@@ -137,6 +191,11 @@ class FormulaBuffer:
 
     def store(self, offsets: Ints, values: Array, access: Access) -> None:
         self.stores.append((offsets.copy(), values.copy()))
+
+    def update(self, offsets: Ints, operands: list[Array], compute: Callable[..., Array], access: Access) -> Array:
+        seen = np.zeros(offsets.size, operands[0].dtype)
+        self.store(offsets, compute(seen, *operands), access)
+        return seen
 
 
 @dataclass
@@ -207,6 +266,13 @@ class GlobalMemory:
             raise Fault(f"write to an input: {access.what}")
         for k, value in enumerate(values):
             buffer.store(addresses - base + k * size, value, access)
+
+    def update(self, addresses: Ints, operands: list[Array], compute: Callable[..., Array], access: Access) -> Array:
+        """What was there before `compute` of it and the operands took its place, one thread after the other."""
+        buffer, base = self.find(addresses, operands[0].dtype.itemsize, access.what)
+        if not buffer.writable:
+            raise Fault(f"write to an input: {access.what}")
+        return buffer.update(addresses - base, operands, compute, access)
 
 
 class SharedMemory:

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ptx_instructions import DTYPES, fma, operation
+from ptx_instructions import DTYPES, atomic, fma, operation
 from ptx_machine import Machine, decode, pack_parameters
 from ptx_memory import Buffer, Fault, GlobalMemory, Traffic
 from ptx_text import Kernel, PtxError, parse
@@ -51,11 +51,12 @@ def run(
     initialised: bool = True,
     traffic: Traffic | None = None,
     max_steps: int = 10_000,
+    spare: int = 0,
 ) -> np.ndarray:
-    """What the elements hold after `body`; element i holds i before."""
+    """What the elements, one a thread and some to spare, hold after `body`; element i holds i before."""
     memory = GlobalMemory()
     memory.traffic = traffic
-    buffer = Buffer(np.arange(grid * block, dtype=np.uint32), writable=writable, initialised=initialised)
+    buffer = Buffer(np.arange(grid * block + spare, dtype=np.uint32), writable=writable, initialised=initialised)
     address = memory.add(buffer)
     kernel = kernel_of(body)
     parameters = pack_parameters(kernel, [struct.pack("<Q", address), struct.pack("<QQ", 11, 22)])
@@ -125,6 +126,43 @@ def test_packing_and_narrow_registers() -> None:
     assert (run(body) == (np.arange(128) << 16) + np.arange(128)).all()
 
 
+def test_atomic_additions_to_one_address() -> None:
+    got = run("mov.f32 %f1, 0f3F800000; atom.global.add.f32 %f2, [%rd0], %f1; st.global.f32 [%rd1+4], %f2;", spare=1)
+    assert got[:1].view(np.float32) == 128
+    # Each thread is told another sum of those before it, and the order is not that of the threads.
+    seen = got[1:].view(np.float32).tolist()
+    assert sorted(seen) == list(range(128))
+    assert seen != sorted(seen)
+
+
+def test_compare_and_swap_until_all_are_counted() -> None:
+    body = """
+    mov.u32 %r6, 0;
+$again:
+    mov.u32 %r7, %r6;
+    add.u32 %r8, %r7, 2;
+    atom.global.cas.b32 %r6, [%rd0], %r7, %r8;
+    setp.ne.u32 %p1, %r6, %r7;
+    @%p1 bra $again;"""
+    assert run(body)[0] == 2 * 128
+
+
+def test_a_part_of_an_element_is_swapped() -> None:
+    body = "mov.u16 %rs1, 0; mov.u16 %rs2, 7; atom.global.cas.b16 %rs3, [%rd1+2], %rs1, %rs2;"
+    assert (run(body) == np.arange(128) + (7 << 16)).all()
+
+
+def test_a_barrier_orders_atomics_of_a_block() -> None:
+    run("atom.global.add.f32 %f2, [%rd0], 0f3F800000; bar.sync 0; ld.global.u32 %r6, [%rd0];", grid=1)
+    run("st.global.u32 [%rd1], 0; bar.sync 0; atom.global.add.f32 %f2, [%rd0], 0f3F800000;", grid=1)
+
+
+def test_traffic_of_an_atomic() -> None:
+    traffic = Traffic()
+    run("atom.global.add.f32 %f2, [%rd1], 0f3F800000;", traffic=traffic)
+    assert traffic.requests == {"load": 16, "store": 16}
+
+
 def test_traffic_is_counted_in_sectors() -> None:
     traffic = Traffic()
     run("ld.global.u32 %r6, [%rd1]; st.global.u32 [%rd1], %r6;", traffic=traffic)
@@ -170,6 +208,33 @@ FAULTS = {
         "@%p1 st.global.u32 [%rd3], %r1; bar.sync 0; @!%p1 ld.global.u32 %r6, [%rd3];",
         "race, another thread wrote",
     ),
+    "an atomic and a write": (
+        "atom.global.add.f32 %f1, [%rd0], 0f3F800000; setp.eq.u32 %p1, %r3, 0; @%p1 st.global.u32 [%rd0], %r1;",
+        "race, written while another thread updates it",
+    ),
+    "a write and an atomic": (
+        "st.global.u32 [%rd1], %r1; atom.global.add.f32 %f1, [%rd0], 0f3F800000;",
+        "race, another thread wrote",
+    ),
+    "an atomic and a read": (
+        "atom.global.add.f32 %f1, [%rd0], 0f3F800000; ld.global.u32 %r6, [%rd1];",
+        "race, while another thread updates it",
+    ),
+    "a read and an atomic": (
+        "ld.global.u32 %r6, [%rd1]; atom.global.add.f32 %f1, [%rd0], 0f3F800000;",
+        "race, updated while another thread reads",
+    ),
+    "an atomic that a barrier does not part from another block": (
+        "atom.global.add.f32 %f1, [%rd0], 0f3F800000; bar.sync 0; ld.global.u32 %r6, [%rd0];",
+        "race, while another thread updates it",
+    ),
+    "a sum that is not atomic": (
+        "ld.global.f32 %f1, [%rd0]; add.f32 %f1, %f1, 0f3F800000; st.global.f32 [%rd0], %f1;",
+        "race, written while another thread reads",
+    ),
+    "misaligned atomic": ("atom.global.add.f32 %f1, [%rd1+2], 0f3F800000;", "misaligned"),
+    "atomic, out of bounds": ("atom.global.add.f32 %f1, [%rd1+4], 0f3F800000;", "out of bounds"),
+    "unknown atomic": ("atom.global.add.noftz.f16 %rs1, [%rd0], %rs2;", "unknown instruction"),
     "unwritten shared read": ("ld.shared.u32 %r6, [%r5];", "read of unwritten memory"),
     "divergent barrier": (
         "setp.lt.u32 %p1, %r1, 9; @%p1 bra $a; bar.sync 0; bra.uni $b;\n$a: bar.sync 0;\n$b: mov.u32 %r6, 0;",
@@ -201,6 +266,8 @@ def test_missing_barrier_without_a_rewrite() -> None:
 def test_inputs_are_not_written() -> None:
     with pytest.raises(Fault, match="write to an input"):
         run("st.global.u32 [%rd1], %r1;", writable=False)
+    with pytest.raises(Fault, match="write to an input"):
+        run("atom.global.cas.b32 %r6, [%rd1], %r1, %r1;", writable=False)
     with pytest.raises(Fault, match="read-only load from memory that may be written"):
         run("ld.global.nc.u32 %r6, [%rd1];")
     run("ld.global.nc.u32 %r6, [%rd1];", writable=False)
@@ -209,6 +276,8 @@ def test_inputs_are_not_written() -> None:
 def test_results_are_not_read_before_they_are_there() -> None:
     with pytest.raises(Fault, match="read of unwritten memory"):
         run("ld.global.u32 %r6, [%rd1];", initialised=False)
+    with pytest.raises(Fault, match="read of unwritten memory"):
+        run("atom.global.add.f32 %f1, [%rd1], 0f3F800000;", initialised=False)
 
 
 def test_a_register_never_written_holds_nothing_useful() -> None:
@@ -284,6 +353,23 @@ def compute(opcode: str, *values: object) -> np.ndarray:
 )
 def test_values(opcode: str, values: tuple[list[object], ...], expected: list[object]) -> None:
     assert compute(opcode, *values).tolist() == expected
+
+
+def test_atomic_addition_flushes_subnormals_of_float() -> None:
+    """To a zero of their sign, what is there, what comes and what is the sum (PTX ISA, atom)."""
+    smallest = 2.0**-126
+    cases = [
+        (1e-40, smallest, smallest),
+        (smallest, 1e-40, smallest),
+        (1.5 * smallest, -smallest, 0.0),
+        (-1e-40, -0.0, -0.0),
+        (1.5, 2.0, 3.5),
+    ]
+    seen, value, expected = np.array(cases, np.float32).T
+    got = atomic("atom.global.add.f32").compute(seen, value)
+    assert got.tobytes() == expected.tobytes()
+    double = atomic("atom.global.add.f64").compute
+    assert double(np.array([1e-310]), np.array([1e-310])).tolist() == [2e-310]
 
 
 def test_fused_multiply_add_rounds_once() -> None:

@@ -50,27 +50,32 @@ def test_sizes_past_two_to_the_31(row: Row, architecture: str) -> None:
             raise AssertionError(f"{call.label}: {error}") from error
 
 
-# Compiled and checked for spills. The interpreter has no atomics to run compress_kernel with; neither has a row yet.
-NOT_RUN = {"decompress_kernel", "compress_kernel"}
-
-
 def test_every_kernel_has_a_row() -> None:
     compiled = {plain_name(name) for source in toolchain.sources() for name in toolchain.kernels(source.name, "90")}
-    assert compiled - NOT_RUN == {name for row in TABLE for name in row.kernels}
+    assert compiled == {name for row in TABLE for name in row.kernels}
 
 
-# What the memory moves for what it must: see docs/cuda.md.
+# What moves for what must: see docs/cuda.md.
 MOST = 1.1
+GATHERS = ("launch_expand_symmetric", "launch_fold_symmetric")
 
 
-def is_odd(call: Call) -> bool:
-    """Rows that start inside of a sector: neighbouring tiles share it, and it is requested for each."""
-    return "odd" in call.label or "narrow" in call.label
+def most_moved(call: Call) -> tuple[float, float]:
+    """By the memory and as requested.
+
+    More is requested where rows start inside of a sector, since neighbouring tiles or warps share it, and where the
+    two parts of a complex number are added one after the other. Where a warp's reads lie apart, most of a sector is
+    left to others, and blocks that run later read an entry of a large row once more.
+    """
+    if call.launcher in GATHERS:
+        return 1.3, 9.0
+    return MOST, 1.6 if any(word in call.label for word in ("odd", "narrow", "in parts")) else MOST
 
 
 @rows
 def test_traffic(row: Row) -> None:
     for call in row.busy():
         moved = measure(call, "90")
-        assert moved.memory <= MOST * moved.must, call.label
-        assert moved.requested <= (1.5 if is_odd(call) else MOST) * moved.must, call.label
+        memory, requested = most_moved(call)
+        assert moved.memory <= memory * moved.must, call.label
+        assert moved.requested <= requested * moved.must, call.label

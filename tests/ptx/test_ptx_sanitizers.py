@@ -16,7 +16,7 @@ import pytest
 import toolchain
 import torch
 from kernel_table import TABLE, Row
-from launching import ELEMENT_TYPES, Argument, Call, HugeOutput, Input, Output, Stream, as_bytes, same_bits
+from launching import ELEMENT_TYPES, Argument, Call, HugeOutput, Input, Output, Stream, Struct, as_bytes, same_bits
 
 pytestmark = pytest.mark.skipif(
     toolchain.NVCC is None or shutil.which("g++") is None, reason="no g++, or no CUDA toolkit for its headers"
@@ -42,13 +42,17 @@ def run_in_worker(library: Path, calls: list[tuple[str, list[Any]]], sanitizers:
     return results
 
 
-def as_message(argument: Argument) -> tuple[Any, ...]:
+def as_message(argument: Argument | None) -> tuple[Any, ...]:
     if isinstance(argument, Input):
         return "bytes", as_bytes(argument.tensor).tobytes(), argument.skew * argument.tensor.element_size()
     if isinstance(argument, Output):
         size = argument.expected.element_size()
+        if argument.initial is not None:
+            return "inout", as_bytes(argument.initial).tobytes(), argument.skew * size
         return "out", argument.expected.numel() * size, argument.skew * size
-    if isinstance(argument, Stream):
+    if isinstance(argument, Struct):
+        return "fields", [as_message(part) for part in argument.fields]
+    if argument is None or isinstance(argument, Stream):
         return "int64", 0
     if isinstance(argument, torch.dtype):
         return "int32", ELEMENT_TYPES[argument]

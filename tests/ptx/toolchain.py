@@ -85,11 +85,9 @@ def launcher_library() -> Path:
     def make(path: Path) -> None:
         assert NVCC is not None
         only_ptx = "-gencode=arch=compute_75,code=compute_75"
-        stub = HERE / "cudart_stub.cpp"
-        # The stub's functions, not those of a CUDA runtime that torch has loaded.
-        own_symbols = "-Xlinker=-Bsymbolic"
-        flags = [*FLAGS, only_ptx, "-shared", "-Xcompiler=-fPIC", own_symbols, "--cudart=none"]
-        run(NVCC, *flags, *sources(), stub, "-o", path)
+        # The real runtime may be loaded as well, by torch's CUDA build: calls must stay within this library.
+        link = ["-shared", "-Xcompiler=-fPIC", "-Xlinker=-Bsymbolic", "--cudart=none"]
+        run(NVCC, *FLAGS, only_ptx, *link, *sources(), HERE / "cudart_stub.cpp", "-o", path)
 
     return built("launchers.so", make)
 

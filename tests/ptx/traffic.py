@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from launching import Call, Input, Output, simulate
+from launching import Call, Input, Output, Struct, simulate
 from ptx_memory import Traffic
 
 
@@ -27,14 +27,18 @@ def _sectors(elements: torch.Tensor, size: int, skew: int) -> int:
 
 
 def must_move(call: Call) -> int:
+    arguments = [
+        part
+        for argument in call.arguments
+        for part in (argument.fields if isinstance(argument, Struct) else [argument])
+    ]
     sectors = 0
-    for argument in call.arguments:
-        if isinstance(argument, Input):
-            needed = torch.arange(argument.tensor.numel()) if argument.needed is None else argument.needed
-            sectors += _sectors(needed, argument.tensor.element_size(), argument.skew)
-        elif isinstance(argument, Output):
-            places = torch.arange(argument.expected.numel())
-            sectors += _sectors(places, argument.expected.element_size(), argument.skew)
+    for argument in arguments:
+        if isinstance(argument, (Input, Output)):
+            tensor = argument.tensor if isinstance(argument, Input) else argument.expected
+            needed = torch.arange(tensor.numel()) if argument.needed is None else argument.needed
+            times = 2 if isinstance(argument, Output) and argument.updated else 1
+            sectors += times * _sectors(needed, tensor.element_size(), argument.skew)
     return sectors * Traffic.SECTOR
 
 

@@ -1,4 +1,4 @@
-// By ATen ops: on every device without a kernel of its own, CUDA among them, and under functorch's vmap, whose batching
+// By ATen ops: on every device without a kernel of its own, and under functorch's vmap, whose batching
 // rules of those ops are right.
 
 #include "ops/expand_symmetric.h"

@@ -36,46 +36,42 @@ at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t 
   if (result.numel() == 0) {
     return result;
   }
-  if (order == 0) {
+  if (shape.order <= 1) {
     return result.copy_(source);
   }
-  const std::vector<int64_t> terms = rank_terms(size, order);
-  const auto dims = static_cast<int>(order);
+  const std::vector<int64_t> terms = rank_terms(shape.size, shape.order);
+  const int width = digit_width(shape.size);
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "expand_symmetric", [&] {
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
     // Threads share the columns, in runs that differ in the last index alone.
-    const int others = dims - 1;
-    at::parallel_for(
-        0, shape.full / size, std::max<int64_t>(1, kGrainSize / (rows * size)), [&](int64_t begin, int64_t end) {
-          int64_t digits[kMaxOrder];
-          int64_t sorted[kMaxOrder];
-          int64_t above[kMaxOrder + 1]; // what sorted digits from k on add to the rank, behind one that is none of the
-                                        // larger
-          split_index(begin, size, others, digits);
-          for (int64_t run = begin; run < end; ++run) {
-            std::copy_n(digits, others, sorted);
-            sort_digits(sorted, others);
-            above[others] = 0;
-            for (int k = others - 1; k >= 0; --k) {
-              above[k] = above[k + 1] + terms[(k + 1) * size + sorted[k]];
-            }
-            int slot = 0; // of the last index among the others
-            int64_t below = 0; // what those in front of it add
-            for (const auto last : c10::irange(size)) {
-              for (; slot < others && sorted[slot] <= last; ++slot) {
-                below += terms[slot * size + sorted[slot]];
-              }
-              const int64_t rank = below + terms[slot * size + last] + above[slot];
-              for (const auto row : c10::irange(rows)) {
-                to[row * shape.full + run * size + last] = from[row * shape.packed + rank];
-              }
-            }
-            for (int k = others - 1; k >= 0 && ++digits[k] == size; --k) {
-              digits[k] = 0;
-            }
+    const int others = shape.order - 1;
+    const int64_t grain = std::max<int64_t>(1, kGrainSize / (rows * shape.size));
+    at::parallel_for(0, shape.full / shape.size, grain, [&](int64_t begin, int64_t end) {
+      // What sorted digits from k on add to the rank, behind one that is none of the larger.
+      int64_t above[kMaxOrder + 1];
+      MultiIndex index = split_index(begin, shape.size, others, width);
+      for (int64_t run = begin; run < end; ++run) {
+        MultiIndex sorted = index;
+        sort_digits(sorted, others);
+        above[others] = 0;
+        for (int k = others - 1; k >= 0; --k) {
+          above[k] = above[k + 1] + terms[(k + 1) * shape.size + digit(sorted, k)];
+        }
+        int slot = 0; // of the last index among the others
+        int64_t below = 0; // what those in front of it add
+        for (const auto last : c10::irange(shape.size)) {
+          for (; slot < others && digit(sorted, slot) <= last; ++slot) {
+            below += terms[slot * shape.size + digit(sorted, slot)];
           }
-        });
+          const int64_t rank = below + terms[slot * shape.size + last] + above[slot];
+          for (const auto row : c10::irange(rows)) {
+            to[row * shape.full + run * shape.size + last] = from[row * shape.packed + rank];
+          }
+        }
+        next_index(index, shape.size, others);
+      }
+    });
   });
   return result;
 }
@@ -88,26 +84,22 @@ at::Tensor fold_symmetric_cpu(const at::Tensor& full, int64_t size, int64_t orde
   if (result.numel() == 0) {
     return result;
   }
-  const auto dims = static_cast<int>(order);
+  const int width = digit_width(shape.size);
   const int64_t grain = std::max<int64_t>(1, kGrainSize * shape.packed / (rows * shape.full));
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "fold_symmetric", [&] {
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
     at::parallel_for(0, shape.packed, grain, [&](int64_t begin, int64_t end) {
-      int64_t digits[kMaxOrder];
       std::vector<at::opmath_type<scalar_t>> sums(static_cast<size_t>(rows));
       for (const auto rank : c10::irange(begin, end)) {
-        unrank(rank, dims, digits);
+        MultiIndex index = unrank(rank, shape.size, shape.order, width);
         std::fill(sums.begin(), sums.end(), at::opmath_type<scalar_t>(0));
         do {
-          int64_t column = 0;
-          for (const auto k : c10::irange(dims)) {
-            column = column * size + digits[k];
-          }
+          const int64_t column = join_index(index, shape.size, shape.order);
           for (const auto row : c10::irange(rows)) {
             sums[row] += static_cast<at::opmath_type<scalar_t>>(from[row * shape.full + column]);
           }
-        } while (next_permutation(digits, dims));
+        } while (next_permutation(index, shape.order));
         for (const auto row : c10::irange(rows)) {
           to[row * shape.packed + rank] = static_cast<scalar_t>(sums[row]);
         }

@@ -16,6 +16,7 @@ __device__ inline bool find_entry(const Entries& entries, int64_t k, int64_t& so
 template <typename element_t>
 __global__ void decompress_kernel(element_t* dst, const element_t* src, Entries entries) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+#pragma unroll 1
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < entries.count; k += stride) {
     int64_t source = 0;
     int64_t target = 0;
@@ -25,11 +26,12 @@ __global__ void decompress_kernel(element_t* dst, const element_t* src, Entries 
   }
 }
 
-// Addition of two-byte elements by compare and swap, which every architecture has.
+// Addition of two-byte elements by compare and swap, which every architecture has. The first guess is the zero that a
+// result starts with: a plain read would race with the other threads' swaps.
 template <typename real_t>
 __device__ void atomic_add_short(real_t* address, real_t value) {
   auto* bits = reinterpret_cast<unsigned short*>(address);
-  unsigned short seen = *bits;
+  unsigned short seen = 0;
   unsigned short expected = 0;
   do {
     expected = seen;
@@ -59,6 +61,7 @@ __device__ void atomic_add(Complex<real_t>* address, Complex<real_t> value) {
 template <typename element_t>
 __global__ void compress_kernel(element_t* dst, const element_t* src, Entries entries) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+#pragma unroll 1
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < entries.count; k += stride) {
     int64_t source = 0;
     int64_t target = 0;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "ops/cuda/element.cuh"
 #include "ops/cuda/element_type.h"
 
@@ -32,6 +34,21 @@ void dispatch_complex(ElementType type, Body&& body) {
     body(TypeTag<Complex<float>>());
   } else {
     body(TypeTag<Complex<double>>());
+  }
+}
+
+// Likewise with a type of so many bytes: what is only moved needs no other.
+template <typename Body>
+void dispatch_size(int64_t element_size, Body&& body) {
+  switch (element_size) {
+    case 2:
+      return body(TypeTag<short>());
+    case 4:
+      return body(TypeTag<int>());
+    case 8:
+      return body(TypeTag<int64_t>());
+    default:
+      return body(TypeTag<int4>());
   }
 }
 

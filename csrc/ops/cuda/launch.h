@@ -44,4 +44,31 @@ void launch_decompress(void* dst, const void* src, int64_t element_size, const E
 // dst[source[k]] += src[target[k]]; dst holds zeros.
 void launch_compress(void* dst, const void* src, ElementType type, const Entries& entries, cudaStream_t stream);
 
+// Rows of symmetric tensors (ops/symmetric_index.h); every `lanes`-th row has the same thread. Nothing is empty,
+// and the order is at least 1: a number is a vector of one.
+struct SymmetricLayout {
+  int64_t rows;
+  int64_t lanes;
+  int64_t packed; // entries a row
+  int64_t full;
+  int64_t size;
+  int order;
+};
+
+// [rows, packed] to [rows, full], elements of `element_size` bytes.
+void launch_expand_symmetric(
+    void* full,
+    const void* packed,
+    int64_t element_size,
+    const SymmetricLayout& layout,
+    cudaStream_t stream);
+
+// [rows, full] to [rows, packed]: the sum of what launch_expand_symmetric copies an entry to.
+void launch_fold_symmetric(
+    void* packed,
+    const void* full,
+    ElementType type,
+    const SymmetricLayout& layout,
+    cudaStream_t stream);
+
 } // namespace highgrad::ops::cuda

@@ -1,0 +1,201 @@
+"""Calls of the launchers of expand_symmetric and fold_symmetric."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from math import comb
+
+import numpy as np
+import torch
+from call_values import awkward_values, name, normal_values
+from launching import COMPLEX, REAL, Call, HugeInput, HugeOutput, Input, Output, Stream, Struct, huge_value
+from ptx_memory import Ints
+from torch import Tensor
+
+import highgrad_ext  # noqa: F401  (registers the ops)
+
+ops = torch.ops.highgrad_ext
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """Rows of symmetric tensors: csrc/ops/symmetric_index.h."""
+
+    size: int
+    order: int
+    rows: int
+    lanes: int  # threads are started for so many rows
+
+    @property
+    def packed(self) -> int:
+        return comb(self.size + self.order - 1, self.order) if self.order else 1
+
+    @property
+    def full(self) -> int:
+        return self.size**self.order
+
+    def layout(self) -> Struct:
+        """csrc/ops/cuda/launch.h"""
+        size, order = (self.size, self.order) if self.order else (1, 1)
+        return Struct((self.rows, self.lanes, self.packed, self.full, size, order))
+
+    def blocks(self, columns: int) -> Callable[[int], list[int]]:
+        """Those that do the first and the last columns of the first and the last row."""
+        last_lane = (self.rows - 1) % self.lanes * columns
+        items = (0, columns - 1, last_lane, last_lane + columns - 1, self.lanes * columns - 1)
+        return lambda grid: sorted({item // 256 % grid for item in items})
+
+    def __str__(self) -> str:
+        return f"{self.size}^{self.order}, {self.rows} rows of {self.lanes} at once"
+
+    # The index arithmetic once more, by tables and the numbers of Python, for tensors that are too large to exist.
+
+    @functools.cached_property
+    def terms(self) -> list[Ints]:
+        """C(i + k, k + 1) at [k][i], what digit i adds to the rank as the k-th of a sorted multi-index."""
+        digit = np.arange(self.size)
+        terms = [digit]
+        for k in range(1, self.order):
+            terms.append(terms[-1] * (digit + k) // (k + 1))
+        return terms
+
+    def rank(self, column: Ints) -> Ints:
+        digits = [column // self.size**k % self.size for k in range(self.order)]
+        return sum((t[d] for t, d in zip(self.terms, np.sort(digits, axis=0), strict=True)), np.zeros_like(column))
+
+    def columns(self, rank: Ints) -> Ints:
+        """Those of all permutations of the multi-index, [order!, ...]; those that occur again are -1."""
+        digits = []
+        for k in reversed(range(self.order)):
+            digits.append(np.searchsorted(self.terms[k], rank, "right") - 1)
+            rank = rank - self.terms[k][digits[-1]]
+        every = [
+            sum((digits[i] * self.size**k for k, i in enumerate(order)), np.zeros_like(rank))
+            for order in permutations(range(self.order))
+        ]
+        columns = np.sort(every, axis=0)
+        columns[1:][columns[1:] == columns[:-1]] = -1
+        return columns
+
+
+SYMMETRIC = [
+    *(Symmetric(5, 0, 3, 2), Symmetric(4, 1, 3, 3), Symmetric(1, 7, 2, 2), Symmetric(1, 64, 1, 1)),
+    *(Symmetric(3, 2, 1, 1), Symmetric(17, 2, 5, 2), Symmetric(6, 3, 4, 3), Symmetric(9, 3, 1, 1)),
+    *(Symmetric(4, 4, 5, 1), Symmetric(3, 5, 2, 1), Symmetric(2, 9, 1, 1)),
+]
+
+
+def expand_call(dtype: torch.dtype, shape: Symmetric) -> Call:
+    packed = awkward_values(shape.rows * shape.packed, dtype).view(shape.rows, shape.packed)
+
+    def op(device: str) -> Tensor:
+        return ops.expand_symmetric(packed.to(device), shape.size, shape.order)
+
+    arguments = (Output(op("cpu")), Input(packed), dtype.itemsize, shape.layout(), Stream())
+    return Call(f"expand_symmetric {name(dtype)} {shape}", "launch_expand_symmetric", arguments, op)
+
+
+def expand_calls() -> Iterator[Call]:
+    for dtype in REAL + COMPLEX:
+        for shape in SYMMETRIC:
+            yield expand_call(dtype, shape)
+
+
+def huge_expand_call(dtype: torch.dtype, shape: Symmetric) -> Call:
+    def expected(index: Ints) -> Ints:
+        return huge_value(index // shape.full * shape.packed + shape.rank(index % shape.full))
+
+    out, source = HugeOutput(shape.rows * shape.full, dtype, expected), HugeInput(shape.rows * shape.packed, dtype)
+    arguments = (out, source, dtype.itemsize, shape.layout(), Stream())
+    label = f"expand_symmetric {name(dtype)} huge {shape}"
+    return Call(label, "launch_expand_symmetric", arguments, blocks=shape.blocks(shape.full))
+
+
+HUGE_SYMMETRIC = [
+    *(Symmetric(2**20 + 3, 2, 1, 1), Symmetric(77501, 2, 3, 2), Symmetric(1301, 3, 3, 2)),
+    *(Symmetric(81, 5, 2, 1), Symmetric(2, 33, 1, 1)),
+]
+HUGE_DTYPES = (torch.half, torch.float32, torch.float64, torch.bfloat16, torch.complex128)
+
+
+def expand_huge() -> Iterator[Call]:
+    for dtype, shape in zip(HUGE_DTYPES, HUGE_SYMMETRIC, strict=True):
+        yield huge_expand_call(dtype, shape)
+
+
+QUICK_SYMMETRIC = [Symmetric(17, 2, 5, 2), Symmetric(6, 3, 4, 3), Symmetric(4, 4, 3, 1), Symmetric(7, 1, 3, 2)]
+
+
+def expand_quick() -> Iterator[Call]:
+    for dtype in (torch.half, torch.complex128):
+        for shape in QUICK_SYMMETRIC:
+            yield expand_call(dtype, shape)
+        for shape in HUGE_SYMMETRIC[:3]:
+            yield huge_expand_call(dtype, shape)
+
+
+BUSY_SYMMETRIC = [
+    Symmetric(300, 2, 1, 1),
+    Symmetric(100, 2, 5, 5),
+    Symmetric(5, 4, 200, 200),
+    Symmetric(3, 2, 5000, 1000),
+]
+
+
+def expand_busy() -> Iterator[Call]:
+    for dtype in (torch.half, torch.float32, torch.float64, torch.complex128):
+        for shape in BUSY_SYMMETRIC:
+            yield expand_call(dtype, shape)
+
+
+def fold_call(dtype: torch.dtype, shape: Symmetric, awkward: bool = False) -> Call:
+    """Awkward values make a NaN of most sums."""
+    values = awkward_values if awkward else normal_values
+    full = values(shape.rows * shape.full, dtype).view(shape.rows, shape.full)
+
+    def op(device: str) -> Tensor:
+        return ops.fold_symmetric(full.to(device), shape.size, shape.order)
+
+    arguments = (Output(op("cpu")), Input(full), dtype, shape.layout(), Stream())
+    return Call(f"fold_symmetric {name(dtype)} {shape}", "launch_fold_symmetric", arguments, op)
+
+
+def fold_calls() -> Iterator[Call]:
+    for dtype in REAL + COMPLEX:
+        for shape in SYMMETRIC:
+            yield fold_call(dtype, shape)
+        yield fold_call(dtype, Symmetric(17, 2, 5, 2), awkward=True)
+
+
+def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
+    def expected(index: Ints) -> Ints:
+        columns = shape.columns(index % shape.packed)
+        values = huge_value(index // shape.packed * shape.full + columns)
+        return np.where(columns < 0, 0, values).sum(0)
+
+    out, source = HugeOutput(shape.rows * shape.packed, dtype, expected), HugeInput(shape.rows * shape.full, dtype)
+    arguments = (out, source, dtype, shape.layout(), Stream())
+    label = f"fold_symmetric {name(dtype)} huge {shape}"
+    return Call(label, "launch_fold_symmetric", arguments, blocks=shape.blocks(shape.packed))
+
+
+def fold_huge() -> Iterator[Call]:
+    for dtype, shape in zip(HUGE_DTYPES[:3], HUGE_SYMMETRIC[:3], strict=True):
+        yield huge_fold_call(dtype, shape)
+
+
+def fold_quick() -> Iterator[Call]:
+    for dtype in (torch.half, torch.complex64):
+        for shape in QUICK_SYMMETRIC:
+            yield fold_call(dtype, shape)
+        for shape in HUGE_SYMMETRIC[:3]:
+            yield huge_fold_call(dtype, shape)
+
+
+def fold_busy() -> Iterator[Call]:
+    for dtype in REAL + COMPLEX:
+        for shape in BUSY_SYMMETRIC:
+            yield fold_call(dtype, shape)
