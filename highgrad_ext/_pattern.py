@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ._C import Structure
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from ._plan import Plan
 
 # Dots of one braille character, two columns by four rows: the bit of each (U+2800 is the one without any).
-_DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.int64)
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def rows_of(structure: Structure) -> NDArray[np.int64]:
     """The row of every entry, shape (nnz,)."""
+    import numpy as np
+
     return np.repeat(np.arange(structure.shape[0]), np.diff(structure.row_ptr))
 
 
 def to_scipy(structure: Structure) -> Any:
     """The pattern as a boolean ``scipy.sparse.csr_array`` of shape (f.numel(), wrt.numel()). Needs SciPy."""
+    import numpy as np
     from scipy.sparse import csr_array
 
     values = np.ones(len(structure.col_ind), dtype=bool)
@@ -36,6 +38,8 @@ def braille(structure: Structure, *, width: int = 40) -> str:
 
     One dot is one entry where that fits.
     """
+    import numpy as np
+
     rows, columns = structure.shape
     if rows == 0 or columns == 0:
         return ""
