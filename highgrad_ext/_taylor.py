@@ -124,7 +124,8 @@ class Sweeps:
 
         def slopes_of(_: slice, part: Directions) -> Tensor:
             leaves = [v.detach().double().clone().requires_grad_() for v in part if v is not None]
-            total = recorded._sweep(leaves, order, True, None, True)[0].sum()
+            with torch.enable_grad():
+                total = recorded._sweep(leaves, order, True, None, True)[0].sum()
             grads = [torch.zeros_like(leaf) for leaf in leaves]
             if total.requires_grad:
                 grads = list(
@@ -159,8 +160,9 @@ class Sweeps:
             row = []
             for j, x in enumerate(self.inputs):
                 ones = torch.ones_like(x, requires_grad=True)
-                moved = [ones.unsqueeze(0) if i == j else None for i in range(len(self.inputs))]
-                total = recorded._sweep(moved, order, True, None, False)[0].sum()
+                with torch.enable_grad():
+                    moved = [ones.unsqueeze(0) if i == j else None for i in range(len(self.inputs))]
+                    total = recorded._sweep(moved, order, True, None, False)[0].sum()
                 grad = torch.zeros_like(x)
                 if total.requires_grad:
                     (grad,) = torch.autograd.grad(

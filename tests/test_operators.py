@@ -236,6 +236,22 @@ def test_orders_by_every_method(n: int, method: Any) -> None:
         assert_close(nth_derivative(f, x, n, method=method, symmetric=False), expected)
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("width", [2, 16])
+@pytest.mark.parametrize("reduce", [None, "sum", "diagonal"])
+def test_orders_with_and_without_a_graph(n: int, width: int, reduce: Any) -> None:
+    """Of a wrt so small that directions are interpolated, and of one so large that sweeps are reversed."""
+    x = leaf(width)
+    f = net(width)(x)[0]
+    expected = nth_derivative(f, x, n, reduce=reduce, method="nested", create_graph=False)
+    assert expected.any()
+    for create_graph in (False, True):
+        options: dict[str, Any] = {"reduce": reduce, "create_graph": create_graph}
+        assert_close(nth_derivative(f, x, n, **options), expected)
+        with torch.no_grad():
+            assert_close(nth_derivative(f, x, n, **options), expected)
+
+
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("method", ["nested", "taylor"])
 @pytest.mark.parametrize("reduce", [None, "diagonal"])
