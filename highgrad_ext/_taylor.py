@@ -95,11 +95,10 @@ class Sweeps:
 
     def _is_reverse_cheaper(self, output: Tensor, order: int) -> bool:
         """Whether fewer directions pay for recording a sweep and going back through it. Measured on networks of 3 to
-        100 inputs: going back costs about as much as the sweep, and recording as much as some dozen directions."""
+        100 inputs: a direction costs about three times as much, and recording as much as some 150 directions."""
         if prod(output.shape[self.batch_dims :]) != 1:
             return False
-        factor = 3 if self.create_graph else 2
-        return factor * packed_size(self.width, order - 1) + 60 < packed_size(self.width, order)
+        return 3 * packed_size(self.width, order - 1) + 150 < packed_size(self.width, order)
 
     def _alone(self, output: Tensor) -> Sweeps:
         outlook = next(o for f, o in zip(self.outputs, self.outlooks, strict=True) if f is output)
