@@ -121,7 +121,8 @@ def _memory_lines(memory: Figures) -> list[str]:
     return lines
 
 
-def _hardware(figures: Figures) -> str:
+def hardware(figures: Figures) -> str:
+    """The machine of a run, in a line."""
     machine = figures["machine"]
     return f"{machine.get('gpu', machine['processor'])}, {machine['cores']} cores, {figures['threads']} threads"
 
@@ -138,7 +139,7 @@ def markdown(figures: Figures) -> str:
     problems = figures["problems"]
     software = ", ".join(f"{name} {version}" for name, version in figures["versions"].items() if version)
     parts = [
-        f"{_hardware(figures)}; {software}",
+        f"{hardware(figures)}; {software}",
         _PREAMBLE,
         markdown_table(list(_SUMMARY_HEADER), [_summary_row(problem) for problem in problems]),
         "Medians of all peers, milliseconds:",
@@ -203,7 +204,7 @@ def chart(figures: Figures, path: Path) -> None:
         axes.spines[side].set_visible(False)
     axes.set_xlabel(
         "milliseconds for the forward pass and the derivative, median, log scale; shorter is better\n"
-        + _hardware(figures)
+        + hardware(figures)
     )
     figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
     figure.savefig(path, dpi=150)

@@ -98,9 +98,9 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _machine(device: str) -> dict[str, Any]:
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "platform": platform.platform()}
-    return machine | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+def machine(device: str) -> dict[str, Any]:
+    host = {"processor": _processor(), "cores": os.cpu_count(), "platform": platform.platform()}
+    return host | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def _version(package: str) -> str | None:
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     problems = [problem for problem in PROBLEMS if options.problems in problem.name]
     if not problems:
         raise SystemExit(f"no problem has {options.problems!r} in its name: {[p.name for p in PROBLEMS]}")
-    figures: dict[str, Any] = {"machine": _machine(options.device)}
+    figures: dict[str, Any] = {"machine": machine(options.device)}
     figures |= {"device": options.device, "threads": options.threads}
     gc.freeze()  # what is loaded by now needs no collecting between two calls
     with jax_peers.JaxWorker(options.jax_python, options.threads, options.device) as worker:

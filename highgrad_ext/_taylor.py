@@ -95,11 +95,10 @@ class Sweeps:
 
     def _is_reverse_cheaper(self, output: Tensor, order: int) -> bool:
         """Whether fewer directions pay for recording a sweep and going back through it. Measured on networks of 3 to
-        100 inputs: going back costs about as much as the sweep, and recording as much as some dozen directions."""
+        100 inputs: a direction costs about three times as much, and recording as much as some 150 directions."""
         if prod(output.shape[self.batch_dims :]) != 1:
             return False
-        factor = 3 if self.create_graph else 2
-        return factor * packed_size(self.width, order - 1) + 60 < packed_size(self.width, order)
+        return 3 * packed_size(self.width, order - 1) + 150 < packed_size(self.width, order)
 
     def _alone(self, output: Tensor) -> Sweeps:
         outlook = next(o for f, o in zip(self.outputs, self.outlooks, strict=True) if f is output)
@@ -124,7 +123,8 @@ class Sweeps:
 
         def slopes_of(_: slice, part: Directions) -> Tensor:
             leaves = [v.detach().double().clone().requires_grad_() for v in part if v is not None]
-            total = recorded._sweep(leaves, order, True, None, True)[0].sum()
+            with torch.enable_grad():
+                total = recorded._sweep(leaves, order, True, None, True)[0].sum()
             grads = [torch.zeros_like(leaf) for leaf in leaves]
             if total.requires_grad:
                 grads = list(
@@ -159,8 +159,9 @@ class Sweeps:
             row = []
             for j, x in enumerate(self.inputs):
                 ones = torch.ones_like(x, requires_grad=True)
-                moved = [ones.unsqueeze(0) if i == j else None for i in range(len(self.inputs))]
-                total = recorded._sweep(moved, order, True, None, False)[0].sum()
+                with torch.enable_grad():
+                    moved = [ones.unsqueeze(0) if i == j else None for i in range(len(self.inputs))]
+                    total = recorded._sweep(moved, order, True, None, False)[0].sum()
                 grad = torch.zeros_like(x)
                 if total.requires_grad:
                     (grad,) = torch.autograd.grad(

@@ -15,7 +15,8 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import compare, measure, memory, peers, report, run
+import highgrad_ext
+from benchmarks import compare, measure, memory, orders, peers, report, run
 from benchmarks.problems import PROBLEMS, Case, Problem
 
 CUBES = Problem("cubes", lambda ops: _cubes(ops.array(np.arange(1.0, 4.0))))
@@ -221,3 +222,23 @@ def test_the_demo_draws_the_saliency(digits: ModuleType, tmp_path: Path) -> None
     path = tmp_path / "saliency.png"
     digits.draw_saliency(network, held_out, path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_of_orders() -> None:
+    x = torch.linspace(0.1, 1, 3, requires_grad=True)
+    third = orders.Row(
+        "cubes", "six", lambda: highgrad_ext.nth_derivative(x**3, x, 3, reduce="diagonal"), lambda: 6 * torch.eye(3)
+    )
+    double = orders.Row("cubes", "twice", lambda: 2 * x.detach(), x.detach, same=False)
+    figures = orders.run([third, double], seconds=0, threads=1)
+    assert [row["difference"] is None for row in figures["rows"]] == [False, True]
+    assert figures["rows"][0]["difference"] < 1e-6
+    lines = orders.markdown(json.loads(json.dumps(figures))).splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| cubes")] == ["cubes", "cubes"]
+
+
+def test_rows_of_orders_compute_what_their_peers_do() -> None:
+    torch.manual_seed(0)
+    for row in orders.cases():
+        if row.same and "768" not in row.problem and not any(f"order {n}" in row.problem for n in (7, 8)):
+            assert row.measure(seconds=0)["difference"] < 1e-3
