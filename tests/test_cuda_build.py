@@ -118,6 +118,19 @@ def test_ops_on_a_fake_gpu() -> None:
     assert {tensor.device.type for tensor in (basis, jacobian, rows, batched)} == {"cuda"}
 
 
+def test_packed_ops_on_a_fake_gpu() -> None:
+    with FakeTensorMode():
+        compressed = torch.empty(2, 3, device="cuda")
+        place = torch.empty(4, dtype=torch.int64, device="cuda")
+        dense = ops.decompress(compressed, place, place, [5, 7])
+        summed = ops.compress(dense, place, place, [2, 3])
+        full = ops.expand_symmetric(torch.empty(2, 10, device="cuda"), 3, 3)
+        packed = ops.fold_symmetric(full, 3, 3)
+    results = (dense, summed, full, packed)
+    assert [tuple(result.shape) for result in results] == [(5, 7), (2, 3), (2, 27), (2, 10)]
+    assert {result.device.type for result in results} == {"cuda"}
+
+
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="a leaf on a GPU needs torch's CUDA build")
 def test_a_jacobian_of_zeros_on_a_fake_gpu() -> None:
     """What full_jacobian allocates and fills itself. A sweep is another matter: see below."""

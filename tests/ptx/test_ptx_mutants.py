@@ -31,7 +31,7 @@ def calls_by_kernel(row: Row, architecture: str) -> dict[str, list[Call]]:
 def is_caught(mutant: Mutant, changed: Program, calls: list[Call], architecture: str) -> bool:
     for call in calls:
         try:
-            simulate(call, architecture, replaced={mutant.kernel: changed}, max_steps=20_000)
+            simulate(call, architecture, replaced={mutant.kernel: changed}, max_steps=10_000)
         except (Fault, WrongResult):
             return True
     return False
