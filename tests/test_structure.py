@@ -305,6 +305,12 @@ def leaf_hooked(x: Tensor) -> Tensor:
     return x.roll(1) * 2
 
 
+def changed_in_place(x: Tensor) -> Tensor:
+    out = x.clone()
+    out[1:].i0_()
+    return out
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -312,9 +318,10 @@ def leaf_hooked(x: Tensor) -> Tensor:
         hooked,
         leaf_hooked,
         lambda x: x.logcumsumexp(0),
+        changed_in_place,
         lambda x: torch.cdist(x[:, None], x[:, None] + 1),
     ],
-    ids=["custom Function", "hook", "hook of the leaf", "unknown Node", "distrusted Node"],
+    ids=["custom Function", "hook", "hook of the leaf", "unknown Node", "unknown Node in place", "distrusted Node"],
 )
 def test_dense_at_the_first_doubt(function: Any) -> None:
     x = leaf(64)
