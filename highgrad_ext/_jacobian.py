@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from . import _C
+from . import _C, _verify
 from ._options import check_result_options, check_sweep_options
 from ._plan import Plan, check_plan
 from ._progress import Report, reporter
@@ -29,6 +29,7 @@ def full_jacobian(
     batch_dims: int = 0,
     layout: torch.layout = torch.strided,
     plan: Plan | None = None,
+    verify: bool = False,
     out: TensorTree | None = None,
     progress: bool | Report = False,
 ) -> TensorTree:
@@ -67,6 +68,9 @@ def full_jacobian(
             entries that may be nonzero. They are differentiable as far as torch's sparse tensors are.
         plan: from :func:`plan`, of a graph like this one: its mode, structure, chunk_size, layout and batch_dims are
             used, and what it holds is not found out again.
+        verify: True compares a random combination of the rows with one backward of torch's own (Freivalds' check), and
+            raises if they differ, as they do where a hook or custom Function is not linear. HIGHGRAD_VERIFY=1 in the
+            environment, when highgrad_ext is imported, does it always.
         out: contiguous or strided tensor(s) of the structure, shapes, dtypes and devices of the result, with memory of
             their own, to write it to; needs create_graph=False. After an error in the middle of a sweep its content
             is unspecified.
@@ -83,7 +87,8 @@ def full_jacobian(
         TypeError: `f`, `wrt`, `out` or an option is of a wrong type.
         ValueError: a chunk_size below 1, an unknown mode, an `out` that does not fit, a `plan` of another graph.
         RuntimeError: a complex or integer `f`; a `wrt` that does not require grad or was modified in place since; a
-            graph that has been freed; what `strict` and `allow_unused` forbid; whatever a backward raises.
+            graph that has been freed; a Jacobian that `verify` finds wrong; what `strict` and `allow_unused` forbid;
+            whatever a backward raises.
 
     Example:
         >>> x = torch.arange(3.0, requires_grad=True)
@@ -103,13 +108,18 @@ def full_jacobian(
     check_sweep_options(_NAME, chunk_size, mode, structure)
     check_result_options(_NAME, batch_dims, layout, out is not None)
     results = None if out is None else flatten(_NAME, "out", out)[0]
-    sweep_options = (_NAME, create_graph, retain_graph, allow_unused, strict, chunk_size, mode)
+    verify = verify or _verify.ALWAYS
+    sweep_options = (_NAME, create_graph, retain_graph or verify, allow_unused, strict, chunk_size, mode)
     options = (*sweep_options, structure, layout, batch_dims, plans, results)
     if progress is False:
         blocks = _C.full_jacobian(outputs, inputs, *options, None)
     else:
         with reporter(_NAME, progress) as report:
             blocks = _C.full_jacobian(outputs, inputs, *options, report)
+    if verify:
+        _verify.verify(_NAME, blocks, outputs, inputs, batch_dims)
+        if not retain_graph:
+            _C.release_graph(outputs, inputs)
     if out is not None:
         return out
     return nest(blocks, f_spec, wrt_spec)
