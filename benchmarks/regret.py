@@ -1,6 +1,6 @@
 """Whether a peer's choice of mode ever beats the planner's: 48 problems of all shapes and sizes, as a Markdown table.
 
-    python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--json file]
+    python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--problems MLP] [--json file]
 
 Every figure is the median, in milliseconds, of forward pass and Jacobian in turns with the peers'. The best torch peer
 is the fastest of torch.func's and torch.autograd.functional's modes on that problem; the ratio is to that one.
@@ -180,9 +180,12 @@ def usable(call: Callable[[], object], expected: Tensor) -> bool:
     return torch.allclose(result, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def measure(seconds: float, create_graph: bool) -> list[dict[str, str | float]]:
+def measure(seconds: float, create_graph: bool, chosen: str = "") -> list[dict[str, str | float]]:
+    """Of the problems whose names contain `chosen`."""
     rows: list[dict[str, str | float]] = []
     for name, (shape, function) in problems().items():
+        if chosen not in name:
+            continue
         x = 1 + 0.3 * fixed(*shape)
         assert x.numel() * function(x).numel() <= LARGEST, name
         calls = contestants(function, x, create_graph)
@@ -220,10 +223,11 @@ def report(rows: list[dict[str, str | float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.6, help="a problem")
-    parser.add_argument("--create-graph", action="store_true")
+    parser.add_argument("--create-graph", action="store_true", help="results are differentiable again")
+    parser.add_argument("--problems", default="", help="those whose names contain this")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = measure(options.seconds, options.create_graph)
+    rows = measure(options.seconds, options.create_graph, options.problems)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     print(report(rows))

@@ -16,7 +16,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import highgrad_ext
-from benchmarks import compare, measure, memory, orders, peers, report, run
+from benchmarks import compare, measure, memory, orders, peers, regret, report, run
 from benchmarks.problems import PROBLEMS, Case, Problem
 
 CUBES = Problem("cubes", lambda ops: _cubes(ops.array(np.arange(1.0, 4.0))))
@@ -242,3 +242,11 @@ def test_rows_of_orders_compute_what_their_peers_do() -> None:
     for row in orders.cases():
         if row.same and "768" not in row.problem and not any(f"order {n}" in row.problem for n in (7, 8)):
             assert row.measure(seconds=0)["difference"] < 1e-3
+
+
+def test_regret() -> None:
+    for create_graph in (False, True):
+        rows = regret.measure(0, create_graph, "ger of 3")
+        assert [row["problem"] for row in rows] == ["ger of 3"]
+    assert "of 1 problems" in regret.report(rows) and "| ger of 3" in regret.report(rows)
+    assert len(regret.problems()) == 48
