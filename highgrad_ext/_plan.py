@@ -15,6 +15,10 @@ from ._tree import TensorTree, flatten
 _NAME = "plan"
 
 
+def _reason(output: _C.OutputPlan) -> str:
+    return output.reason if output.structure is None else f"structure: {output.structure.reason}"
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """How Jacobians of one graph are computed. It is frozen, holds no tensor and no graph, and can be pickled.
@@ -39,7 +43,7 @@ class Plan:
     @property
     def reason(self) -> str:
         """Why: one sentence an output, in lines of their own."""
-        return "\n".join(output.reason for output in self.outputs)
+        return "\n".join(map(_reason, self.outputs))
 
     @property
     def bytes(self) -> int:
@@ -56,11 +60,11 @@ class Plan:
         lines = [f"Plan: {self.passes} passes, {self.bytes / 2**20:.3g} MiB a sweep"]
         for output in self.outputs:
             lines.append(f"  {output.rows} x {output.columns} in {output.passes} passes, {output.chunk_size} a sweep")
-            lines.append(f"    {output.reason}")
+            lines.append(f"    {_reason(output)}")
             if output.structure is not None:
                 found = output.structure
                 holds = "holds for all values" if found.is_global else "holds for these values, and is found anew"
-                lines.append(f"    {len(found.col_ind)} entries, {found.reason}; {holds}")
+                lines.append(f"    {len(found.col_ind)} entries; the pattern {holds}")
                 lines.extend(f"    {line}" for line in braille(found).splitlines())
             elif len(output.segments) > 1:
                 lines.extend(f"    {mode}: {rows} x {columns}" for mode, rows, columns in output.segments)

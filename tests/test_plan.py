@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from highgrad_ext._reference import full_jacobian_loop
 
 CASES: dict[str, Any] = {
     "reverse": lambda x: network(90, 8)(x),
-    "forward": lambda x: (constant(2000, 180) * x).sin().sum(1),
+    "forward": lambda x: (constant(500, 40) * x).sin().sum(1),
     "split": lambda x: network(90, 3, 200)(x),
     "structure": tridiagonal,
     "local structure": lambda x: tridiagonal(x.relu()),
@@ -37,7 +38,7 @@ def hooked(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("create_graph", [True, False])
 def test_a_kept_plan_gives_the_same(name: str, create_graph: bool) -> None:
-    x, y = leaf(180 if name == "forward" else 90), leaf(180 if name == "forward" else 90)
+    x, y = leaf(40 if name == "forward" else 90), leaf(40 if name == "forward" else 90)
     y = (y * 0.7 - 0.1).detach().requires_grad_()
     function = CASES[name]
     kept = pickle.loads(pickle.dumps(plan(function(x), x)))
@@ -54,16 +55,16 @@ def test_a_kept_plan_gives_the_same(name: str, create_graph: bool) -> None:
     ("name", "reason"),
     [
         ("reverse", "reverse: 90 inputs against 8 outputs"),
-        ("forward", "forward: 180 inputs against 2000 outputs"),
+        ("forward", "forward: 40 inputs against 500 outputs"),
         ("split", "split where all of the graph passes through 3 elements, with 90 inputs and 200 outputs"),
-        ("structure", None),
+        ("structure", r"structure: found by \d+ probes in \d sweeps"),
         ("constant", "zero: nothing of wrt is on the graph"),
     ],
 )
-def test_reasons(name: str, reason: str | None) -> None:
-    x = leaf(180 if name == "forward" else 90)
+def test_reasons(name: str, reason: str) -> None:
+    x = leaf(40 if name == "forward" else 90)
     p = plan(CASES[name](x), x)
-    assert reason is None or p.reason == reason
+    assert re.fullmatch(reason, p.reason)
     text = repr(p)
     assert p.reason in text and f"in {p.passes} passes" in text
     assert ("\u2801" <= max(text) <= "\u28ff") == (p.outputs[0].structure is not None)
