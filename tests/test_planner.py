@@ -208,3 +208,58 @@ def test_weights_of_the_head_get_their_derivative() -> None:
         torch.autograd.grad(jacobian.sum(), weight, retain_graph=True),
         torch.autograd.grad(full_jacobian_loop(f, x, create_graph=True).sum(), weight),
     )
+
+
+def shared(x: Tensor, weight: Tensor) -> Tensor:
+    h = nn.functional.linear(x.view(4, 5), weight)
+    return nn.functional.linear(h.tanh().view(-1)[:15].view(3, 5), weight)
+
+
+LAYERS: dict[str, Any] = {
+    "linear": lambda x, w: nn.functional.linear(x, w, x[:4]),
+    "batch": lambda x, w: nn.functional.linear(x.sin().view(4, 5), w).tanh(),
+    "batches": lambda x, w: nn.functional.linear(x.view(2, 2, 5), w).sum(0),
+    "factor": lambda x, w: torch.addmm(x[:4], x.view(4, 5), w.t(), alpha=3.0),
+    "mm": lambda x, w: x.view(4, 5) @ w.t(),
+    "self": lambda x, w: w @ w.t(),
+    "used twice": shared,
+    "used otherwise": lambda x, w: nn.functional.linear(x.view(4, 5), w) * w.sum(),
+    "transposed twice": lambda x, w: (x.view(4, 5) @ w.t()) * w.t().sum(),
+    "not a leaf": lambda x, w: nn.functional.linear(x.view(4, 5), w * w),
+    "output": lambda x, w: w,
+}
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 3])
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_of_layers(name: str, create_graph: bool, chunk_size: int | None) -> None:
+    function = LAYERS[name]
+    x = leaf(5) if name == "linear" else leaf(20)
+    w = W.clone().requires_grad_()
+    f = function(x, w)
+    blocks = full_jacobian(f, (w, x), create_graph=create_graph, chunk_size=chunk_size, structure="dense")
+    for wrt, block in zip((w, x), blocks, strict=True):
+        expected = full_jacobian_loop(f, wrt, create_graph=True)
+        assert_close(block, expected)
+        assert block.is_contiguous()
+        if create_graph and expected.requires_grad:
+            v = torch.randn_like(expected)
+            options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+            for got, wanted in zip(
+                torch.autograd.grad((block * v).sum(), (w, x), **options),
+                torch.autograd.grad((expected * v).sum(), (w, x), **options),
+                strict=True,
+            ):
+                assert_close(got, wanted)
+
+
+def test_hooks_of_weights_are_called() -> None:
+    x, w = leaf(5), W.clone().requires_grad_()
+    w.register_hook(lambda grad: 2 * grad)
+    f = nn.functional.linear(x, w)
+    assert_close(full_jacobian(f, w), full_jacobian_loop(f, w))
+    y = leaf(5)
+    h = nn.functional.linear(y, W.clone().requires_grad_())
+    h.register_hook(lambda grad: 3 * grad)
+    assert_close(full_jacobian(h.sin(), y), full_jacobian_loop(h.sin(), y))

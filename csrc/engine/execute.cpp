@@ -120,7 +120,7 @@ void run_output(
     const JacobianOptions& options,
     bool keep_graph,
     Progress& progress) {
-  const PlannedOutput planned{problem.output, problem.tape, problem.edges, blocks};
+  const PlannedOutput planned{problem, blocks};
   const int64_t expected = progress.total();
   const auto expect_passes = [&](int64_t passes) { progress.expect(expected + passes - problem.output.numel()); };
   int64_t done = progress.done();
@@ -191,7 +191,7 @@ std::vector<at::Tensor> full_jacobian(
   Progress progress(options, total_rows);
   for (const auto i : c10::irange(outputs.size())) {
     const ReachedInputs reached(outputs[i], tapes[i], inputs, input_edges);
-    const OutputProblem problem{outputs[i], tapes[i], reached.inputs, reached.edges};
+    const OutputProblem problem{outputs[i], tapes[i], reached.inputs, reached.edges, reached.slots};
     const bool is_strided = options.layout == at::kStrided;
     if (!is_strided || options.batch_dims > 0) {
       const SpecialProblem special{
@@ -259,7 +259,8 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
     plans.push_back(
         reached.inputs.empty()
             ? plan_zeros(outputs[i].numel())
-            : make_plan({outputs[i], tapes[i], reached.inputs, reached.edges}, options, Effort::kThorough));
+            : make_plan(
+                  {outputs[i], tapes[i], reached.inputs, reached.edges, reached.slots}, options, Effort::kThorough));
   }
   return plans;
 }

@@ -22,12 +22,14 @@ struct ReachedInputs {
       if (mask.back()) {
         inputs.push_back(all[j]);
         edges.push_back(all_edges[j]);
+        slots.push_back(tape.inputs[j]);
       }
     }
   }
 
   std::vector<at::Tensor> inputs;
   torch::autograd::edge_list edges;
+  std::vector<tape::Slot> slots;
   std::vector<bool> mask; // of all inputs
 };
 
@@ -37,6 +39,7 @@ struct OutputProblem {
   const tape::Tape& tape;
   const std::vector<at::Tensor>& inputs;
   const torch::autograd::edge_list& edges;
+  const std::vector<tape::Slot>& slots;
   // Whether columns may be computed, in forward mode, where that is cheaper.
   bool may_go_forward = true;
   // What the Jacobian costs without structure, in rows of reverse mode; all rows, unless there is a better plan.

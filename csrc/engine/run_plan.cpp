@@ -10,6 +10,7 @@
 #include "engine/endpoint.h"
 #include "engine/forward_mode.h"
 #include "engine/known_head.h"
+#include "engine/known_weight.h"
 #include "engine/sweeps.h"
 #include "ops/joined_shape.h"
 
@@ -40,11 +41,11 @@ RowSweeps sweeps_over_all_rows(
 // none if forward mode does not serve.
 std::optional<std::vector<at::Tensor>> segment_matrices(
     const Segment& segment,
-    const PlannedOutput& problem,
+    const PlannedOutput& planned,
     const std::vector<Endpoint>& ends,
     const JacobianOptions& options,
     Progress& progress) {
-  const Endpoint root = endpoint_of(problem.tape, segment.root);
+  const Endpoint root = endpoint_of(planned.problem.tape, segment.root);
   edge_list edges;
   for (const Endpoint& end : ends) {
     edges.push_back(end.edge);
@@ -84,13 +85,21 @@ std::optional<std::vector<at::Tensor>> segment_matrices(
 
 } // namespace
 
-void run_rows(const PlannedOutput& problem, const JacobianOptions& options, bool keep_graph, Progress& progress) {
+void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool keep_graph, Progress& progress) {
+  const OutputProblem& problem = planned.problem;
+  std::vector<std::optional<KnownWeight>> weights;
+  edge_list edges;
+  for (const auto j : c10::irange(problem.edges.size())) {
+    weights.push_back(find_known_weight(problem.tape, problem.slots[j], options.create_graph));
+    edges.push_back(weights[j].has_value() ? weights[j]->layer : problem.edges[j]);
+  }
   sweeps_over_all_rows(endpoint_of(problem.output), problem.tape, options, keep_graph)
       .run(
-          problem.edges,
+          edges,
           [&](int64_t count, std::vector<at::Tensor> rows) {
-            for (const auto j : c10::irange(problem.blocks.size())) {
-              problem.blocks[j]->append(count, std::move(rows[j]));
+            for (const auto j : c10::irange(planned.blocks.size())) {
+              at::Tensor own = std::move(rows[j]);
+              planned.blocks[j]->append(count, weights[j].has_value() ? weights[j]->rows(own) : std::move(own));
             }
           },
           progress);
@@ -98,12 +107,12 @@ void run_rows(const PlannedOutput& problem, const JacobianOptions& options, bool
 
 bool run_plan(
     const plan::OutputPlan& plan,
-    const PlannedOutput& problem,
+    const PlannedOutput& planned,
     const JacobianOptions& options,
     bool keep_graph,
     Progress& progress) {
   if (plan.is_plain_reverse()) {
-    run_rows(problem, options, keep_graph, progress);
+    run_rows(planned, options, keep_graph, progress);
     return true;
   }
   at::Tensor above; // the product of all segments but the last
@@ -112,13 +121,13 @@ bool run_plan(
     const bool is_last = k + 1 == plan.segments.size();
     std::vector<Endpoint> ends;
     if (is_last) {
-      for (const auto j : c10::irange(problem.blocks.size())) {
-        ends.push_back({problem.edges[j], problem.blocks[j]->input()});
+      for (const auto j : c10::irange(planned.blocks.size())) {
+        ends.push_back({planned.problem.edges[j], planned.blocks[j]->input()});
       }
     } else {
-      ends.push_back(endpoint_of(problem.tape, plan.segments[k + 1].root));
+      ends.push_back(endpoint_of(planned.problem.tape, plan.segments[k + 1].root));
     }
-    auto factors = segment_matrices(plan.segments[k], problem, ends, options, progress);
+    auto factors = segment_matrices(plan.segments[k], planned, ends, options, progress);
     if (!factors.has_value()) {
       return false;
     }
@@ -141,14 +150,14 @@ bool run_plan(
       return false;
     }
   }
-  for (const auto j : c10::irange(problem.blocks.size())) {
+  for (const auto j : c10::irange(planned.blocks.size())) {
     if (matrices[j].defined()) {
-      JacobianBlock& block = *problem.blocks[j];
-      const auto shape = ops::joined_shape(problem.output.numel(), block.input().sizes());
+      JacobianBlock& block = *planned.blocks[j];
+      const auto shape = ops::joined_shape(planned.problem.output.numel(), block.input().sizes());
       // Handed over with its memory, so that the block need not copy it.
       at::Tensor rows = at::_unsafe_view(matrices[j].contiguous(), shape);
       matrices[j].reset();
-      block.append(problem.output.numel(), std::move(rows));
+      block.append(planned.problem.output.numel(), std::move(rows));
     }
   }
   return true;
