@@ -30,7 +30,7 @@ from benchmarks.report import format_ms, markdown_table
 from highgrad_ext import full_jacobian
 
 Function = Callable[[Tensor], Tensor]
-LARGEST = 2_000_000  # entries of a Jacobian that the slowest peers still manage
+LARGEST = 4_000_000  # entries of a Jacobian that the slowest peers still manage
 
 
 def fixed(*shape: int) -> Tensor:
