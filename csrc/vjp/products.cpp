@@ -16,7 +16,9 @@ using namespace torch::autograd::generated;
 
 // [B, n, m] by [m, k]: [B, n, k].
 at::Tensor times_right(const at::Tensor& grad, const at::Tensor& right) {
-  return grad.reshape({-1, grad.size(2)}).mm(right).view({grad.size(0), grad.size(1), right.size(1)});
+  return grad.reshape({grad.size(0) * grad.size(1), grad.size(2)})
+      .mm(right)
+      .view({grad.size(0), grad.size(1), right.size(1)});
 }
 
 // [k, n] by [B, n, m]: [B, k, m].

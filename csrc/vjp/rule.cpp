@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mul.h>
+#include <c10/util/Type.h>
 
 #include <utility>
 
@@ -43,10 +44,11 @@ const Rule* find_rule(const torch::autograd::Node& node) {
   return row == table().end() ? nullptr : &row->second;
 }
 
-std::vector<std::string> known_types() {
+std::vector<std::string> known_nodes() {
   std::vector<std::string> names;
   for (const auto& [type, rule] : table()) {
-    names.emplace_back(type.name());
+    const std::string name = c10::demangle(type.name());
+    names.push_back(name.substr(name.rfind(':') + 1));
   }
   return names;
 }

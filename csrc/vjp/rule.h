@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <typeindex>
 #include <unordered_map>
 #include <vector>
@@ -73,8 +74,8 @@ void add_shape_rules(RuleTable& table);
 // The rule of a Node, or null.
 const Rule* find_rule(const torch::autograd::Node& node);
 
-// The names of the Nodes' types that have a rule, as the compiler mangles them.
-std::vector<std::string> known_types();
+// The names of the Nodes that have a rule.
+std::vector<std::string> known_nodes();
 
 // Whether `tensor` may be overwritten: nobody else sees it, and nothing is recorded.
 bool is_ours(const at::Tensor& tensor);
