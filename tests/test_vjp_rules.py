@@ -49,7 +49,6 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-
 def graphs() -> Iterator[tuple[str, Tensor, list[Tensor]]]:
     for name, function in EXTRA.items():
         x = torch.tensor([-1.3, 0.4, 0.0, 0.8], dtype=torch.float64, requires_grad=True)
@@ -86,9 +85,7 @@ def compare(name: str, f: Tensor, inputs: list[Tensor], met: set[str]) -> None:
     met |= names_on(f)
     plain = _C.program_vjp(f, cotangents.detach(), inputs, False)
     assert plain is not None
-    loop = [
-        torch.autograd.grad(f, inputs, cotangent, create_graph=True, allow_unused=True) for cotangent in cotangents
-    ]
+    loop = [torch.autograd.grad(f, inputs, cotangent, create_graph=True, allow_unused=True) for cotangent in cotangents]
     for j, row in enumerate(rows):
         assert (row is None) == (loop[0][j] is None), name
         if row is not None:

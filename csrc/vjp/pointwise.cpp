@@ -91,9 +91,8 @@ void add_trigonometry(RuleTable& table) {
   });
   add_factor_of_self<AsinhBackward0>(table, [](const at::Tensor& x) { return (x.pow(2) + 1).rsqrt(); });
   add_factor_of_self<AcoshBackward0>(table, [](const at::Tensor& x) { return (x.pow(2) - 1).rsqrt(); });
-  add_divisor<AtanhBackward0>(table, [](const Call& call, const AtanhBackward0& node) {
-    return 1 - call.saved(node.self_).pow(2);
-  });
+  add_divisor<AtanhBackward0>(
+      table, [](const Call& call, const AtanhBackward0& node) { return 1 - call.saved(node.self_).pow(2); });
   add_rule<Atan2Backward0>(table, [](const Call& call, const Atan2Backward0& node) -> BatchedVjp {
     const at::Tensor y = call.saved(node.self_);
     const at::Tensor x = call.saved(node.other_);
@@ -127,8 +126,7 @@ void add_activations(RuleTable& table) {
         return at::leaky_relu_backward(one, call.saved(node.self_), node.negative_slope, /*self_is_result=*/false);
       });
   add_derivative<EluBackward0>(table, [](const Call& call, const EluBackward0& node, const at::Tensor& one) {
-    return at::elu_backward(
-        one, node.alpha, node.scale, node.input_scale, /*is_result=*/false, call.saved(node.self_));
+    return at::elu_backward(one, node.alpha, node.scale, node.input_scale, /*is_result=*/false, call.saved(node.self_));
   });
   add_derivative<GeluBackward0>(table, [](const Call& call, const GeluBackward0& node, const at::Tensor& one) {
     return at::gelu_backward(one, call.saved(node.self_), node.approximate);
@@ -150,10 +148,8 @@ void add_activations(RuleTable& table) {
     at::Tensor kept = node.min.has_value() ? x.ge(*node.min) : at::ones_like(x, x.options().dtype(at::kBool));
     return node.max.has_value() ? at::logical_and(kept, x.le(*node.max)) : kept;
   });
-  add_mask<ClampMinBackward0>(
-      table, [](const at::Tensor& x, const ClampMinBackward0& node) { return x.ge(node.min); });
-  add_mask<ClampMaxBackward0>(
-      table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return x.le(node.max); });
+  add_mask<ClampMinBackward0>(table, [](const at::Tensor& x, const ClampMinBackward0& node) { return x.ge(node.min); });
+  add_mask<ClampMaxBackward0>(table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return x.le(node.max); });
 }
 
 // Double backwards, on the tapes of forward mode.
@@ -196,8 +192,7 @@ void add_sums_of_tensors(RuleTable& table) {
       last = times(std::move(taken[0]), wants_second ? second : first);
     };
   };
-  add_rule<AddBackward0>(
-      table, [sum](const Call& call, const AddBackward0& node) { return sum(call, 1, node.alpha); });
+  add_rule<AddBackward0>(table, [sum](const Call& call, const AddBackward0& node) { return sum(call, 1, node.alpha); });
   add_rule<SubBackward0>(
       table, [sum](const Call& call, const SubBackward0& node) { return sum(call, 1, -node.alpha); });
   add_rule<RsubBackward0>(
@@ -238,17 +233,18 @@ void add_products_of_tensors(RuleTable& table) {
       }
     };
   });
-  add_unary<PowBackward0>(table, [](const Call& call, const PowBackward0& node) -> std::function<at::Tensor(at::Tensor)> {
-    if (node.exponent.equal(0.0)) {
-      return [](const at::Tensor& grad) { return at::zeros_like(grad); };
-    }
-    const at::Tensor x = call.saved(node.self_);
-    // What pow gives for these exponents, bit for bit, without its dispatch.
-    const at::Tensor power = node.exponent.equal(2.0) ? x
-        : node.exponent.equal(3.0)                    ? x * x
-                                                      : x.pow(node.exponent.toDouble() - 1);
-    return [factor = power * node.exponent](at::Tensor grad) { return times(std::move(grad), factor); };
-  });
+  add_unary<PowBackward0>(
+      table, [](const Call& call, const PowBackward0& node) -> std::function<at::Tensor(at::Tensor)> {
+        if (node.exponent.equal(0.0)) {
+          return [](const at::Tensor& grad) { return at::zeros_like(grad); };
+        }
+        const at::Tensor x = call.saved(node.self_);
+        // What pow gives for these exponents, bit for bit, without its dispatch.
+        const at::Tensor power = node.exponent.equal(2.0) ? x
+            : node.exponent.equal(3.0)                    ? x * x
+                                                          : x.pow(node.exponent.toDouble() - 1);
+        return [factor = power * node.exponent](at::Tensor grad) { return times(std::move(grad), factor); };
+      });
   add_rule<PowBackward1>(table, [](const Call& call, const PowBackward1& node) -> BatchedVjp {
     const at::Tensor x = call.saved(node.self_);
     const at::Tensor exponent = call.saved(node.exponent_);
@@ -285,7 +281,8 @@ void add_choices(RuleTable& table) {
     };
   });
   // The larger, or the smaller, takes all; equal ones take halves.
-  const auto extremum = [](const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max) -> BatchedVjp {
+  const auto extremum =
+      [](const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max) -> BatchedVjp {
     const at::Tensor tie = self.eq(other);
     const at::Tensor self_loses = is_max ? self.lt(other) : self.gt(other);
     const at::Tensor other_loses = is_max ? self.gt(other) : self.lt(other);

@@ -1,8 +1,8 @@
 // Rules of matrix products. A batch of cotangents becomes more rows, or columns, of one product.
 
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/mul.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <utility>
@@ -114,9 +114,8 @@ BatchedVjp if_strided(const at::Tensor& first, const at::Tensor& second, const s
 void add_product_rules(RuleTable& table) {
   add_rule<MmBackward0>(table, [](const Call& call, const MmBackward0& node) {
     const at::Tensor first = factor(call, node.self_, 1), second = factor(call, node.mat2_, 0);
-    return if_strided(first, second, [&] {
-      return matrix_product(call, first, second, 0, 1, 1, &times_right, &times_left);
-    });
+    return if_strided(
+        first, second, [&] { return matrix_product(call, first, second, 0, 1, 1, &times_right, &times_left); });
   });
   add_rule<AddmmBackward0>(table, [](const Call& call, const AddmmBackward0& node) {
     const at::Tensor first = factor(call, node.mat1_, 2), second = factor(call, node.mat2_, 1);
@@ -133,8 +132,7 @@ void add_product_rules(RuleTable& table) {
   add_rule<BaddbmmBackward0>(table, [](const Call& call, const BaddbmmBackward0& node) {
     const at::Tensor first = factor(call, node.batch1_, 2), second = factor(call, node.batch2_, 1);
     return if_strided(first, second, [&] {
-      return matrix_product(
-          call, first, second, 1, node.alpha, node.beta, &batches_times_right, &batches_times_left);
+      return matrix_product(call, first, second, 1, node.alpha, node.beta, &batches_times_right, &batches_times_left);
     });
   });
   add_rule<MvBackward0>(table, [](const Call& call, const MvBackward0& node) {

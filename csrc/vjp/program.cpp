@@ -113,8 +113,7 @@ BatchedVjp compile_node(const Tape& tape, const TapeNode& node, const std::vecto
   }
   Call call{*node.node, shapes[&node - tape.nodes.data()], {}};
   for (const Slot& link : links_of(tape, node)) {
-    call.given.push_back(
-        link.is_on_tape() ? std::optional<Shape>(shapes[link.node][link.input_nr]) : std::nullopt);
+    call.given.push_back(link.is_on_tape() ? std::optional<Shape>(shapes[link.node][link.input_nr]) : std::nullopt);
   }
   const std::lock_guard<std::mutex> lock(NodeMutex::of(*node.node));
   return (*rule)(call);

@@ -63,8 +63,7 @@ void add_reduction_rules(RuleTable& table) {
     return spread(*call.given[0], reduced(*call.given[0], dims_of(node)), 1);
   });
   add_unary<MeanBackward0>(table, [](const Call& call, const MeanBackward0& /*node*/) {
-    return spread(
-        *call.given[0], reduced(*call.given[0], std::nullopt), static_cast<double>(numel(*call.given[0])));
+    return spread(*call.given[0], reduced(*call.given[0], std::nullopt), static_cast<double>(numel(*call.given[0])));
   });
   add_unary<MeanBackward1>(table, [](const Call& call, const MeanBackward1& node) {
     Shape kept = reduced(*call.given[0], dims_of(node));
@@ -93,9 +92,7 @@ void add_reduction_rules(RuleTable& table) {
   add_unary<LogsumexpBackward0>(table, [](const Call& call, const LogsumexpBackward0& node) {
     const Shape kept = reduced(*call.given[0], at::IntArrayRef(node.dim));
     const at::Tensor factor = (call.saved(node.self_) - call.saved(node.result_).reshape(kept)).exp();
-    return [kept, factor](const at::Tensor& grad) {
-      return at::mul(grad.reshape(Call::batch_of(grad, kept)), factor);
-    };
+    return [kept, factor](const at::Tensor& grad) { return at::mul(grad.reshape(Call::batch_of(grad, kept)), factor); };
   });
   add_rule<CumsumBackward0>(table, [](const Call& call, const CumsumBackward0& node) -> BatchedVjp {
     if (call.taken[0].empty()) {

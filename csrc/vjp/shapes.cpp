@@ -83,21 +83,21 @@ void add_parts(RuleTable& table) {
   });
   add_unary<DiagonalBackward0>(table, [](const Call& call, const DiagonalBackward0& node) {
     const Shape& shape = *call.given[0];
-    return [shape, offset = node.offset, a = batched_dim(node.dim1, shape), b = batched_dim(node.dim2, shape)](
-               const at::Tensor& grad) {
-      return at::diagonal_backward(grad, Call::batch_of(grad, shape), offset, a, b);
-    };
+    return
+        [shape, offset = node.offset, a = batched_dim(node.dim1, shape), b = batched_dim(node.dim2, shape)](
+            const at::Tensor& grad) { return at::diagonal_backward(grad, Call::batch_of(grad, shape), offset, a, b); };
   });
-  add_unary<UnfoldBackward0>(table, [](const Call& call, const UnfoldBackward0& node) -> std::function<at::Tensor(const at::Tensor&)> {
-    const Shape& shape = *call.given[0];
-    if (shape.empty()) {
-      throw Unserved("unfold of a number");
-    }
-    return [shape, dim = batched_dim(node.dimension, shape), size = node.size, step = node.step](
-               const at::Tensor& grad) {
-      return at::unfold_backward(grad, Call::batch_of(grad, shape), dim, size, step);
-    };
-  });
+  add_unary<UnfoldBackward0>(
+      table, [](const Call& call, const UnfoldBackward0& node) -> std::function<at::Tensor(const at::Tensor&)> {
+        const Shape& shape = *call.given[0];
+        if (shape.empty()) {
+          throw Unserved("unfold of a number");
+        }
+        return [shape, dim = batched_dim(node.dimension, shape), size = node.size, step = node.step](
+                   const at::Tensor& grad) {
+          return at::unfold_backward(grad, Call::batch_of(grad, shape), dim, size, step);
+        };
+      });
   add_unary<TriuBackward0>(table, [](const Call& /*call*/, const TriuBackward0& node) {
     return [diagonal = node.diagonal.guard_int(__FILE__, __LINE__)](const at::Tensor& grad) {
       return grad.triu(diagonal);
@@ -237,7 +237,8 @@ void add_joins(RuleTable& table) {
   });
   add_rule<UnbindBackward0>(table, [](const Call& call, const UnbindBackward0& node) -> BatchedVjp {
     return [shape = call.taken[0], dim = batched_dim(node.dim, *call.given[0])](Cotangents& taken, Cotangents& given) {
-      const at::Tensor& any = *std::find_if(taken.begin(), taken.end(), [](const at::Tensor& t) { return t.defined(); });
+      const at::Tensor& any =
+          *std::find_if(taken.begin(), taken.end(), [](const at::Tensor& t) { return t.defined(); });
       const at::Tensor zero = at::zeros(Call::batch_of(any, shape), any.options());
       std::vector<at::Tensor> parts;
       for (const at::Tensor& part : taken) {
@@ -248,11 +249,11 @@ void add_joins(RuleTable& table) {
   });
   const auto joined = [](const Call& call, int64_t dim) -> BatchedVjp {
     return [shapes = call.taken, dim](Cotangents& taken, Cotangents& given) {
-      const at::Tensor& any = *std::find_if(taken.begin(), taken.end(), [](const at::Tensor& t) { return t.defined(); });
+      const at::Tensor& any =
+          *std::find_if(taken.begin(), taken.end(), [](const at::Tensor& t) { return t.defined(); });
       std::vector<at::Tensor> parts;
       for (const auto k : c10::irange(taken.size())) {
-        parts.push_back(
-            taken[k].defined() ? taken[k] : at::zeros(Call::batch_of(any, shapes[k]), any.options()));
+        parts.push_back(taken[k].defined() ? taken[k] : at::zeros(Call::batch_of(any, shapes[k]), any.options()));
       }
       given[0] = at::cat(parts, dim);
     };
