@@ -54,7 +54,8 @@ py::tuple to_state(const OutputPlan& p) {
       p.columns,
       p.signature,
       p.chunk_size,
-      p.bytes_per_row);
+      p.bytes_per_row,
+      p.samples);
 }
 
 std::shared_ptr<OutputPlan> plan_from_state(const py::tuple& state) {
@@ -76,6 +77,7 @@ std::shared_ptr<OutputPlan> plan_from_state(const py::tuple& state) {
   p->signature = state[7].cast<uint64_t>();
   p->chunk_size = state[8].cast<int64_t>();
   p->bytes_per_row = state[9].cast<int64_t>();
+  p->samples = state[10].cast<int64_t>();
   return p;
 }
 
@@ -88,7 +90,9 @@ void bind_plans(py::module_& m) {
       .def_property_readonly("segments", &segments_of)
       .def_property_readonly(
           "passes",
-          [](const OutputPlan& p) { return p.structure == nullptr ? p.passes() : structure::num_passes(*p.structure); })
+          [](const OutputPlan& p) {
+            return p.structure == nullptr ? p.passes() / p.samples : structure::num_passes(*p.structure);
+          })
       .def_readonly("chunk_size", &OutputPlan::chunk_size)
       .def_readonly("bytes_per_row", &OutputPlan::bytes_per_row)
       .def_readonly("reason", &OutputPlan::reason)

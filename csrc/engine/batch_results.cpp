@@ -30,12 +30,6 @@ std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& inp
   return ops::joined_shape(output.sizes(), input.sizes().slice(batch_dims));
 }
 
-bool are_tied(const structure::Digits& digits, const Samples& output, const Samples& input) {
-  const auto axes = structure::split_by_axis(digits, {input.count, input.rest});
-  return input.count == 1 ||
-      (axes[0].size() == 1 && axes[0][0].size == output.count && axes[0][0].stride == output.rest);
-}
-
 // Two probes a bit of the sample's number: NaN in all samples that have the bit set, or not set, may not arrive at one
 // of which that is not so. Any two samples differ in some bit. False if one does arrive, or a probe cannot be run.
 bool are_apart(const OutputProblem& problem, int64_t batch_dims) {
@@ -90,7 +84,8 @@ void check_apart(const SpecialProblem& problem) {
   bool all_tied = true;
   for (const auto j : c10::irange(problem.inputs.size())) {
     all_tied &= !problem.reached.tape.inputs[j].is_on_tape() ||
-        are_tied(axes->inputs[j].upper, output, Samples(problem.inputs[j], batch_dims));
+        structure::keeps_samples_apart(
+                    axes->inputs[j].upper, output.count, output.rest, Samples(problem.inputs[j], batch_dims).rest);
   }
   if (all_tied || are_apart(problem.reached, batch_dims)) {
     return;

@@ -12,6 +12,7 @@
 #include "engine/compressed.h"
 #include "engine/endpoint.h"
 #include "engine/jacobian_block.h"
+#include "engine/layer_parameters.h"
 #include "engine/make_plan.h"
 #include "engine/retained_grads.h"
 #include "engine/run_plan.h"
@@ -160,6 +161,13 @@ void run_output(
   const int64_t expected = progress.total();
   const auto expect_passes = [&](int64_t passes) { progress.expect(expected + passes - problem.output.numel()); };
   int64_t done = progress.done();
+  if (plan.samples > 1) {
+    expect_passes(plan.passes() / plan.samples);
+    if (run_layer_parameters(
+            problem, blocks, {options.create_graph, options.chunk_size, [&](int64_t passes) { progress.add(passes); }})) {
+      return;
+    }
+  }
   if (plan.structure != nullptr) {
     expect_passes(structure::num_passes(*plan.structure));
     if (run_compressed(

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/forward_mode.h"
+#include "engine/layer_parameters.h"
 #include "plan/chunking.h"
 #include "plan/planner.h"
 #include "structure/passes.h"
@@ -60,6 +61,12 @@ std::shared_ptr<const OutputPlan> make_plan(
     Effort effort) {
   auto plan = std::make_shared<OutputPlan>(plan_segments(problem, options.mode));
   if (options.use_structure && options.mode != Mode::kForward) {
+    plan->samples = samples_of_layers(problem).value_or(1);
+  }
+  if (plan->samples > 1) {
+    plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), count_columns(problem)}};
+    plan->reason = "parameters of layers: the rows of " + std::to_string(plan->samples) + " samples share passes";
+  } else if (options.use_structure && options.mode != Mode::kForward) {
     OutputProblem structured = problem;
     structured.may_go_forward = options.mode == Mode::kAuto;
     structured.dense_cost = plan->cost;
@@ -71,7 +78,7 @@ std::shared_ptr<const OutputPlan> make_plan(
     plan->signature = tape::signature_of(problem.tape);
     plan->bytes_per_row = problem.tape.peak_bytes_per_row;
     const int64_t passes =
-        plan->structure == nullptr ? plan->segments.front().passes() : structure::num_passes(*plan->structure);
+        plan->structure == nullptr ? plan->segments.front().passes() / plan->samples : structure::num_passes(*plan->structure);
     plan->chunk_size = options.chunk_size.has_value()
         ? *options.chunk_size
         : plan::automatic_chunk_size(passes, plan->bytes_per_row, problem.output.device());

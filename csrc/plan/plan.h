@@ -34,6 +34,8 @@ struct OutputPlan {
   std::string obstacle = {};
   // If the Jacobian has one, it is computed by its structure, and by its segments only where that fails.
   std::shared_ptr<const structure::Compression> structure = nullptr;
+  // How many samples share each sweep, where all inputs are parameters of layers; else 1. Likewise.
+  int64_t samples = 1;
 
   // What is reported, and compared when the plan is kept.
   int64_t rows = 0;

@@ -327,6 +327,11 @@ std::optional<AxisAnalysis> analyze_axes(const Tape& tape) {
   return walk.take_analysis();
 }
 
+bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, int64_t own) {
+  const auto axes = split_by_axis(digits, {samples, own});
+  return samples == 1 || (axes[0].size() == 1 && axes[0][0].size == samples && axes[0][0].stride == rest);
+}
+
 int64_t tied_samples(const Digits& digits, int64_t rest) {
   int64_t samples = 1;
   for (const Digit& digit : digits) {

@@ -1,0 +1,379 @@
+#include "engine/layer_parameters.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/im2col.h>
+#include <ATen/ops/mul.h>
+#include <c10/util/accumulate.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <algorithm>
+#include <functional>
+#include <unordered_map>
+#include <utility>
+
+#include "ops/joined_shape.h"
+#include "structure/axes.h"
+
+namespace highgrad::engine {
+namespace {
+
+using namespace torch::autograd::generated;
+using tape::Slot;
+using tape::Tape;
+using torch::autograd::Node;
+using Shape = std::vector<int64_t>;
+
+// From the cotangents of a layer's output, [samples, colors, *rest of the output], to those of its parameter,
+// [samples, colors, *parameter.shape].
+using ParameterRows = std::function<at::Tensor(const at::Tensor&)>;
+
+// A link to a tensor: the Node's position, and which of its links it is.
+struct Source {
+  int32_t node;
+  size_t link;
+};
+
+// The one link to each tensor that is its Node's first, or none where there are several.
+class Sources {
+ public:
+  explicit Sources(const Tape& tape) : only_(tape.nodes.size()), counts_(tape.nodes.size(), 0) {
+    for (const auto i : c10::irange(tape.nodes.size())) {
+      const auto links = links_of(tape, tape.nodes[i]);
+      for (const auto k : c10::irange(links.size())) {
+        if (links[k].is_on_tape() && links[k].input_nr == 0) {
+          only_[links[k].node] = {static_cast<int32_t>(i), k};
+          ++counts_[links[k].node];
+        }
+      }
+    }
+  }
+
+  std::optional<Source> of(Slot slot) const {
+    return slot.input_nr == 0 && counts_[slot.node] == 1 ? std::optional(only_[slot.node]) : std::nullopt;
+  }
+
+ private:
+  std::vector<Source> only_;
+  std::vector<int> counts_;
+};
+
+at::Tensor saved(Node& node, const torch::autograd::SavedVariable& variable) {
+  const at::Tensor tensor = variable.unpack(node.getptr());
+  return at::GradMode::is_enabled() || !tensor.defined() ? tensor : tensor.detach();
+}
+
+// [samples, colors, t, h] and features [samples * t, d]: [samples, colors, h, d], or its transpose [.., d, h].
+at::Tensor products(const at::Tensor& cotangents, const at::Tensor& features, bool transposed) {
+  const int64_t samples = cotangents.size(0), colors = cotangents.size(1), h = cotangents.size(3);
+  const int64_t d = features.size(1);
+  const at::Tensor x = features.reshape({samples, -1, d});
+  if (x.size(1) == 1 && transposed) {
+    return at::mul(x.view({samples, 1, d, 1}), cotangents);
+  }
+  if (x.size(1) == 1) {
+    return at::mul(cotangents.transpose(2, 3), x.view({samples, 1, 1, d}));
+  }
+  const at::Tensor rows = cotangents.transpose(2, 3).reshape({samples, colors * h, -1}).bmm(x);
+  const at::Tensor blocks = rows.view({samples, colors, h, d});
+  return transposed ? blocks.transpose(2, 3) : blocks;
+}
+
+ParameterRows weight_rows(const at::Tensor& features, const at::Scalar& alpha, bool transposed) {
+  const at::Tensor x = alpha.equal(1) ? features : at::mul(features, alpha);
+  return [x, transposed](const at::Tensor& cotangents) {
+    const int64_t h = cotangents.size(-1);
+    return products(cotangents.reshape({cotangents.size(0), cotangents.size(1), -1, h}), x, transposed);
+  };
+}
+
+// The layer's output: [samples * own, *rest].
+struct Output {
+  int64_t samples;
+  Shape shape;
+
+  // `tensor`, whose first dimensions are those of `front` and then the output's, with the samples apart.
+  at::Tensor split(const at::Tensor& tensor, const Shape& front) const {
+    const int64_t own = shape[0] / samples;
+    Shape sizes = ops::joined_shape(front, {samples});
+    if (own > 1) {
+      sizes.push_back(own);
+    }
+    sizes.insert(sizes.end(), shape.begin() + 1, shape.end());
+    return tensor.reshape(sizes);
+  }
+};
+
+struct Parameter {
+  int32_t layer; // the layer's Node
+  Output output;
+  ParameterRows rows;
+};
+
+// Of what is multiplied by `factor`, if that is defined, and broadcast from `shape`, over the samples too. Null where
+// the samples have parameters of their own.
+ParameterRows broadcast_rows(const Output& output, Shape shape, at::Tensor factor, const at::Scalar& alpha) {
+  const Shape whole = shape;
+  if (shape.size() == output.shape.size()) {
+    if (shape[0] != 1) {
+      return nullptr;
+    }
+    shape.erase(shape.begin());
+  }
+  if (factor.defined() && factor.dim() == static_cast<int64_t>(output.shape.size())) {
+    factor = output.split(factor.expand(output.shape), {}).unsqueeze(1);
+  }
+  return [whole, shape, factor, alpha](const at::Tensor& cotangents) {
+    at::Tensor rows = factor.defined() ? at::mul(cotangents, factor) : cotangents;
+    const int64_t more = rows.dim() - 2 - static_cast<int64_t>(shape.size());
+    std::vector<int64_t> summed;
+    for (const auto dim : c10::irange<int64_t>(2, rows.dim())) {
+      if (dim < 2 + more || (shape[dim - 2 - more] == 1 && rows.size(dim) != 1)) {
+        summed.push_back(dim);
+      }
+    }
+    if (!summed.empty()) {
+      rows = rows.sum(summed, /*keepdim=*/true);
+    }
+    rows = rows.reshape(ops::joined_shape(rows.sizes().slice(0, 2), whole));
+    return alpha.equal(1) ? rows : at::mul(rows, alpha);
+  };
+}
+
+std::vector<int64_t> to_ints(const std::vector<c10::SymInt>& values) {
+  std::vector<int64_t> ints;
+  for (const c10::SymInt& value : values) {
+    ints.push_back(value.guard_int(__FILE__, __LINE__));
+  }
+  return ints;
+}
+
+// The parameter that a link of the Node leads to, of shape `shape`; without rows where it is none.
+class Layers {
+ public:
+  Layers(Node& node, size_t link, Shape shape, Output output)
+      : node_(node), link_(link), shape_(std::move(shape)), output_(std::move(output)) {}
+
+  // `transposed`: of a weight whose transpose the Node multiplies by.
+  ParameterRows weight(bool transposed) const {
+    if (auto* mm = dynamic_cast<MmBackward0*>(&node_); mm != nullptr && link_ == 1) {
+      return weight_rows(saved(node_, mm->self_), 1, !transposed);
+    }
+    if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node_); addmm != nullptr && link_ == 2) {
+      return weight_rows(saved(node_, addmm->mat1_), addmm->alpha, !transposed);
+    }
+    return nullptr;
+  }
+
+  ParameterRows any() const {
+    if (ParameterRows rows = weight(/*transposed=*/false)) {
+      return rows;
+    }
+    if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node_); addmm != nullptr && link_ == 0) {
+      return broadcast_rows(output_, shape_, {}, addmm->beta);
+    }
+    if (auto* add = dynamic_cast<AddBackward0*>(&node_); add != nullptr) {
+      return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : add->alpha);
+    }
+    if (auto* sub = dynamic_cast<SubBackward0*>(&node_); sub != nullptr) {
+      return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : -sub->alpha);
+    }
+    if (auto* mul = dynamic_cast<MulBackward0*>(&node_); mul != nullptr) {
+      return broadcast_rows(output_, shape_, saved(node_, link_ == 0 ? mul->other_ : mul->self_), 1);
+    }
+    if (auto* norm = dynamic_cast<NativeLayerNormBackward0*>(&node_); norm != nullptr && link_ == 2) {
+      return broadcast_rows(output_, shape_, {}, 1);
+    }
+    if (auto* norm = dynamic_cast<NativeLayerNormBackward0*>(&node_); norm != nullptr && link_ == 1) {
+      return broadcast_rows(output_, shape_, normalized(*norm), 1);
+    }
+    if (auto* convolution = dynamic_cast<ConvolutionBackward0*>(&node_); convolution != nullptr) {
+      return convolution_rows(*convolution);
+    }
+    return nullptr;
+  }
+
+ private:
+  // What a layer norm scales. The mean and the deviation that it saved carry no graph.
+  at::Tensor normalized(const NativeLayerNormBackward0& norm) const {
+    const at::Tensor input = saved(node_, norm.input_);
+    at::Tensor mean = saved(node_, norm.result1_);
+    at::Tensor inverse = saved(node_, norm.result2_);
+    if (at::GradMode::is_enabled()) {
+      std::vector<int64_t> dims;
+      for (auto dim = -static_cast<int64_t>(norm.normalized_shape.size()); dim < 0; ++dim) {
+        dims.push_back(dim);
+      }
+      mean = input.mean(dims, /*keepdim=*/true);
+      const at::Tensor variance = input.var(dims, /*unbiased=*/false, /*keepdim=*/true);
+      inverse = (variance + (inverse.pow(-2) - variance).detach()).rsqrt();
+    }
+    return (input - mean) * inverse;
+  }
+
+  ParameterRows convolution_rows(const ConvolutionBackward0& convolution) const {
+    const size_t spatial = output_.shape.size() - 2;
+    if (link_ == 2) {
+      Shape channels(spatial + 1, 1);
+      channels[0] = shape_[0];
+      return [rows = broadcast_rows(output_, channels, {}, 1), shape = shape_](const at::Tensor& cotangents) {
+        return rows(cotangents).reshape(ops::joined_shape(cotangents.sizes().slice(0, 2), shape));
+      };
+    }
+    if (link_ != 1 || output_.shape[0] != output_.samples || convolution.transposed || convolution.groups != 1 || spatial < 1 || spatial > 2) {
+      return nullptr;
+    }
+    at::Tensor input = saved(node_, convolution.input_);
+    Shape kernel(shape_.begin() + 2, shape_.end());
+    Shape dilation = to_ints(convolution.dilation), padding = to_ints(convolution.padding),
+          stride = to_ints(convolution.stride);
+    if (spatial == 1) {
+      input = input.unsqueeze(2);
+      kernel.insert(kernel.begin(), 1);
+      dilation.insert(dilation.begin(), 1);
+      padding.insert(padding.begin(), 0);
+      stride.insert(stride.begin(), 1);
+    }
+    const at::Tensor patches = at::im2col(input, kernel, dilation, padding, stride); // [samples, patch, places]
+    return [patches, shape = shape_](const at::Tensor& cotangents) {
+      const int64_t samples = cotangents.size(0), colors = cotangents.size(1), channels = cotangents.size(2);
+      return cotangents.reshape({samples, colors * channels, -1})
+          .bmm(patches.transpose(1, 2))
+          .view(ops::joined_shape({samples, colors}, shape));
+    };
+  }
+
+  Node& node_;
+  size_t link_;
+  Shape shape_;
+  Output output_;
+};
+
+bool is_plain(const Tape& tape, int32_t node) {
+  return tape::is_vjp_linear(*tape.nodes[node].node);
+}
+
+std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources, Slot slot, int64_t samples) {
+  const auto shape = tape::shape_of(*tape.nodes[slot.node].node, slot.input_nr);
+  auto source = sources.of(slot);
+  if (!shape.has_value() || !source.has_value() || tape.nodes[slot.node].runs || !is_plain(tape, slot.node)) {
+    return std::nullopt;
+  }
+  const bool transposed = dynamic_cast<TBackward0*>(tape.nodes[source->node].node) != nullptr;
+  const int32_t transpose = source->node;
+  if (transposed) {
+    source = sources.of({transpose, 0});
+    if (!source.has_value() || !is_plain(tape, transpose)) {
+      return std::nullopt;
+    }
+  }
+  Node& node = *tape.nodes[source->node].node;
+  if (!is_plain(tape, source->node) || node.num_inputs() == 0 || !tape::takes_dtype(node, node.input_metadata(0).dtype())) {
+    return std::nullopt;
+  }
+  auto of_output = tape::shape_of(node, 0);
+  if (!of_output.has_value() || of_output->size() < 2 || (*of_output)[0] % samples != 0) {
+    return std::nullopt;
+  }
+  Output output{samples, std::move(*of_output)};
+  const Layers layers(node, source->link, *shape, output);
+  ParameterRows rows = transposed ? layers.weight(true) : layers.any();
+  return rows ? std::optional(Parameter{source->node, std::move(output), std::move(rows)}) : std::nullopt;
+}
+
+// The parameters that the inputs are, in order, and the samples of the output.
+struct Found {
+  std::vector<Parameter> parameters;
+  torch::autograd::edge_list layers; // their outputs, each once
+  std::vector<size_t> layer_of; // each parameter
+};
+
+std::optional<Found> find(const OutputProblem& problem) {
+  const Tape& tape = problem.tape;
+  if (problem.output.dim() == 0 || problem.output.size(0) < 2 || problem.output.numel() == 0 ||
+      problem.inputs.empty() || torch::autograd::AnomalyMode::is_enabled()) {
+    return std::nullopt;
+  }
+  const auto is_wrapped = [](const at::Tensor& tensor) {
+    return tensor.key_set().has_any(c10::DispatchKeySet(
+        {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}));
+  };
+  if (is_wrapped(problem.output) || std::any_of(problem.inputs.begin(), problem.inputs.end(), is_wrapped)) {
+    return std::nullopt;
+  }
+  const int64_t samples = problem.output.size(0);
+  const Sources sources(tape);
+  Found found;
+  std::unordered_map<int32_t, size_t> positions;
+  for (const Slot& slot : problem.slots) {
+    auto parameter = find_parameter(tape, sources, slot, samples);
+    if (!parameter.has_value()) {
+      return std::nullopt;
+    }
+    const auto [position, is_new] = positions.emplace(parameter->layer, found.layers.size());
+    if (is_new) {
+      found.layers.push_back({tape.nodes[parameter->layer].node->getptr(), 0});
+    }
+    found.layer_of.push_back(position->second);
+    found.parameters.push_back(std::move(*parameter));
+  }
+  const torch::autograd::Edge output{
+      tape.nodes[tape.output.node].node->getptr(), static_cast<uint32_t>(tape.output.input_nr)};
+  const auto axes = structure::analyze_axes(tape::read_tape(output, found.layers));
+  if (!axes.has_value() || !axes->is_known) {
+    return std::nullopt;
+  }
+  const int64_t rest = problem.output.numel() / samples;
+  for (const auto j : c10::irange(found.parameters.size())) {
+    const int64_t own = c10::multiply_integers(found.parameters[j].output.shape) / samples;
+    if (!structure::keeps_samples_apart(axes->inputs[found.layer_of[j]].upper, samples, rest, own)) {
+      return std::nullopt;
+    }
+  }
+  return found;
+}
+
+} // namespace
+
+std::optional<int64_t> samples_of_layers(const OutputProblem& problem) {
+  return find(problem).has_value() ? std::optional(problem.output.size(0)) : std::nullopt;
+}
+
+bool run_layer_parameters(
+    const OutputProblem& problem,
+    const std::vector<JacobianBlock*>& blocks,
+    const CompressedSweeps& sweeps) {
+  const auto found = find(problem);
+  if (!found.has_value()) {
+    return false;
+  }
+  const int64_t samples = problem.output.size(0);
+  const int64_t colors = problem.output.numel() / samples;
+  structure::Coloring coloring{{}, colors};
+  for (const auto row : c10::irange(problem.output.numel())) {
+    coloring.colors.push_back(row % colors);
+  }
+  const LinearMap map{
+      {problem.output},
+      {problem.output.numel()},
+      found->layers,
+      {},
+      problem.tape.peak_bytes_per_row,
+      problem.tape.distrust};
+  const std::vector<at::Tensor> cotangents = sweep_colors(map, coloring, sweeps);
+  for (const auto j : c10::irange(blocks.size())) {
+    const at::Tensor& of_layer = cotangents[found->layer_of[j]];
+    at::Tensor rows;
+    if (of_layer.defined()) {
+      const Parameter& parameter = found->parameters[j];
+      rows = parameter.rows(parameter.output.split(of_layer, {colors}).transpose(0, 1).contiguous());
+      rows = rows.reshape(ops::joined_shape(problem.output.numel(), problem.inputs[j].sizes()));
+    }
+    blocks[j]->append(problem.output.numel(), std::move(rows));
+  }
+  return true;
+}
+
+} // namespace highgrad::engine

@@ -1,0 +1,205 @@
+"""Jacobians by the parameters of layers that take samples: the rows of all samples share sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from highgrad_ext import full_jacobian, plan
+from highgrad_ext._reference import full_jacobian_loop
+
+Params = dict[str, Tensor]
+SAMPLES = 5
+
+
+def leaf(*shape: int) -> Tensor:
+    numel = torch.Size(shape).numel()
+    return torch.linspace(-1.1, 1.3, numel, dtype=torch.float64).sin().view(shape).requires_grad_()
+
+
+def mlp(x: Tensor, p: Params) -> Tensor:
+    return F.linear(F.linear(x, p["w"], p["b"]).tanh(), p["v"])
+
+
+def tokens(x: Tensor, p: Params) -> Tensor:
+    h = F.linear(x.view(SAMPLES, 2, 3), p["w"], p["b"]).relu()
+    return F.linear(h, p["v"]).flatten(1)
+
+
+def products(x: Tensor, p: Params) -> Tensor:
+    return (((x @ p["w"].t().contiguous().detach() + p["b"]) * p["c"]).sin() - p["d"]) @ p["u"]
+
+
+def norms(x: Tensor, p: Params) -> Tensor:
+    return F.layer_norm(F.linear(x, p["w"]), (4,), p["b"], p["c"]).exp()
+
+
+def convolutions(x: Tensor, p: Params) -> Tensor:
+    h = F.conv2d(x.view(SAMPLES, 1, 3, 2), p["k"], p["e"], padding=1, stride=(2, 1)).tanh()
+    return F.conv1d(h.flatten(2), p["l"], p["e"][:2].detach(), dilation=2).flatten(1)
+
+
+def scaled(x: Tensor, p: Params) -> Tensor:
+    return torch.addmm(p["b"], x, p["w"].t(), beta=0.5, alpha=3.0).exp().sum(1)
+
+
+def leading_one(x: Tensor, p: Params) -> Tensor:
+    return torch.add(x[:, :2] * p["g"], p["h"], alpha=2).sin() * x[:, 1:]
+
+
+PARAMETERS = {
+    "w": (4, 3),
+    "b": (4,),
+    "v": (2, 4),
+    "c": (4,),
+    "d": (1,),
+    "u": (4, 3),
+    "k": (2, 1, 2, 2),
+    "e": (2,),
+    "l": (2, 2, 2),
+    "g": (1, 2),
+    "h": (1, 1),
+}
+SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
+    "mlp": (mlp, "wbv", 3),
+    "some of the parameters": (mlp, "v", 3),
+    "several rows a sample": (tokens, "wbv", 6),
+    "products": (products, "bcdu", 3),
+    "norms": (norms, "wbc", 3),
+    "convolutions": (convolutions, "kel", 6),
+    "one number a sample": (scaled, "wb", 3),
+    "parameters with a leading one": (leading_one, "gh", 3),
+}
+
+
+def build(function: Callable[[Tensor, Params], Tensor], names: str, width: int) -> tuple[Tensor, Params]:
+    parameters = {name: leaf(*PARAMETERS[name]) for name in names}
+    others = {name: leaf(*shape).detach() for name, shape in PARAMETERS.items() if name not in names}
+    x = torch.linspace(-1, 1.4, SAMPLES * width, dtype=torch.float64).cos().view(SAMPLES, width)
+    return function(x, {**others, **parameters}), parameters
+
+
+def check(f: Tensor, parameters: Params, chunk_size: int | None, create_graph: bool) -> None:
+    jacobians = full_jacobian(f, parameters, create_graph=create_graph, chunk_size=chunk_size)
+    expected = [full_jacobian_loop(f, q, create_graph=create_graph) for q in parameters.values()]
+    for got, want in zip(jacobians.values(), expected, strict=True):
+        assert_close(got, want)
+        assert got.is_contiguous() and got.requires_grad == (create_graph and want.requires_grad)
+        if got.requires_grad:
+            weights = torch.linspace(-1, 1, got.numel(), dtype=got.dtype).view(got.shape)
+            grads = [
+                torch.autograd.grad(
+                    (j * weights).sum(), list(parameters.values()), allow_unused=True, retain_graph=True
+                )
+                for j in (got, want)
+            ]
+            for a, b in zip(*grads, strict=True):
+                zero = torch.zeros(())
+                assert_close(zero if a is None else a, zero if b is None else b) if b is not None else None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+@pytest.mark.parametrize("problem", SHARED)
+def test_samples_share_passes(problem: str, chunk_size: int | None, create_graph: bool) -> None:
+    function, names, width = SHARED[problem]
+    f, parameters = build(function, names, width)
+    p = plan(f, parameters)
+    assert p.passes == f[0].numel()
+    assert "samples share passes" in p.reason
+    check(f, parameters, chunk_size, create_graph)
+
+
+def per_sample(x: Tensor, p: Params) -> Tensor:
+    return x[:, :4] * p["own"] + p["b"]
+
+
+def used_twice(x: Tensor, p: Params) -> Tensor:
+    return F.linear(F.linear(x, p["w"], p["b"])[:, :3].sin(), p["w"])
+
+
+def mixing(x: Tensor, p: Params) -> Tensor:
+    h = F.linear(x, p["w"], p["b"])
+    return (h - h.mean(0)).tanh()
+
+
+def samples_last(x: Tensor, p: Params) -> Tensor:
+    return F.linear(x, p["w"], p["b"]).t()[:, :4]
+
+
+def of_inputs_too(x: Tensor, p: Params) -> Tensor:
+    return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
+
+
+def square_weight(x: Tensor, p: Params) -> Tensor:
+    return p["w"].t().exp() @ p["v"].t()
+
+
+ALONE: dict[str, tuple[Callable[[Tensor, Params], Tensor], str]] = {
+    "used twice": (used_twice, "wb"),
+    "mixing": (mixing, "wb"),
+    "samples last": (samples_last, "wb"),
+    "of inputs too": (of_inputs_too, "dwb"),
+    "a product of parameters": (square_weight, "wv"),
+}
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("problem", ALONE)
+def test_other_graphs(problem: str, create_graph: bool) -> None:
+    function, names = ALONE[problem]
+    f, parameters = build(function, names, 3)
+    assert "samples share passes" not in plan(f, parameters).reason
+    check(f, parameters, None, create_graph)
+
+
+def test_parameters_of_one_sample_each() -> None:
+    own = leaf(SAMPLES, 4)
+    f = per_sample(leaf(SAMPLES, 4).detach(), {"own": own, "b": leaf(4)})
+    assert "samples share passes" not in plan(f, own).reason
+    assert_close(full_jacobian(f, own), full_jacobian_loop(f, own))
+
+
+def test_hooks_see_every_row() -> None:
+    f, parameters = build(mlp, "wb", 3)
+    parameters["w"].register_hook(lambda grad: 2 * grad)
+    assert "samples share passes" not in plan(f, parameters).reason
+    check(f, parameters, None, False)
+
+
+def test_out_and_a_kept_plan() -> None:
+    f, parameters = build(mlp, "wbv", 3)
+    p = plan(f, parameters)
+    again, others = build(lambda x, q: mlp(x + 1, q), "wbv", 3)
+    out = {name: torch.full((*again.shape, *q.shape), torch.nan, dtype=q.dtype) for name, q in others.items()}
+    full_jacobian(again, others, create_graph=False, out=out)
+    for got, want in zip(out.values(), [full_jacobian_loop(again, q) for q in others.values()], strict=True):
+        assert_close(got, want)
+    kept = full_jacobian(build(mlp, "wbv", 3)[0], {}, create_graph=False)
+    assert kept == {}
+    for got, want in zip(
+        full_jacobian(f, parameters, plan=p).values(), full_jacobian(f, parameters).values(), strict=True
+    ):
+        assert_close(got, want, rtol=0, atol=0)
+
+
+def test_a_module() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(48, 6),
+        nn.LayerNorm(6),
+        nn.GELU(),
+        nn.Linear(6, 4),
+    ).double()
+    f = net(torch.randn(SAMPLES, 1, 4, 4, dtype=torch.float64))
+    parameters = dict(net.named_parameters())
+    assert plan(f, parameters).passes == 4
+    check(f, parameters, None, False)
