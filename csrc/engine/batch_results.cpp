@@ -85,7 +85,7 @@ void check_apart(const SpecialProblem& problem) {
   for (const auto j : c10::irange(problem.inputs.size())) {
     all_tied &= !problem.reached.tape.inputs[j].is_on_tape() ||
         structure::keeps_samples_apart(
-                    axes->inputs[j].upper, output.count, output.rest, Samples(problem.inputs[j], batch_dims).rest);
+            axes->inputs[j].upper, output.count, output.rest, Samples(problem.inputs[j], batch_dims).rest);
   }
   if (all_tied || are_apart(problem.reached, batch_dims)) {
     return;

@@ -163,8 +163,9 @@ void run_output(
   int64_t done = progress.done();
   if (plan.samples > 1) {
     expect_passes(plan.passes() / plan.samples);
-    if (run_layer_parameters(
-            problem, blocks, {options.create_graph, options.chunk_size, [&](int64_t passes) { progress.add(passes); }})) {
+    if (run_layer_parameters(problem, blocks, {options.create_graph, options.chunk_size, [&](int64_t passes) {
+                                                 progress.add(passes);
+                                               }})) {
       return;
     }
   }

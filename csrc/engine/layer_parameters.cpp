@@ -222,7 +222,8 @@ class Layers {
         return rows(cotangents).reshape(ops::joined_shape(cotangents.sizes().slice(0, 2), shape));
       };
     }
-    if (link_ != 1 || output_.shape[0] != output_.samples || convolution.transposed || convolution.groups != 1 || spatial < 1 || spatial > 2) {
+    if (link_ != 1 || output_.shape[0] != output_.samples || convolution.transposed || convolution.groups != 1 ||
+        spatial < 1 || spatial > 2) {
       return nullptr;
     }
     at::Tensor input = saved(node_, convolution.input_);
@@ -270,7 +271,8 @@ std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources
     }
   }
   Node& node = *tape.nodes[source->node].node;
-  if (!is_plain(tape, source->node) || node.num_inputs() == 0 || !tape::takes_dtype(node, node.input_metadata(0).dtype())) {
+  if (!is_plain(tape, source->node) || node.num_inputs() == 0 ||
+      !tape::takes_dtype(node, node.input_metadata(0).dtype())) {
     return std::nullopt;
   }
   auto of_output = tape::shape_of(node, 0);
@@ -297,8 +299,9 @@ std::optional<Found> find(const OutputProblem& problem) {
     return std::nullopt;
   }
   const auto is_wrapped = [](const at::Tensor& tensor) {
-    return tensor.key_set().has_any(c10::DispatchKeySet(
-        {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}));
+    return tensor.key_set().has_any(
+        c10::DispatchKeySet(
+            {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}));
   };
   if (is_wrapped(problem.output) || std::any_of(problem.inputs.begin(), problem.inputs.end(), is_wrapped)) {
     return std::nullopt;

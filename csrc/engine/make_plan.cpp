@@ -77,8 +77,8 @@ std::shared_ptr<const OutputPlan> make_plan(
     plan->columns = count_columns(problem);
     plan->signature = tape::signature_of(problem.tape);
     plan->bytes_per_row = problem.tape.peak_bytes_per_row;
-    const int64_t passes =
-        plan->structure == nullptr ? plan->segments.front().passes() / plan->samples : structure::num_passes(*plan->structure);
+    const int64_t passes = plan->structure == nullptr ? plan->segments.front().passes() / plan->samples
+                                                      : structure::num_passes(*plan->structure);
     plan->chunk_size = options.chunk_size.has_value()
         ? *options.chunk_size
         : plan::automatic_chunk_size(passes, plan->bytes_per_row, problem.output.device());

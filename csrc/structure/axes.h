@@ -47,8 +47,8 @@ std::optional<AxisAnalysis> analyze_axes(const tape::Tape& tape);
 // Of the output's index, the part above `rest`, which counts samples: how many of them `digits` tie.
 int64_t tied_samples(const Digits& digits, int64_t rest);
 
-// Whether each of `samples` samples of a tensor, of `own` elements, depends on one sample of the output alone, of `rest`
-// elements, in order.
+// Whether each of `samples` samples of a tensor, of `own` elements, depends on one sample of the output alone, of
+// `rest` elements, in order.
 bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, int64_t own);
 
 // The first Node, from the output on, whose backward ties fewer samples to those of the output than what it takes, or
