@@ -55,7 +55,7 @@ struct Problem {
   Slope slope;
   std::vector<int64_t> first; // of the rows of order k, for k = 1, ..., order + 1
   // The ranks of products of orders j and l, at j * order + l.
-  std::vector<at::Tensor> ranks;
+  std::vector<Ranks> ranks;
   const T* y0;
   const T* w0;
   std::vector<const T*> x; // of orders 1, 2, ..., or null for zero
@@ -63,7 +63,7 @@ struct Problem {
   T* w;
 
   const int32_t* ranks_of(int64_t j, int64_t l) const {
-    return ranks[j * order + l].const_data_ptr<int32_t>();
+    return ranks[j * order + l]->data();
   }
   bool has(int64_t j) const {
     return j <= static_cast<int64_t>(x.size()) && x[j - 1] != nullptr;
@@ -199,7 +199,7 @@ Solution solve(const Frame& frame, const Series& x, const at::Tensor& y0, const 
   for (const auto j : c10::irange<int64_t>(1, frame.order)) {
     for (const auto l : c10::irange<int64_t>(1, frame.order - j + 1)) {
       problem.ranks[j * frame.order + l] = product_ranks(frame.variables, j, l);
-      products += problem.ranks[j * frame.order + l].numel();
+      products += static_cast<int64_t>(problem.ranks[j * frame.order + l]->size());
     }
   }
   for (const auto k : c10::irange<int64_t>(1, std::min(x.terms(), frame.order) + 1)) {

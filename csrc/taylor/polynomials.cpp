@@ -6,6 +6,7 @@
 #include <ATen/TensorSubclassLikeUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/scatter_add.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
@@ -22,7 +23,7 @@ namespace highgrad::taylor {
 namespace {
 
 // Ranks that are kept for the next call: 64 MiB.
-constexpr int64_t kKeptRanks = int64_t{1} << 24;
+constexpr size_t kKeptRanks = size_t{1} << 24;
 // Elements of all rows that are multiplied together, so that they stay in the nearest caches.
 constexpr int64_t kBlock = 64;
 
@@ -44,7 +45,7 @@ std::vector<int32_t> multi_indices(int64_t variables, int64_t degree) {
   return all;
 }
 
-at::Tensor rank_products(int64_t variables, int64_t j, int64_t l) {
+std::vector<int32_t> rank_products(int64_t variables, int64_t j, int64_t l) {
   const std::vector<int32_t> left = multi_indices(variables, j);
   const std::vector<int32_t> right = multi_indices(variables, l);
   const int64_t degree = j + l;
@@ -56,8 +57,8 @@ at::Tensor rank_products(int64_t variables, int64_t j, int64_t l) {
   }
   const int64_t rows = count_monomials(variables, j);
   const int64_t columns = count_monomials(variables, l);
-  at::Tensor ranks = at::empty({rows * columns}, at::kInt);
-  auto* out = ranks.mutable_data_ptr<int32_t>();
+  std::vector<int32_t> ranks;
+  ranks.reserve(rows * columns);
   std::vector<int32_t> merged(degree);
   for (const auto r : c10::irange(rows)) {
     for (const auto c : c10::irange(columns)) {
@@ -71,7 +72,7 @@ at::Tensor rank_products(int64_t variables, int64_t j, int64_t l) {
       for (const auto k : c10::irange(degree)) {
         rank += terms[merged[k] * degree + k];
       }
-      *out++ = static_cast<int32_t>(rank);
+      ranks.push_back(static_cast<int32_t>(rank));
     }
   }
   return ranks;
@@ -112,21 +113,23 @@ int64_t count_monomials(int64_t variables, int64_t degree) {
   return ops::binomial(variables + degree - 1, degree);
 }
 
-at::Tensor product_ranks(int64_t variables, int64_t j, int64_t l) {
+Ranks product_ranks(int64_t variables, int64_t j, int64_t l) {
   static auto* guard = new std::mutex;
-  static auto* kept = new std::map<std::tuple<int64_t, int64_t, int64_t>, at::Tensor>;
-  static int64_t total = 0;
+  static auto* kept = new std::map<std::tuple<int64_t, int64_t, int64_t>, Ranks>;
+  static size_t total = 0;
   const std::lock_guard<std::mutex> lock(*guard);
-  at::Tensor& ranks = (*kept)[{variables, j, l}];
-  if (!ranks.defined()) {
-    const at::Tensor found = rank_products(variables, j, l);
-    total += found.numel();
-    if (total > kKeptRanks) {
-      kept->clear();
-      total = 0;
-      return found;
-    }
-    ranks = found;
+  const auto entry = kept->find({variables, j, l});
+  if (entry != kept->end()) {
+    return entry->second;
+  }
+  auto ranks = std::make_shared<const std::vector<int32_t>>(rank_products(variables, j, l));
+  if (total + ranks->size() > kKeptRanks) {
+    kept->clear();
+    total = 0;
+  }
+  if (ranks->size() <= kKeptRanks) {
+    total += ranks->size();
+    (*kept)[{variables, j, l}] = ranks;
   }
   return ranks;
 }
@@ -156,14 +159,14 @@ at::Tensor multiply_polynomials(int64_t variables, int64_t j, const at::Tensor& 
     return shape;
   };
   if (!at::GradMode::is_enabled() && is_plain(a) && is_plain(b)) {
-    const at::Tensor ranks = product_ranks(variables, j, l);
+    const Ranks ranks = product_ranks(variables, j, l);
     at::Tensor result = at::zeros(rows_like(count_monomials(variables, j + l)), a.options());
     const at::Tensor left = a.expand(rows_like(a.size(0))).contiguous();
     const at::Tensor right = b.expand(rows_like(b.size(0))).contiguous();
     if (a.scalar_type() == at::kFloat) {
-      multiply<float>(left, right, ranks.const_data_ptr<int32_t>(), result);
+      multiply<float>(left, right, ranks->data(), result);
     } else {
-      multiply<double>(left, right, ranks.const_data_ptr<int32_t>(), result);
+      multiply<double>(left, right, ranks->data(), result);
     }
     return result;
   }
@@ -175,8 +178,10 @@ at::Tensor fold_pairs(int64_t variables, int64_t j, int64_t l, const at::Tensor&
   shape[0] = count_monomials(variables, j + l);
   c10::DimVector ones(pairs.dim(), 1);
   ones[0] = pairs.size(0);
-  const at::Tensor ranks = product_ranks(variables, j, l).to(pairs.device(), at::kLong).view(ones);
-  return at::scatter_add(at::zeros(shape, pairs.options()), 0, ranks.expand_as(pairs), pairs);
+  const Ranks ranks = product_ranks(variables, j, l);
+  const at::Tensor view = at::from_blob(const_cast<int32_t*>(ranks->data()), ones, at::kInt);
+  const at::Tensor index = view.to(pairs.device(), at::kLong).expand_as(pairs);
+  return at::scatter_add(at::zeros(shape, pairs.options()), 0, index, pairs);
 }
 
 } // namespace highgrad::taylor

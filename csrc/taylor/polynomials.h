@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 namespace highgrad::taylor {
 
@@ -12,8 +14,10 @@ namespace highgrad::taylor {
 // C(variables + degree - 1, degree).
 int64_t count_monomials(int64_t variables, int64_t degree);
 
-// The rank of the product of every two monomials of degrees j and l: int32 [count(j) * count(l)] on the CPU.
-at::Tensor product_ranks(int64_t variables, int64_t j, int64_t l);
+// The rank of the product of every two monomials of degrees j and l, count(j) * count(l) of them. Kept for later calls,
+// and no tensor, which a mode of the first call (inference, fake tensors) would make one of its own.
+using Ranks = std::shared_ptr<const std::vector<int32_t>>;
+Ranks product_ranks(int64_t variables, int64_t j, int64_t l);
 
 // i! of every multi-index i of this degree: what takes coefficients to derivatives. Float64 [count], on the CPU.
 at::Tensor multi_factorials(int64_t variables, int64_t degree);
