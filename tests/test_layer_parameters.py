@@ -52,7 +52,13 @@ def leading_one(x: Tensor, p: Params) -> Tensor:
     return torch.add(x[:, :2] * p["g"], p["h"], alpha=2).sin() * x[:, 1:]
 
 
+def vectors(x: Tensor, p: Params) -> Tensor:
+    return torch.addmv((x @ p["y"]).exp(), x, p["z"], alpha=-2)
+
+
 PARAMETERS = {
+    "y": (3,),
+    "z": (3,),
     "w": (4, 3),
     "b": (4,),
     "v": (2, 4),
@@ -73,6 +79,7 @@ SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "norms": (norms, "wbc", 3),
     "convolutions": (convolutions, "kel", 6),
     "one number a sample": (scaled, "wb", 3),
+    "vectors": (vectors, "yz", 3),
     "parameters with a leading one": (leading_one, "gh", 3),
 }
 

@@ -20,7 +20,8 @@ from highgrad_ext._reference import full_jacobian_loop
 
 CASES: dict[str, Any] = {
     "reverse": lambda x: network(90, 8)(x),
-    "forward": lambda x: (constant(500, 40) * x).sin().sum(1),
+    "forward": lambda x: (constant(500, 40) * x.exp()).sin().sum(1),
+    "parameters": lambda x: (constant(500, 90) * x).sin().sum(1),
     "split": lambda x: network(90, 3, 200)(x),
     "structure": tridiagonal,
     "local structure": lambda x: tridiagonal(x.relu()),
@@ -56,6 +57,7 @@ def test_a_kept_plan_gives_the_same(name: str, create_graph: bool) -> None:
     [
         ("reverse", "reverse: 90 inputs against 8 outputs"),
         ("forward", "forward: 40 inputs against 500 outputs"),
+        ("parameters", "parameters of layers: the rows of 500 samples share passes"),
         ("split", "split where all of the graph passes through 3 elements, with 90 inputs and 200 outputs"),
         ("structure", r"structure: found by \d+ probes in \d sweeps"),
         ("constant", "zero: nothing of wrt is on the graph"),

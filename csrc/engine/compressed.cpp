@@ -161,13 +161,13 @@ std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& color
   int64_t chunk_size = sweeps.chunk_size.has_value()
       ? *sweeps.chunk_size
       : plan::automatic_chunk_size(num_colors, map.peak_bytes_per_row, place.device());
-  if (map.distrust == tape::Distrust::kGraph && sweeps.create_graph) {
-    chunk_size = 1;
-  }
   const bool is_one =
       num_colors == 1 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
   const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(place.device());
   const std::optional<vjp::Program> program = sweeps.chunk_size == 1 ? std::nullopt : compile(map);
+  if (!program.has_value() && map.distrust == tape::Distrust::kGraph && sweeps.create_graph) {
+    chunk_size = 1;
+  }
   std::vector<std::vector<at::Tensor>> chunks(map.edges.size());
   for (int64_t first = 0; first < num_colors;) {
     const int64_t count = std::min(chunk_size, num_colors - first);

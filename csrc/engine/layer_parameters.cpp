@@ -89,6 +89,13 @@ ParameterRows weight_rows(const at::Tensor& features, const at::Scalar& alpha, b
   };
 }
 
+// Of a vector that the rows of a matrix are multiplied by.
+ParameterRows vector_rows(const at::Tensor& features, const at::Scalar& alpha) {
+  return [rows = weight_rows(features, alpha, /*transposed=*/false)](const at::Tensor& cotangents) {
+    return rows(cotangents.unsqueeze(-1)).squeeze(2);
+  };
+}
+
 // The layer's output: [samples * own, *rest].
 struct Output {
   int64_t samples;
@@ -173,6 +180,12 @@ class Layers {
     }
     if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node_); addmm != nullptr && link_ == 0) {
       return broadcast_rows(output_, shape_, {}, addmm->beta);
+    }
+    if (auto* mv = dynamic_cast<MvBackward0*>(&node_); mv != nullptr && link_ == 1) {
+      return vector_rows(saved(node_, mv->self_), 1);
+    }
+    if (auto* addmv = dynamic_cast<AddmvBackward0*>(&node_); addmv != nullptr && link_ == 2) {
+      return vector_rows(saved(node_, addmv->mat_), addmv->alpha);
     }
     if (auto* add = dynamic_cast<AddBackward0*>(&node_); add != nullptr) {
       return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : add->alpha);
@@ -276,7 +289,7 @@ std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources
     return std::nullopt;
   }
   auto of_output = tape::shape_of(node, 0);
-  if (!of_output.has_value() || of_output->size() < 2 || (*of_output)[0] % samples != 0) {
+  if (!of_output.has_value() || of_output->empty() || (*of_output)[0] % samples != 0) {
     return std::nullopt;
   }
   Output output{samples, std::move(*of_output)};

@@ -43,13 +43,10 @@ RowSweeps::RowSweeps(
   // Anomaly mode looks at values, which vmap does not let it.
   const bool distrusted =
       tape.distrust == tape::Distrust::kValues || (tape.distrust == tape::Distrust::kGraph && options.create_graph);
-  if (distrusted || torch::autograd::AnomalyMode::is_enabled()) {
-    chunk_size_ = 1;
-  } else {
-    chunk_size_ = options.chunk_size.has_value()
-        ? *options.chunk_size
-        : plan::automatic_chunk_size(num_rows_, tape.peak_bytes_per_row, root_.like.device());
-  }
+  is_batched_ = !distrusted && !torch::autograd::AnomalyMode::is_enabled();
+  chunk_size_ = options.chunk_size.has_value()
+      ? *options.chunk_size
+      : plan::automatic_chunk_size(num_rows_, tape.peak_bytes_per_row, root_.like.device());
 }
 
 void RowSweeps::run(
@@ -76,6 +73,9 @@ void RowSweeps::run(
 void RowSweeps::compile(const edge_list& inputs) {
   if (sweep_.keep_graph && options_.chunk_size != 1) {
     program_ = vjp::Program::compile(tape::read_tape(root_.edge, inputs));
+  }
+  if (!program_.has_value() && !is_batched_) {
+    chunk_size_ = 1;
   }
 }
 

@@ -57,6 +57,7 @@ class RowSweeps {
   const JacobianOptions& options_;
   SweepOptions sweep_;
   int64_t chunk_size_;
+  bool is_batched_; // whether vmap may be used
   std::optional<vjp::Program> program_;
   bool fell_back_ = false;
   std::string failing_node_;

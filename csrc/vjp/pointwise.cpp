@@ -93,17 +93,6 @@ void add_trigonometry(RuleTable& table) {
   add_factor_of_self<AcoshBackward0>(table, [](const at::Tensor& x) { return (x.pow(2) - 1).rsqrt(); });
   add_divisor<AtanhBackward0>(
       table, [](const Call& call, const AtanhBackward0& node) { return 1 - call.saved(node.self_).pow(2); });
-  add_rule<Atan2Backward0>(table, [](const Call& call, const Atan2Backward0& node) -> BatchedVjp {
-    const at::Tensor y = call.saved(node.self_);
-    const at::Tensor x = call.saved(node.other_);
-    const at::Tensor inverse = (y * y + x * x).reciprocal();
-    const at::Tensor by_y = call.wants(0) ? x * inverse : at::Tensor();
-    const at::Tensor by_x = call.wants(1) ? -y * inverse : at::Tensor();
-    return [by_y, by_x](Cotangents& taken, Cotangents& given) {
-      given[0] = by_y.defined() ? at::mul(taken[0], by_y) : at::Tensor();
-      given[1] = by_x.defined() ? at::mul(taken[0], by_x) : at::Tensor();
-    };
-  });
 }
 
 void add_activations(RuleTable& table) {
@@ -138,6 +127,19 @@ void add_activations(RuleTable& table) {
     const at::Tensor y = x.sigmoid();
     return y * (1 + x * (1 - y));
   });
+  add_derivative<CeluBackward0>(table, [](const Call& call, const CeluBackward0& node, const at::Tensor& one) {
+    const at::Scalar input_scale = 1 / node.alpha.toDouble();
+    return at::elu_backward(one, node.alpha, 1, input_scale, /*is_result=*/false, call.saved(node.self_));
+  });
+  add_derivative<HardswishBackward0>(
+      table, [](const Call& call, const HardswishBackward0& node, const at::Tensor& one) {
+        return at::hardswish_backward(one, call.saved(node.self_));
+      });
+  add_factor_of_self<MishBackward0>(table, [](const at::Tensor& x) {
+    const at::Tensor t = at::softplus(x).tanh();
+    return t + x * x.sigmoid() * (1 - t * t);
+  });
+  add_factor_of_self<LogSigmoidBackward0>(table, [](const at::Tensor& x) { return (-x).sigmoid(); });
   add_mask<HardtanhBackward0>(table, [](const at::Tensor& x, const HardtanhBackward0& node) {
     return at::logical_and(x.gt(node.min_val), x.lt(node.max_val));
   });
@@ -150,6 +152,58 @@ void add_activations(RuleTable& table) {
   });
   add_mask<ClampMinBackward0>(table, [](const at::Tensor& x, const ClampMinBackward0& node) { return x.ge(node.min); });
   add_mask<ClampMaxBackward0>(table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return x.le(node.max); });
+}
+
+// Of functions of several operands, each with a factor; undefined where nobody wants it.
+BatchedVjp by_factors(std::vector<at::Tensor> factors) {
+  return [factors = std::move(factors)](Cotangents& taken, Cotangents& given) {
+    for (size_t k = 0; k < factors.size(); ++k) {
+      if (factors[k].defined()) {
+        given[k] = at::mul(taken[0], factors[k]);
+      }
+    }
+  };
+}
+
+void add_functions_of_several(RuleTable& table) {
+  add_rule<Atan2Backward0>(table, [](const Call& call, const Atan2Backward0& node) -> BatchedVjp {
+    const at::Tensor y = call.saved(node.self_), x = call.saved(node.other_);
+    const at::Tensor inverse = (y * y + x * x).reciprocal();
+    return by_factors({call.wants(0) ? x * inverse : at::Tensor(), call.wants(1) ? -y * inverse : at::Tensor()});
+  });
+  add_rule<HypotBackward0>(table, [](const Call& call, const HypotBackward0& node) -> BatchedVjp {
+    const at::Tensor result = call.saved(node.result_);
+    return by_factors(
+        {call.wants(0) ? call.saved(node.self_) / result : at::Tensor(),
+         call.wants(1) ? call.saved(node.other_) / result : at::Tensor()});
+  });
+  add_rule<AddcmulBackward0>(table, [](const Call& call, const AddcmulBackward0& node) -> BatchedVjp {
+    const at::Tensor first = call.wants(1) ? call.saved(node.tensor2_) * node.value : at::Tensor();
+    const at::Tensor second = call.wants(2) ? call.saved(node.tensor1_) * node.value : at::Tensor();
+    return [first, second, by_self = call.wants(0)](Cotangents& taken, Cotangents& given) {
+      given[1] = first.defined() ? at::mul(taken[0], first) : at::Tensor();
+      given[2] = second.defined() ? at::mul(taken[0], second) : at::Tensor();
+      given[0] = by_self ? taken[0] : at::Tensor();
+    };
+  });
+  add_rule<AddcdivBackward0>(table, [](const Call& call, const AddcdivBackward0& node) -> BatchedVjp {
+    const at::Tensor divisor = call.saved(node.tensor2_);
+    const at::Tensor first = call.wants(1) ? node.value / divisor : at::Tensor();
+    const at::Tensor second =
+        call.wants(2) ? call.saved(node.tensor1_) * -node.value / (divisor * divisor) : at::Tensor();
+    return [first, second, by_self = call.wants(0)](Cotangents& taken, Cotangents& given) {
+      given[1] = first.defined() ? at::mul(taken[0], first) : at::Tensor();
+      given[2] = second.defined() ? at::mul(taken[0], second) : at::Tensor();
+      given[0] = by_self ? taken[0] : at::Tensor();
+    };
+  });
+  add_rule<LerpBackward0>(table, [](const Call& call, const LerpBackward0& node) -> BatchedVjp {
+    return [weight = node.weight.toDouble(), by_self = call.wants(0), by_end = call.wants(1)](
+               Cotangents& taken, Cotangents& given) {
+      given[0] = by_self ? at::mul(taken[0], 1 - weight) : at::Tensor();
+      given[1] = by_end ? at::mul(taken[0], weight) : at::Tensor();
+    };
+  });
 }
 
 // Double backwards, on the tapes of forward mode.
@@ -280,6 +334,14 @@ void add_choices(RuleTable& table) {
       given[first + 1] = by_other ? at::where(condition, zero, taken[0]) : at::Tensor();
     };
   });
+  add_rule<MaskedFillBackward0>(table, [](const Call& call, const MaskedFillBackward0& node) -> BatchedVjp {
+    if (call.given.size() > 1 && call.wants(call.given.size() - 1)) {
+      return nullptr; // by the value
+    }
+    return [mask = call.saved(node.mask_)](Cotangents& taken, Cotangents& given) {
+      given[0] = taken[0].masked_fill(mask, 0);
+    };
+  });
   // The larger, or the smaller, takes all; equal ones take halves.
   const auto extremum =
       [](const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max) -> BatchedVjp {
@@ -306,6 +368,7 @@ void add_pointwise_rules(RuleTable& table) {
   add_exponentials(table);
   add_trigonometry(table);
   add_activations(table);
+  add_functions_of_several(table);
   add_recorded_activations(table);
   add_sums_of_tensors(table);
   add_products_of_tensors(table);

@@ -1,6 +1,9 @@
 // Rules of matrix products. A batch of cotangents becomes more rows, or columns, of one product.
 
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linalg_cross.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -109,6 +112,48 @@ BatchedVjp if_strided(const at::Tensor& first, const at::Tensor& second, const s
   return is_odd(first) || is_odd(second) ? nullptr : make();
 }
 
+std::vector<int64_t> to_ints(const std::vector<c10::SymInt>& values) {
+  std::vector<int64_t> ints;
+  for (const c10::SymInt& value : values) {
+    ints.push_back(value.guard_int(__FILE__, __LINE__));
+  }
+  return ints;
+}
+
+// By the input alone: the batch of cotangents becomes more samples.
+BatchedVjp convolution(const Call& call, const ConvolutionBackward0& node) {
+  if (!call.wants(0) || call.wants(1) || (call.given.size() > 2 && call.wants(2))) {
+    return nullptr;
+  }
+  return [weight = call.saved(node.weight_),
+          shape = *call.given[0],
+          stride = to_ints(node.stride),
+          padding = to_ints(node.padding),
+          dilation = to_ints(node.dilation),
+          output_padding = to_ints(node.output_padding),
+          transposed = node.transposed,
+          groups = node.groups.guard_int(__FILE__, __LINE__)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor& grad = taken[0];
+    Shape folded = shape;
+    folded[0] *= grad.size(0);
+    // Its shape is all that is read of the input.
+    const at::Tensor input = at::empty({1}, grad.options()).expand(folded);
+    const auto grads = at::convolution_backward(
+        grad.flatten(0, 1),
+        input,
+        weight,
+        std::nullopt,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        {true, false, false});
+    given[0] = std::get<0>(grads).view(Call::batch_of(grad, shape));
+  };
+}
+
 } // namespace
 
 void add_product_rules(RuleTable& table) {
@@ -143,6 +188,29 @@ void add_product_rules(RuleTable& table) {
     const at::Tensor matrix = factor(call, node.mat_, 2), vector = factor(call, node.vec_, 1);
     return if_strided(matrix, vector, [&] { return vector_product(call, matrix, vector, 1, node.alpha, node.beta); });
   });
+  add_rule<LinalgCrossBackward0>(table, [](const Call& call, const LinalgCrossBackward0& node) -> BatchedVjp {
+    const at::Tensor self = factor(call, node.self_, 1), other = factor(call, node.other_, 0);
+    // The same from the end, with the batch in front and dimensions of size 1 where an operand has none.
+    const int64_t dim = node.dim < 0 ? node.dim : node.dim - static_cast<int64_t>(call.taken[0].size());
+    return [self, other, dim](Cotangents& taken, Cotangents& given) {
+      const at::Tensor& grad = taken[0];
+      given[0] = other.defined() ? at::linalg_cross(other.unsqueeze(0), grad, dim) : at::Tensor();
+      given[1] = self.defined() ? at::linalg_cross(grad, self.unsqueeze(0), dim) : at::Tensor();
+    };
+  });
+  add_rule<LinalgInvExBackward0>(table, [](const Call& call, const LinalgInvExBackward0& node) -> BatchedVjp {
+    const at::Tensor inverse = call.saved(node.inverse_).mT();
+    if (inverse.dim() != 2) {
+      return nullptr;
+    }
+    return [inverse](Cotangents& taken, Cotangents& given) {
+      if (taken[0].defined()) {
+        given[0] = times_left(inverse, times_right(taken[0], inverse)).neg();
+      }
+    };
+  });
+  add_rule<ConvolutionBackward0>(
+      table, [](const Call& call, const ConvolutionBackward0& node) { return convolution(call, node); });
   add_rule<DotBackward0>(table, [](const Call& call, const DotBackward0& node) -> BatchedVjp {
     const at::Tensor self = factor(call, node.self_, 1), tensor = factor(call, node.tensor_, 0);
     return [self, tensor](Cotangents& taken, Cotangents& given) {

@@ -10,11 +10,6 @@
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
-namespace {
-
-using namespace torch::autograd::generated;
-
-// `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims) {
   if (!dims.has_value() || dims->empty()) {
     return Shape(shape.size(), 1);
@@ -26,6 +21,10 @@ Shape reduced(Shape shape, at::OptionalIntArrayRef dims) {
   }
   return shape;
 }
+
+namespace {
+
+using namespace torch::autograd::generated;
 
 int64_t numel(const Shape& shape) {
   int64_t product = 1;

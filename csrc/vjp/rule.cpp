@@ -32,6 +32,7 @@ const RuleTable& table() {
     add_product_rules(*all);
     add_reduction_rules(*all);
     add_shape_rules(*all);
+    add_statistics_rules(*all);
     return all;
   }();
   return *rules;

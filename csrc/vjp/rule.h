@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
+#include <c10/util/OptionalArrayRef.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
@@ -70,6 +71,10 @@ void add_pointwise_rules(RuleTable& table);
 void add_product_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
+void add_statistics_rules(RuleTable& table);
+
+// `shape` with size 1 where `dims` (none: everywhere) are reduced.
+Shape reduced(Shape shape, at::OptionalIntArrayRef dims);
 
 // The rule of a Node, or null.
 const Rule* find_rule(const torch::autograd::Node& node);

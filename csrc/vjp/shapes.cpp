@@ -125,6 +125,23 @@ void add_moves(RuleTable& table) {
     }
     return [dims](const at::Tensor& grad) { return grad.flip(dims); };
   });
+  add_unary<RepeatBackward0>(table, [](const Call& call, const RepeatBackward0& node) {
+    // Each dimension as (times, size), of which the times are summed.
+    const Shape& shape = *call.given[0];
+    const size_t more = node.repeats.size() - shape.size();
+    Shape split;
+    std::vector<int64_t> times;
+    for (const auto k : c10::irange(node.repeats.size())) {
+      times.push_back(static_cast<int64_t>(split.size()) + 1);
+      split.push_back(node.repeats[k].guard_int(__FILE__, __LINE__));
+      if (k >= more) {
+        split.push_back(shape[k - more]);
+      }
+    }
+    return [split, times](const at::Tensor& grad) {
+      return times.empty() ? grad : grad.reshape(Call::batch_of(grad, split)).sum(times);
+    };
+  });
   add_rule<RollBackward0>(table, [](const Call& call, const RollBackward0& node) -> BatchedVjp {
     std::vector<int64_t> shifts;
     for (const c10::SymInt& shift : node.shifts) {
@@ -188,6 +205,35 @@ void add_moves(RuleTable& table) {
           at::index_put(at::zeros(Call::batch_of(grad, shape), grad.options()), indices, grad, /*accumulate=*/true);
     };
   });
+}
+
+// What a Node chose along a dimension, by the indices that it saved: max, min, sort and their like.
+template <typename T>
+void add_selection(RuleTable& table) {
+  add_rule<T>(table, [](const Call& call, const T& node) -> BatchedVjp {
+    const Shape& shape = *call.given[0];
+    if (shape.empty()) {
+      return nullptr;
+    }
+    const int64_t dim = batched_dim(node.dim, shape);
+    at::Tensor index = call.saved(node.indices_);
+    // Without keepdim, what was reduced has no dimension.
+    const bool is_reduced = index.dim() < static_cast<int64_t>(shape.size());
+    if (is_reduced) {
+      index = index.unsqueeze(dim - 1);
+    }
+    return [shape, dim, index, is_reduced](Cotangents& taken, Cotangents& given) {
+      const at::Tensor grad = is_reduced ? taken[0].unsqueeze(dim) : taken[0];
+      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).scatter(dim, index.expand(grad.sizes()), grad);
+    };
+  });
+}
+
+void add_selections(RuleTable& table) {
+  add_selection<MaxBackward0>(table);
+  add_selection<MinBackward0>(table);
+  add_selection<SortBackward0>(table);
+  add_selection<TopkBackward0>(table);
 }
 
 void add_joins(RuleTable& table) {
@@ -272,6 +318,7 @@ void add_shape_rules(RuleTable& table) {
   add_views(table);
   add_parts(table);
   add_moves(table);
+  add_selections(table);
   add_joins(table);
 }
 
