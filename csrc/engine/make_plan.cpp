@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/forward_mode.h"
@@ -61,16 +62,19 @@ std::shared_ptr<const OutputPlan> make_plan(
     Effort effort) {
   auto plan = std::make_shared<OutputPlan>(plan_segments(problem, options.mode));
   if (options.use_structure && options.mode != Mode::kForward) {
-    plan->samples = samples_of_layers(problem).value_or(1);
-  }
-  if (plan->samples > 1) {
-    plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), count_columns(problem)}};
-    plan->reason = "parameters of layers: the rows of " + std::to_string(plan->samples) + " samples share passes";
-  } else if (options.use_structure && options.mode != Mode::kForward) {
+    const int64_t samples = samples_of_layers(problem).value_or(1);
+    const double shared_passes = static_cast<double>(problem.output.numel()) / static_cast<double>(samples);
     OutputProblem structured = problem;
     structured.may_go_forward = options.mode == Mode::kAuto;
-    structured.dense_cost = plan->cost;
+    structured.dense_cost = std::min(plan->cost, shared_passes);
     plan->structure = find_structure(structured, effort);
+    const bool has_better = plan->structure != nullptr && structure::cost_of(*plan->structure) < shared_passes;
+    if (samples > 1 && shared_passes <= plan->cost && !has_better) {
+      plan->structure = nullptr;
+      plan->samples = samples;
+      plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), count_columns(problem)}};
+      plan->reason = "parameters of layers: the rows of " + std::to_string(samples) + " samples share passes";
+    }
   }
   if (effort == Effort::kThorough) {
     plan->rows = problem.output.numel();
