@@ -35,20 +35,22 @@ RowSweeps::RowSweeps(
     const tape::Tape& tape,
     const JacobianOptions& options,
     bool keep_graph)
-    : root_(std::move(root)),
+    : tape_(tape),
+      root_(std::move(root)),
       num_rows_(num_rows),
       seeds_(std::move(seeds)),
       options_(options),
       sweep_{keep_graph, options.create_graph} {
   // Anomaly mode looks at values, which vmap does not let it.
-  const bool distrusted =
-      tape.distrust == tape::Distrust::kValues || (tape.distrust == tape::Distrust::kGraph && options.create_graph);
-  if (distrusted || torch::autograd::AnomalyMode::is_enabled()) {
+  if (torch::autograd::AnomalyMode::is_enabled()) {
     chunk_size_ = 1;
   } else {
     chunk_size_ = options.chunk_size.has_value()
         ? *options.chunk_size
         : plan::automatic_chunk_size(num_rows_, tape.peak_bytes_per_row, root_.like.device());
+  }
+  if (chunk_size_ > 1 && SplitTape::is_needed(tape, options.create_graph)) {
+    split_ = std::make_unique<SplitTape>(tape, options.create_graph);
   }
 }
 
@@ -71,11 +73,11 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
-// One batched sweep; if it fails, changes chunk_size_ to what may work and returns false.
+// One batched sweep; if it fails, changes split_ or chunk_size_ to what may work and returns false.
 bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
   std::exception_ptr exception;
   try {
-    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_);
+    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_, split_.get());
     return true;
   } catch (...) {
     exception = std::current_exception();
@@ -90,9 +92,15 @@ bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs,
       chunk_size_ = (count + 1) / 2;
       return false;
     case Failure::kOther:
-      failing_node_ = find_failing_node({root_.edge}, {seeds_(row, count)}, inputs);
-      fell_back_ = true;
-      chunk_size_ = 1;
+      if (split_ == nullptr) {
+        // A sweep of two rows tells as well which Node it is.
+        split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
+        std::vector<at::Tensor> ignored;
+        try_batched(row, 2, inputs, ignored);
+      } else if (!split_->loop_failed()) {
+        fell_back_ = true;
+        chunk_size_ = 1;
+      }
       return false;
   }
   return false;
@@ -111,11 +119,14 @@ void RowSweeps::throw_out_of_memory(int64_t count) const {
 
 // Once the values are there, so that a graph on which the row loop fails as well raises that error alone.
 void RowSweeps::warn_of_loops() const {
+  const std::string nodes = split_ == nullptr ? "" : c10::Join(", ", split_->failed());
   if (fell_back_) {
-    const std::string culprit = failing_node_.empty() ? "a hook on the graph" : failing_node_;
     warn(
         options_,
-        "torch.vmap cannot run " + culprit + "; its Jacobian is computed row by row, with the same values but slower");
+        "torch.vmap cannot run " + (nodes.empty() ? "a hook on the graph" : nodes) +
+            "; the Jacobian is computed row by row, with the same values but slower");
+  } else if (!nodes.empty()) {
+    warn(options_, "torch.vmap cannot run " + nodes + ", which goes row by row, with the same values but slower");
   }
   if (!looped_ops_.empty()) {
     const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());

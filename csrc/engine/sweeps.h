@@ -5,12 +5,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "engine/batched_vjp.h"
 #include "engine/endpoint.h"
 #include "engine/options.h"
+#include "engine/split_tape.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
@@ -25,10 +27,11 @@ Seeds basis_of(const at::Tensor& like);
 Seeds rows_of(at::Tensor matrix);
 
 // Vector-Jacobian products of any number of rows, in as few batched sweeps as fit the memory: smaller ones where memory
-// runs out, row by row where torch.vmap cannot go or is known to be wrong.
+// runs out. Nodes that torch.vmap cannot run, or is known to get wrong, are run row by row; so is all of the tape where
+// that does not help.
 class RowSweeps {
  public:
-  // `tape` is the one from `root` to the inputs.
+  // `tape` is one on which `root` and the inputs are, and must outlive the object.
   RowSweeps(
       Endpoint root,
       int64_t num_rows,
@@ -49,14 +52,15 @@ class RowSweeps {
   [[noreturn]] void throw_out_of_memory(int64_t count) const;
   void warn_of_loops() const;
 
+  const tape::Tape& tape_;
   Endpoint root_;
   int64_t num_rows_;
   Seeds seeds_;
   const JacobianOptions& options_;
   SweepOptions sweep_;
   int64_t chunk_size_;
-  bool fell_back_ = false;
-  std::string failing_node_;
+  std::unique_ptr<SplitTape> split_; // once it is needed
+  bool fell_back_ = false; // to rows, with all of the tape
   std::vector<std::string> looped_ops_;
 };
 
