@@ -523,6 +523,26 @@ def test_cotangent_that_is_no_batch() -> None:
         assert_close(full_jacobian(f, x), full_jacobian_loop(f, x))
 
 
+class LoopedOpThenValues(torch.autograd.Function):
+    """Runs an operation that has no batching rule, before it looks at values."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        torch.fake_quantize_per_channel_affine(grad.float(), torch.ones(4), torch.zeros(4).int(), 0, -4, 4)
+        return grad * (1.0 if grad.sum().item() > -1e9 else 0.0)
+
+
+def test_no_warning_of_sweeps_that_failed() -> None:
+    x = leaf(4)
+    with pytest.warns(UserWarning, match="cannot run LoopedOpThenValues") as record:
+        full_jacobian(LoopedOpThenValues.apply(x.sin()), x)
+    assert len(record) == 1
+
+
 def test_distrusted_nodes_are_known_beforehand() -> None:
     """No warning, no second sweep."""
     x = leaf(6)

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <set>
 #include <utility>
 
 #include "engine/failure.h"
@@ -77,7 +76,9 @@ void RowSweeps::run(
 bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
   std::exception_ptr exception;
   try {
-    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_, split_.get());
+    std::vector<std::string> looped_ops;
+    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops, split_.get());
+    looped_ops_.insert(looped_ops.begin(), looped_ops.end());
     return true;
   } catch (...) {
     exception = std::current_exception();
@@ -129,8 +130,7 @@ void RowSweeps::warn_of_loops() const {
     warn(options_, "torch.vmap cannot run " + nodes + ", which goes row by row, with the same values but slower");
   }
   if (!looped_ops_.empty()) {
-    const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());
-    warn(options_, "torch.vmap has no batching rule for " + c10::Join(", ", ops) + " and loops over its rows");
+    warn(options_, "torch.vmap has no batching rule for " + c10::Join(", ", looped_ops_) + " and loops over its rows");
   }
 }
 

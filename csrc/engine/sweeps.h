@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -61,7 +62,7 @@ class RowSweeps {
   int64_t chunk_size_;
   std::unique_ptr<SplitTape> split_; // once it is needed
   bool fell_back_ = false; // to rows, with all of the tape
-  std::vector<std::string> looped_ops_;
+  std::set<std::string> looped_ops_;
 };
 
 } // namespace highgrad::engine
