@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders
-from ._options import check_sweep_options
+from ._options import check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
 from ._taylor import Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, nest
@@ -19,6 +19,7 @@ from ._tree import TensorTree, flatten, nest
 _NAME = "nth_derivative"
 
 
+@outside_inference_mode
 def nth_derivative(
     f: TensorTree,
     wrt: TensorTree,
@@ -73,7 +74,8 @@ def nth_derivative(
         by itself).
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a negative n, an unknown `reduce` or `method` and
+        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a complex `wrt` for n > 1 is a RuntimeError; a
+            negative n, an unknown `reduce` or `method` and
             a `batch_dims` that the shapes do not have are ValueErrors; samples that are not independent a RuntimeError.
 
     Example:
@@ -89,6 +91,8 @@ def nth_derivative(
         return f
     _C.check_arguments(_NAME, outputs, inputs, create_graph, chunk_size, None)
     check_batch(_NAME, outputs, inputs, batch_dims)
+    if n > 1:
+        check_real(_NAME, inputs)
     shapes = _Shapes(outputs, inputs, n, reduce, batch_dims)
     results = None
     if out is not None:
@@ -158,7 +162,7 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
         return [block for output in outputs for block in _nested(shapes, orders, output, False)]
     blocks = []
     for output, outlook in zip(outputs, outlooks, strict=True):
-        if outlook.degree < shapes.n or output.numel() == 0:
+        if outlook.degree < shapes.n or output.numel() == 0 or all(x.numel() == 0 for x in inputs):
             blocks += shapes.zeros(output)
             continue
         regular = symmetric and outlook.regular and len({(x.dtype, x.device) for x in inputs}) == 1
@@ -169,7 +173,7 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
         elif method == "taylor":
             reason = obstacle or "the wrt differ in dtype or device"
             warnings.warn(
-                f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=3
+                f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=4
             )
         blocks += _nested(shapes, orders, output, regular) if found is None else found
     return blocks

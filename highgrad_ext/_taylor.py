@@ -143,7 +143,7 @@ class Sweeps:
 
     def unmixed(self, order: int) -> list[Tensor]:
         """By output: the derivatives of `order` by each element of the inputs, [*output.shape, width]."""
-        eye = torch.eye(self.width, dtype=torch.float64)
+        eye = torch.eye(self.width, dtype=torch.float64, device="cpu")
         if self.width == 0:
             return [output.new_zeros(*output.shape, 0) for output in self.outputs]
         results = self.coefficients(basis(self.inputs, self.batch_dims, eye), order)
@@ -319,13 +319,13 @@ def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
 
 
 def _probe_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int) -> None:
-    number = torch.arange(count)
+    number = torch.arange(count, device="cpu")
     bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
     seeded = torch.cat([bits, 1 - bits]).bool()
     for output in outputs:
         if not output.requires_grad:
             continue
-        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype)
+        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype, device="cpu")
         cotangents[seeded] = torch.nan
         cotangents = cotangents.to(output.device).view(len(seeded), *output.shape)
         for x in inputs:

@@ -48,19 +48,17 @@ RowSweeps::RowSweeps(
         ? *options.chunk_size
         : plan::automatic_chunk_size(num_rows_, tape.peak_bytes_per_row, root_.like.device());
   }
-  if (chunk_size_ > 1 && SplitTape::is_needed(tape, options.create_graph)) {
-    split_ = std::make_unique<SplitTape>(tape, options.create_graph);
-  }
 }
 
 void RowSweeps::run(
     const edge_list& inputs,
     const std::function<void(int64_t, std::vector<at::Tensor>)>& take,
     Progress& progress) {
+  compile(inputs);
   for (int64_t row = 0; row < num_rows_;) {
     const int64_t count = std::min(chunk_size_, num_rows_ - row);
     std::vector<at::Tensor> rows;
-    if (count == 1) {
+    if (count == 1 && !program_.has_value()) {
       rows = single_vjp({root_.edge}, {seeds_(row, 1).squeeze(0)}, inputs, sweep_);
     } else if (!try_batched(row, count, inputs, rows)) {
       continue;
@@ -72,13 +70,31 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
-// One batched sweep; if it fails, changes split_ or chunk_size_ to what may work and returns false.
+// Without engine and vmap, where that can be; a loop that the user asks for is torch's own.
+void RowSweeps::compile(const edge_list& inputs) {
+  if (sweep_.keep_graph && options_.chunk_size != 1) {
+    program_ = vjp::Program::compile(tape::read_tape(root_.edge, inputs));
+  }
+}
+
+std::vector<at::Tensor> RowSweeps::sweep(int64_t row, int64_t count, const edge_list& inputs) {
+  if (program_.has_value()) {
+    return program_->run(seeds_(row, count));
+  }
+  if (split_ == nullptr && SplitTape::is_needed(tape_, sweep_.create_graph)) {
+    split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
+  }
+  std::vector<std::string> looped_ops;
+  auto rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops, split_.get());
+  looped_ops_.insert(looped_ops.begin(), looped_ops.end());
+  return rows;
+}
+
+// One batched sweep; if it fails, changes what may help and returns false.
 bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
   std::exception_ptr exception;
   try {
-    std::vector<std::string> looped_ops;
-    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops, split_.get());
-    looped_ops_.insert(looped_ops.begin(), looped_ops.end());
+    rows = sweep(row, count, inputs);
     return true;
   } catch (...) {
     exception = std::current_exception();
@@ -91,9 +107,14 @@ bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs,
         throw_out_of_memory(count);
       }
       chunk_size_ = (count + 1) / 2;
+      if (count == 1) {
+        program_.reset();
+      }
       return false;
     case Failure::kOther:
-      if (split_ == nullptr) {
+      if (program_.has_value()) {
+        program_.reset();
+      } else if (split_ == nullptr) {
         // A sweep of two rows tells as well which Node it is.
         split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
         std::vector<at::Tensor> ignored;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "engine/options.h"
 #include "engine/split_tape.h"
 #include "tape/tape.h"
+#include "vjp/program.h"
 
 namespace highgrad::engine {
 
@@ -49,6 +51,8 @@ class RowSweeps {
       Progress& progress);
 
  private:
+  void compile(const torch::autograd::edge_list& inputs);
+  std::vector<at::Tensor> sweep(int64_t row, int64_t count, const torch::autograd::edge_list& inputs);
   bool try_batched(int64_t row, int64_t count, const torch::autograd::edge_list& inputs, std::vector<at::Tensor>& rows);
   [[noreturn]] void throw_out_of_memory(int64_t count) const;
   void warn_of_loops() const;
@@ -60,7 +64,8 @@ class RowSweeps {
   const JacobianOptions& options_;
   SweepOptions sweep_;
   int64_t chunk_size_;
-  std::unique_ptr<SplitTape> split_; // once it is needed
+  std::optional<vjp::Program> program_; // where neither engine nor vmap is needed
+  std::unique_ptr<SplitTape> split_; // where Nodes go row by row
   bool fell_back_ = false; // to rows, with all of the tape
   std::set<std::string> looped_ops_;
 };
