@@ -42,10 +42,13 @@ def nth_derivative(
     r"""The n-th derivative of tensors that have a recorded graph.
 
     Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
-    above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: along as many
-    directions as there are different partial derivatives, from which those are interpolated in float64 (Griewank, Utke,
-    Walther, Math. Comp. 69, 2000); for an `f` of one element and many of `wrt`, by a reverse sweep over jets of one
-    order less. Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
+    Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
+    above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: by polynomials in
+    all elements of `wrt`, with one coefficient for every different partial derivative of every order. For an `f` of few
+    elements, those of the highest order do not flow through the graph: one reverse sweep gives the weights with which
+    its operations add to them. Where memory or `chunk_size` does not hold all coefficients at once, jets flow along
+    some directions at a time, from which derivatives are interpolated in float64 (Griewank, Utke, Walther, Math.
+    Comp. 69, 2000). Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
 
     Args:
         f, wrt: as in :func:`full_jacobian`.
@@ -57,7 +60,7 @@ def nth_derivative(
         create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
             always record their graph.
         chunk_size, mode, structure: as in :func:`full_jacobian`, for every order of nested sweeps; of jets, chunk_size
-            is the directions a sweep.
+            is the most coefficients of one element, or directions, in a sweep.
         allow_unused: as in :func:`full_jacobian`, for the first order.
         strict: as in :func:`full_jacobian`, for every order, which are then nested.
         method: "nested" and "taylor" force one of the two; "taylor" warns where it cannot be used.
@@ -192,6 +195,8 @@ def _by_jets(shapes: _Shapes, orders: Orders, output: Tensor, outlook: Outlook, 
             return sweeps.contracted(n)[0] if n > 2 or forced else None
         if shapes.reduce == "diagonal":
             return shapes.cut(output, sweeps.unmixed(n)[0])
+        if not forced and not sweeps.prefers_jets(n):
+            return None
         return shapes.cut(output, sweeps.partials(n)[0])
 
 
