@@ -48,23 +48,13 @@ at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t 
     const int others = shape.order - 1;
     const int64_t grain = std::max<int64_t>(1, kGrainSize / (rows * shape.size));
     at::parallel_for(0, shape.full / shape.size, grain, [&](int64_t begin, int64_t end) {
-      // What sorted digits from k on add to the rank, behind one that is none of the larger.
-      int64_t above[kMaxOrder + 1];
       MultiIndex index = split_index(begin, shape.size, others, width);
       for (int64_t run = begin; run < end; ++run) {
         MultiIndex sorted = index;
         sort_digits(sorted, others);
-        above[others] = 0;
-        for (int k = others - 1; k >= 0; --k) {
-          above[k] = above[k + 1] + terms[(k + 1) * shape.size + digit(sorted, k)];
-        }
-        int slot = 0; // of the last index among the others
-        int64_t below = 0; // what those in front of it add
+        InsertedRank inserted = start_inserting(sorted, others, terms.data(), shape.size);
         for (const auto last : c10::irange(shape.size)) {
-          for (; slot < others && digit(sorted, slot) <= last; ++slot) {
-            below += terms[slot * shape.size + digit(sorted, slot)];
-          }
-          const int64_t rank = below + terms[slot * shape.size + last] + above[slot];
+          const int64_t rank = insert(inserted, sorted, others, terms.data(), shape.size, last);
           for (const auto row : c10::irange(rows)) {
             to[row * shape.full + run * shape.size + last] = from[row * shape.packed + rank];
           }
