@@ -24,18 +24,17 @@ HIGHGRAD_HOST_DEVICE int64_t binomial(int64_t n, int64_t k) {
   return result;
 }
 
-// C(digit + k, k + 1): what a digit adds to the rank as the k-th of a sorted multi-index. The first four are written
+// C(digit + k, k + 1): what a digit adds to the rank as the k-th of a sorted multi-index. The first three are written
 // out, since a division by what the compiler knows is a product.
 HIGHGRAD_HOST_DEVICE int64_t rank_term(int64_t digit, int k) {
+  const auto i = static_cast<uint64_t>(digit);
   switch (k) {
     case 0:
       return digit;
     case 1:
-      return digit * (digit + 1) / 2;
+      return static_cast<int64_t>(i * (i + 1) / 2);
     case 2:
-      return digit * (digit + 1) / 2 * (digit + 2) / 3;
-    case 3:
-      return digit * (digit + 1) / 2 * (digit + 2) / 3 * (digit + 3) / 4;
+      return static_cast<int64_t>(i * (i + 1) / 2 * (i + 2) / 3);
     default:
       return binomial(digit + k, k + 1);
   }

@@ -247,7 +247,7 @@ __global__ void fold_entries_kernel(
         const int64_t column = join_index(index, layout.size, layout.order);
         add(column);
         // Every other step exchanges the last two digits.
-        const int64_t rise = layout.order < 2 ? 0 : digit(index, layout.order - 1) - digit(index, layout.order - 2);
+        const int64_t rise = digit(index, layout.order - 1) - digit(index, layout.order - 2);
         if (rise > 0) {
           swap_digits(index, layout.order - 2, layout.order - 1);
           add(column + rise * (layout.size - 1));

@@ -1,5 +1,6 @@
 #include "ops/expand_symmetric.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -43,9 +44,12 @@ at::Tensor fold_symmetric_cuda(const at::Tensor& full, int64_t size, int64_t ord
   const SymmetricShape shape = check_fold_symmetric(full, size, order);
   const c10::cuda::CUDAGuard guard(full.device());
   const at::Tensor source = full.contiguous().resolve_conj().resolve_neg();
-  const at::Tensor result = at::empty({full.size(0), shape.packed}, full.options());
+  at::Tensor result = at::empty({full.size(0), shape.packed}, full.options());
   if (result.numel() == 0) {
     return result;
+  }
+  if (shape.order <= 1) {
+    return at::add_out(result, source, 0); // the sum of one, which a zero of either sign is in
   }
   launch_fold_symmetric(
       result.mutable_data_ptr(),

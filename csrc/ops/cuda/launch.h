@@ -44,7 +44,8 @@ void launch_decompress(void* dst, const void* src, int64_t element_size, const E
 // dst[source[k]] += src[target[k]]; dst holds zeros.
 void launch_compress(void* dst, const void* src, ElementType type, const Entries& entries, cudaStream_t stream);
 
-// Rows of symmetric tensors (ops/symmetric_index.h); every `lanes`-th row has the same thread. Nothing is empty.
+// Rows of symmetric tensors (ops/symmetric_index.h); every `lanes`-th row has the same thread. Nothing is empty, and
+// the order is at least 2: below, both ops are copies.
 struct SymmetricLayout {
   int64_t rows;
   int64_t lanes;
@@ -54,7 +55,7 @@ struct SymmetricLayout {
   int order;
 };
 
-// [rows, packed] to [rows, full], elements of `element_size` bytes, of order 2 and above: below, it is a copy.
+// [rows, packed] to [rows, full], elements of `element_size` bytes.
 void launch_expand_symmetric(
     void* full,
     const void* packed,
