@@ -87,7 +87,7 @@ def run(step: Step, deadline: float) -> Outcome:
     seconds = time.monotonic() - start
     # A report that was cut off has told something, too.
     lines = output.splitlines()
-    whole = step.is_report and any(line.startswith("|") for line in lines)
+    whole = step.is_report and (not failed or any(line.startswith("|") for line in lines))
     text = output if whole else quote("\n".join(lines[-step.tail :]))
     return Outcome(step.title, verdict, seconds, text, failed)
 
