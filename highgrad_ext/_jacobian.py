@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 
 from . import _C, _verify
-from ._options import check_result_options, check_sweep_options
+from ._options import check_flags, check_result_options, check_sweep_options
 from ._plan import Plan, check_plan
 from ._progress import Report, reporter
-from ._tree import TensorTree, flatten, nest
+from ._tree import TensorTree, flatten, flatten_out, nest
 
 _NAME = "full_jacobian"
 
@@ -105,9 +105,17 @@ def full_jacobian(
         plans = plan.outputs
         mode, structure, chunk_size = plan.mode, plan.structure, plan.chunk_size
         layout, batch_dims = plan.layout, plan.batch_dims
+    check_flags(
+        _NAME,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        allow_unused=allow_unused,
+        strict=strict,
+        verify=verify,
+    )
     check_sweep_options(_NAME, chunk_size, mode, structure)
     check_result_options(_NAME, batch_dims, layout, out is not None)
-    results = None if out is None else flatten(_NAME, "out", out)[0]
+    results = None if out is None else flatten_out(_NAME, out, f_spec, wrt_spec)
     verify = verify or _verify.ALWAYS
     sweep_options = (_NAME, create_graph, retain_graph or verify, allow_unused, strict, chunk_size, mode)
     options = (*sweep_options, structure, layout, batch_dims, plans, results)

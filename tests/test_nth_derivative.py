@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import nth_derivative
+from highgrad_ext import directional, laplacian, nth_derivative
 from highgrad_ext._reference import nth_derivative_loop
 
 
@@ -166,7 +166,7 @@ def test_progress_counts_all_passes(capfd: pytest.CaptureFixture[str]) -> None:
     x = leaf(2)
     passes: list[tuple[int, int]] = []
     nth_derivative(x.exp().prod(), x, 3, progress=lambda *seen: passes.append(seen))
-    assert passes == [(4, 4)]  # one sweep of jets along four directions
+    assert passes == [(9, 9)]  # one sweep of all different partial derivatives up to order 3
     passes.clear()
     nth_derivative(x.exp().prod(), x, 3, method="nested", progress=lambda *seen: passes.append(seen))
     assert passes == [(1, 1), (3, 3), (6, 6)]
@@ -217,3 +217,44 @@ def test_gradcheck() -> None:
     x = leaf(2)
     assert torch.autograd.gradcheck(lambda x: nth_derivative(x.sin().prod(), x, 2), (x,))
     assert torch.autograd.gradcheck(lambda x: nth_derivative(x.sin().prod(), x, 2, reduce="diagonal"), (x,))
+
+
+@pytest.mark.parametrize("method", ["nested", "taylor"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_wrt_without_elements(n: int, method: Literal["nested", "taylor"]) -> None:
+    x, empty = leaf(2), leaf(0, 2)
+    f = x.prod() * (x.exp() + empty.sum())
+    assert nth_derivative(f, empty, n, method=method).shape == (2, *(0, 2) * n)
+    both = nth_derivative(f, (x, empty), n, method=method)
+    for _ in range(n - 1):
+        both = both[0]
+    assert_close(both[0], nth_derivative(f, x, n))
+    assert both[1].shape == (2, *(2,) * (n - 1), 0, 2)
+
+
+def test_no_second_derivative_by_complex_wrt() -> None:
+    z = torch.rand(3, dtype=torch.complex128, requires_grad=True)
+    assert nth_derivative(z.abs(), z, 1).dtype == z.dtype
+    with pytest.raises(RuntimeError, match="nth_derivative: expected a real wrt, got torch"):
+        nth_derivative(z.abs(), z, 2)
+    with pytest.raises(RuntimeError, match="directional: expected a real wrt"):
+        directional(z.abs(), z, torch.ones_like(z), 1)
+    with pytest.raises(RuntimeError, match="laplacian: expected a real wrt"):
+        laplacian(z.abs(), z)
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize(("width", "n"), [(1, 25), (1, 60), (2, 12), (2, 16), (3, 10)])
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_high_orders_keep_their_digits(width: int, n: int, create_graph: bool, chunk_size: int | None) -> None:
+    x = torch.full((width,), 0.3, dtype=torch.float64, requires_grad=True)
+    f = x.sum().exp()
+    options: dict[str, Any] = {"create_graph": create_graph, "chunk_size": chunk_size}
+    everything = nth_derivative(f, x, n, **options)
+    assert_close(everything, f.expand_as(everything), rtol=1e-12, atol=0, check_stride=False)
+    for reduce in ("diagonal", "sum"):
+        result = nth_derivative(f, x, n, reduce=reduce, **options)
+        scale = width ** (n - 1) if reduce == "sum" else 1
+        assert_close(result, (f * scale).expand(width), rtol=1e-12, atol=0)
+    last = directional(f, x, torch.ones_like(x), n, create_graph=create_graph)[-1]
+    assert_close(last, f * width**n, rtol=1e-12, atol=0)
