@@ -14,11 +14,11 @@ namespace highgrad::ops {
 
 constexpr int kMaxOrder = 64;
 
-// n is at least 0, k at least 1. Where n is less than k, one of the factors is zero.
+// Neither is negative. Where n is less than k, one of the factors is zero.
 HIGHGRAD_HOST_DEVICE int64_t binomial(int64_t n, int64_t k) {
-  int64_t result = n - k + 1;
+  int64_t result = 1;
   HIGHGRAD_NO_UNROLL
-  for (int64_t i = 2; i <= k; ++i) {
+  for (int64_t i = 1; i <= k; ++i) {
     result = result * (n - k + i) / i;
   }
   return result;
