@@ -97,7 +97,7 @@ void add_trigonometry(RuleTable& table) {
     const at::Tensor y = call.saved(node.self_);
     const at::Tensor x = call.saved(node.other_);
     const at::Tensor square = y * y + x * x;
-    const at::Tensor inverse = square.reciprocal().masked_fill_(square.eq(0), 0);
+    const at::Tensor inverse = square.reciprocal().masked_fill(square.eq(0), 0);
     const at::Tensor by_y = call.wants(0) ? x * inverse : at::Tensor();
     const at::Tensor by_x = call.wants(1) ? -y * inverse : at::Tensor();
     return [by_y, by_x](Cotangents& taken, Cotangents& given) {
