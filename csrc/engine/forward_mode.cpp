@@ -1,6 +1,8 @@
 #include "engine/forward_mode.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/ones.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
@@ -31,10 +33,23 @@ double epsilon_of(at::ScalarType dtype) {
                              : static_cast<float>(std::numeric_limits<c10::BFloat16>::epsilon());
 }
 
+// The golden angle, no multiple of which is near a full turn.
+constexpr double kStep = 2.399963229728653;
+
 // Note [Checking columns]
 // torch's double backward of some Nodes lacks a term, without an error. But the recorded product g(u) is plain reverse
-// mode: if the columns are right, their sums weighted by u are g(u). (R. Freivalds, "Probabilistic machines can use
-// less running time", 1977, whose random u is here one without a pattern.)
+// mode: if the columns are right, their sums weighted by u are g(u). So Nodes that are not in structure's table are
+// recorded for a u without a pattern, and the columns checked. (R. Freivalds, "Probabilistic machines can use less
+// running time", 1977, with a random u; but the state of the random number generator is the user's.)
+at::Tensor without_pattern(const at::Tensor& like) {
+  return at::arange(like.numel(), like.options().dtype(at::kFloat))
+      .mul_(kStep)
+      .cos_()
+      .add_(2)
+      .to(like.scalar_type())
+      .view(like.sizes());
+}
+
 bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at::Tensor& cotangent) {
   const at::NoGradGuard no_grad;
   if (product.is_meta()) {
@@ -47,7 +62,6 @@ bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at:
   return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
 }
 
-// Whether what create_graph records of a double backward can be trusted to be differentiable.
 bool is_known(const tape::Tape& tape) {
   return std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const tape::TapeNode& entry) {
     return !entry.runs || structure::facts_of(*entry.node) != nullptr;
@@ -96,12 +110,14 @@ std::optional<std::vector<at::Tensor>> compute_columns(
     const torch::autograd::edge_list& inputs,
     const JacobianOptions& options,
     Progress& progress) {
-  if (options.create_graph && !is_known(tape::read_tape(root.edge, inputs))) {
-    return std::nullopt;
+  const bool is_trusted = is_known(tape::read_tape(root.edge, inputs));
+  if (!is_trusted && options.create_graph) {
+    return std::nullopt; // what is recorded of the double backward may not be differentiable again
   }
   std::vector<at::Tensor> columns;
   try {
-    const Linearization linear = linearize(root, inputs);
+    const Linearization linear = linearize(
+        root, inputs, is_trusted ? at::ones(root.like.sizes(), root.like.options()) : without_pattern(root.like));
     const Endpoint cotangent = endpoint_of(linear.cotangent);
     for (const at::Tensor& product : linear.products) {
       if (!product.defined()) {
@@ -120,7 +136,7 @@ std::optional<std::vector<at::Tensor>> compute_columns(
               [&](int64_t count, std::vector<at::Tensor> rows) { block.append(count, std::move(rows[0])); },
               progress);
       columns.push_back(block.finish());
-      if (!are_sums_of(product, columns.back(), linear.cotangent)) {
+      if (!is_trusted && !are_sums_of(product, columns.back(), linear.cotangent)) {
         return std::nullopt;
       }
     }

@@ -3,7 +3,9 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
+#include <c10/util/safe_numerics.h>
 
+#include "ops/check_dtype.h"
 #include "ops/symmetric_index.h"
 
 namespace highgrad::ops {
@@ -21,11 +23,7 @@ SymmetricShape check(const char* name, const at::Tensor& tensor, int64_t size, i
       size,
       " and ",
       order);
-  TORCH_CHECK(
-      tensor.is_floating_point() || tensor.is_complex(),
-      name,
-      ": expected a floating point or complex dtype, got ",
-      tensor.scalar_type());
+  check_dtype(name, tensor.scalar_type());
   const SymmetricShape shape = symmetric_shape(size, order);
   const int64_t columns = is_packed ? shape.packed : shape.full;
   TORCH_CHECK(
@@ -62,7 +60,12 @@ SymmetricShape symmetric_shape(int64_t size, int64_t order) {
   int64_t full = 1;
   for (const auto k : c10::irange(order)) {
     (void)k;
-    full *= size;
+    TORCH_CHECK(
+        !c10::mul_overflows(full, size, &full),
+        "expand_symmetric: expected size^order to be an int64, got ",
+        size,
+        "^",
+        order);
   }
   const auto dims = static_cast<int>(order);
   return {packed_size(size, dims), full, size, dims};
