@@ -33,7 +33,8 @@ std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& inp
 bool are_tied(const structure::Digits& digits, const Samples& output, const Samples& input) {
   const auto axes = structure::split_by_axis(digits, {input.count, input.rest});
   return input.count == 1 ||
-      (axes[0].size() == 1 && axes[0][0].size == output.count && axes[0][0].stride == output.rest);
+      (axes[0].size() == 1 && axes[0][0].is_equal() && axes[0][0].size == output.count &&
+       axes[0][0].stride == output.rest);
 }
 
 // Two probes a bit of the sample's number: NaN in all samples that have the bit set, or not set, may not arrive at one
@@ -49,10 +50,7 @@ bool are_apart(const OutputProblem& problem, int64_t batch_dims) {
       map,
       plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device()),
       /*may_loop=*/true);
-  int64_t columns = 0;
-  for (const at::Tensor& input : problem.inputs) {
-    columns += input.numel();
-  }
+  const int64_t columns = problem.count_columns();
   for (const auto bit : c10::irange(bits)) {
     std::vector<int64_t> group_of_row;
     for (const auto row : c10::irange(problem.output.numel())) {

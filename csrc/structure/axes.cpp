@@ -73,6 +73,44 @@ Digits reduced(const std::vector<int64_t>& dims, const Shape& out, const Shape& 
   return join_axes(result);
 }
 
+// In's axes are out's, but for `dims`: these lie along out's as `slide(i)` of dims[i] says, or are free where it is
+// null.
+template <typename SlideOf>
+Digits resized(
+    const std::vector<int64_t>& dims,
+    SlideOf&& slide,
+    const Shape& out,
+    const Shape& in,
+    const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    const auto place = std::find(dims.begin(), dims.end(), static_cast<int64_t>(axis));
+    if (place == dims.end()) {
+      result[axis] = axis_of_size(axes, out, axis, in[axis]);
+      continue;
+    }
+    // An axis may be rolled twice.
+    const bool is_once = std::find(place + 1, dims.end(), *place) == dims.end();
+    const Slide* along = is_once ? slide(static_cast<size_t>(place - dims.begin())) : nullptr;
+    result[axis] = along == nullptr ? all_free(in[axis]) : slide_digits(*along, axes[axis], in[axis]);
+  }
+  return join_axes(result);
+}
+
+// Samples are the same, channels of one group depend on those of that group, and the other axes slide.
+Digits convolved(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  result[0] = axis_of_size(axes, out, 0, in[0]);
+  const Digits group = split_by_axis(axes[1], {attributes.groups, out[1] / attributes.groups})[0];
+  result[1] = join_axes({group, all_free(in[1] / attributes.groups)});
+  for (size_t axis = 2; axis < in.size(); ++axis) {
+    result[axis] = slide_digits(attributes.slides[axis - 2], axes[axis], in[axis]);
+  }
+  return join_axes(result);
+}
+
 // In's axis k is out's axis from(k), or free where that is negative.
 template <typename From>
 Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& digits) {
@@ -227,6 +265,9 @@ class Walk {
         if (attributes.has_value()) {
           hash_.add(attributes->dims);
           hash_.add(attributes->others);
+          for (const Slide& slide : attributes->slides) {
+            hash_.add({static_cast<int64_t>(slide.kind), slide.kernel, slide.stride, slide.padding, slide.dilation});
+          }
         } else {
           analysis_.is_global = false;
         }
@@ -241,7 +282,7 @@ class Walk {
           continue;
         }
         const auto flow = [&](const Digits& digits) {
-          return flow_through(facts->flow, attributes->dims, k, links.size(), *out, *ins[k], digits);
+          return flow_through(facts->flow, *attributes, nr, k, links.size(), *out, *ins[k], digits);
         };
         Ties ties{flow(state.ties.upper), std::nullopt};
         if (facts->is_full && state.ties.lower.has_value()) {
@@ -264,14 +305,21 @@ class Walk {
 
 Digits flow_through(
     Flow flow,
-    const std::vector<int64_t>& dims,
+    const NodeAttributes& attributes,
+    uint32_t nr,
     size_t k,
     size_t num_ins,
     const Shape& out,
     const Shape& in,
     const Digits& digits) {
   const Digits unknown = all_free(numel_of(in));
-  const auto is_in_dims = [&](int64_t axis) { return contains(dims, static_cast<size_t>(axis)); };
+  const std::vector<int64_t>& dims = attributes.dims;
+  const std::vector<Slide>& slides = attributes.slides;
+  const auto slide_of = [&](size_t i) -> const Slide* {
+    const size_t part = std::max<size_t>(k, nr);
+    const size_t at = slides.size() == dims.size() ? i : part;
+    return at < slides.size() ? &slides[at] : nullptr;
+  };
   switch (flow) {
     case Flow::kOther:
       return unknown;
@@ -288,13 +336,12 @@ Digits flow_through(
       return reduced(dims, out, in, digits);
     case Flow::kMix:
       // Weights and biases besides the input have an axis for each of `dims` alone. No dims are all, as roll's.
-      return k > 0 || in != out || dims.empty()
-          ? unknown
-          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+      if (k > 0 || in != out || (dims.empty() && in.size() != 1)) {
+        return unknown;
+      }
+      return resized(dims.empty() ? std::vector<int64_t>{0} : dims, slide_of, out, in, digits);
     case Flow::kResize:
-      return in.size() != out.size()
-          ? unknown
-          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+      return in.size() != out.size() ? unknown : resized(dims, slide_of, out, in, digits);
     case Flow::kTake:
       return in.size() != out.size() + 1
           ? unknown
@@ -312,8 +359,11 @@ Digits flow_through(
           : rearranged(
                 [&](int64_t axis) { return axis + 2 < static_cast<int64_t>(in.size()) ? axis : -1; }, out, in, digits);
     case Flow::kConvolution:
-      return k > 0 || in.size() != out.size()
-          ? unknown
+      if (k > 0 || in.size() != out.size()) {
+        return unknown;
+      }
+      return slides.size() + 2 == in.size()
+          ? convolved(attributes, out, in, digits)
           : rearranged([&](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
   }
   return unknown;
@@ -330,7 +380,7 @@ std::optional<AxisAnalysis> analyze_axes(const Tape& tape) {
 int64_t tied_samples(const Digits& digits, int64_t rest) {
   int64_t samples = 1;
   for (const Digit& digit : digits) {
-    if (digit.is_free()) {
+    if (!digit.is_equal()) {
       continue;
     }
     if (digit.stride >= rest) {

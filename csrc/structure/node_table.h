@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "structure/windows.h"
+
 namespace highgrad::structure {
 
 // How the cotangent of a Node's output depends, axis by axis, on that of its input; "in" and "out" are those of the
@@ -24,7 +26,7 @@ enum class Flow {
   kInsert, // out has one axis more, dims[0]
   kMatrixProduct, // of the operands that come last, after addends
   kMatrices, // of batches of matrices, each of which depends on the matrices at its place alone
-  kConvolution, // of the input; weight and bias follow
+  kConvolution, // of the input, in groups of channels; weight and bias follow
 };
 
 // What Note [Patterns by NaN] needs to know of a Node.
@@ -36,10 +38,13 @@ struct NodeFacts {
   bool is_full = false;
 };
 
-// Axes of a Node as its table row's flow reads them, not negative; and whatever else tells two Nodes of one type and
-// the same shapes apart.
+// Axes of a Node as its table row's flow reads them, not negative; how in lies along out there, where that is known;
+// and whatever else tells two Nodes of one type and the same shapes apart.
 struct NodeAttributes {
   std::vector<int64_t> dims;
+  // One for each of `dims` (for a convolution, for each axis after the channels), or for each of several ins or outs.
+  std::vector<Slide> slides;
+  int64_t groups = 1; // of a convolution's channels
   std::vector<int64_t> others;
 };
 
