@@ -11,6 +11,7 @@
 #include "pattern_bindings.h"
 #include "tape/node_rules.h"
 #include "taylor_bindings.h"
+#include "vjp_bindings.h"
 
 namespace py = pybind11;
 namespace engine = highgrad::engine;
@@ -209,4 +210,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   highgrad::bind_taylor(m);
   m.def("distrusted_nodes", &highgrad::tape::distrusted_nodes);
   highgrad::bind_patterns(m);
+  highgrad::bind_vjps(m);
 }

@@ -24,7 +24,7 @@ using Tensors = std::vector<at::Tensor>;
 using OptionalTensors = std::vector<std::optional<at::Tensor>>;
 
 // The fields of Outlook.
-using OutlookTuple = std::tuple<int64_t, std::vector<bool>, std::string, bool, int64_t>;
+using OutlookTuple = std::tuple<int64_t, std::vector<bool>, std::string, bool, int64_t, int64_t, bool, bool>;
 
 std::vector<OutlookTuple> inspect(const Tensors& outputs, const Tensors& inputs) {
   std::vector<OutlookTuple> outlooks;
@@ -34,7 +34,10 @@ std::vector<OutlookTuple> inspect(const Tensors& outputs, const Tensors& inputs)
         std::move(outlook.reaches),
         std::move(outlook.obstacle),
         outlook.regular,
-        outlook.bytes_per_row);
+        outlook.bytes_per_row,
+        outlook.all_bytes_per_row,
+        outlook.contracts,
+        outlook.nested_is_right);
   }
   return outlooks;
 }
@@ -65,6 +68,22 @@ std::variant<OptionalTensors, std::string> coefficients(
   return results;
 }
 
+// Packed partial derivatives, None where all are zero, or the reason why jets do not serve.
+std::variant<std::optional<at::Tensor>, std::string> partials(
+    const at::Tensor& output,
+    const Tensors& inputs,
+    int64_t batch_dims,
+    int64_t order,
+    bool contracted,
+    bool create_graph) {
+  try {
+    const at::Tensor packed = taylor::partials(output, inputs, batch_dims, order, contracted, create_graph);
+    return packed.defined() ? std::optional<at::Tensor>(packed) : std::nullopt;
+  } catch (const taylor::Unsupported& unsupported) {
+    return unsupported.what();
+  }
+}
+
 int64_t automatic_chunk_size(int64_t rows, int64_t bytes_per_row, const at::Tensor& like) {
   return plan::automatic_chunk_size(rows, bytes_per_row, like.device());
 }
@@ -83,6 +102,15 @@ void bind_taylor(py::module_& m) {
       py::arg("collapsed"),
       py::arg("weights"),
       py::arg("in_double"),
+      py::arg("create_graph"));
+  m.def(
+      "taylor_partials",
+      torch::wrap_pybind_function_no_gil(&partials),
+      py::arg("output"),
+      py::arg("inputs"),
+      py::arg("batch_dims"),
+      py::arg("order"),
+      py::arg("contracted"),
       py::arg("create_graph"));
   m.def(
       "keeps_samples_apart",

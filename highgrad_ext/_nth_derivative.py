@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders
-from ._options import check_sweep_options
+from ._options import check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
 from ._taylor import Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, nest
@@ -19,6 +19,7 @@ from ._tree import TensorTree, flatten, nest
 _NAME = "nth_derivative"
 
 
+@outside_inference_mode
 def nth_derivative(
     f: TensorTree,
     wrt: TensorTree,
@@ -41,10 +42,13 @@ def nth_derivative(
     r"""The n-th derivative of tensors that have a recorded graph.
 
     Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
-    above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: along as many
-    directions as there are different partial derivatives, from which those are interpolated in float64 (Griewank, Utke,
-    Walther, Math. Comp. 69, 2000); for an `f` of one element and many of `wrt`, by a reverse sweep over jets of one
-    order less. Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
+    Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
+    above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: by polynomials in
+    all elements of `wrt`, with one coefficient for every different partial derivative of every order. For an `f` of few
+    elements, those of the highest order do not flow through the graph: one reverse sweep gives the weights with which
+    its operations add to them. Where memory or `chunk_size` does not hold all coefficients at once, jets flow along
+    some directions at a time, from which derivatives are interpolated in float64 (Griewank, Utke, Walther, Math.
+    Comp. 69, 2000). Otherwise by Jacobians of Jacobians, of which only those of sorted multi-indices are derived again.
 
     Args:
         f, wrt: as in :func:`full_jacobian`.
@@ -56,7 +60,7 @@ def nth_derivative(
         create_graph, retain_graph, out, progress: as in :func:`full_jacobian`, for the last order; the orders below it
             always record their graph.
         chunk_size, mode, structure: as in :func:`full_jacobian`, for every order of nested sweeps; of jets, chunk_size
-            is the directions a sweep.
+            is the most coefficients of one element, or directions, in a sweep.
         allow_unused: as in :func:`full_jacobian`, for the first order.
         strict: as in :func:`full_jacobian`, for every order, which are then nested.
         method: "nested" and "taylor" force one of the two; "taylor" warns where it cannot be used.
@@ -73,7 +77,8 @@ def nth_derivative(
         by itself).
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a negative n, an unknown `reduce` or `method` and
+        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a complex `wrt` for n > 1 is a RuntimeError; a
+            negative n, an unknown `reduce` or `method` and
             a `batch_dims` that the shapes do not have are ValueErrors; samples that are not independent a RuntimeError.
 
     Example:
@@ -89,6 +94,8 @@ def nth_derivative(
         return f
     _C.check_arguments(_NAME, outputs, inputs, create_graph, chunk_size, None)
     check_batch(_NAME, outputs, inputs, batch_dims)
+    if n > 1:
+        check_real(_NAME, inputs)
     shapes = _Shapes(outputs, inputs, n, reduce, batch_dims)
     results = None
     if out is not None:
@@ -158,7 +165,7 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
         return [block for output in outputs for block in _nested(shapes, orders, output, False)]
     blocks = []
     for output, outlook in zip(outputs, outlooks, strict=True):
-        if outlook.degree < shapes.n or output.numel() == 0:
+        if outlook.degree < shapes.n or output.numel() == 0 or all(x.numel() == 0 for x in inputs):
             blocks += shapes.zeros(output)
             continue
         regular = symmetric and outlook.regular and len({(x.dtype, x.device) for x in inputs}) == 1
@@ -169,7 +176,7 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
         elif method == "taylor":
             reason = obstacle or "the wrt differ in dtype or device"
             warnings.warn(
-                f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=3
+                f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=4
             )
         blocks += _nested(shapes, orders, output, regular) if found is None else found
     return blocks
@@ -188,6 +195,8 @@ def _by_jets(shapes: _Shapes, orders: Orders, output: Tensor, outlook: Outlook, 
             return sweeps.contracted(n)[0] if n > 2 or forced else None
         if shapes.reduce == "diagonal":
             return shapes.cut(output, sweeps.unmixed(n)[0])
+        if not forced and not sweeps.prefers_jets(n):
+            return None
         return shapes.cut(output, sweeps.partials(n)[0])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _C
 from ._nth_derivative import nth_derivative
-from ._options import check_sweep_options
+from ._options import check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
 from ._taylor import Sweeps, basis, check_batch, inspect
 from ._tree import TensorTree, flatten, nest_outputs
@@ -46,8 +46,8 @@ def laplacian(
         A tensor of `f`'s shape, for every tensor of `f`, in `wrt`'s dtype.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; also for a `batch_dims` that the shapes do not
-            have, and for samples that are not independent (such as by BatchNorm in training).
+        TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; also for a complex `wrt`, a `batch_dims` that the
+            shapes do not have, and for samples that are not independent (such as by BatchNorm in training).
 
     Example:
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
@@ -77,6 +77,7 @@ def biharmonic(
     return _collapsed("biharmonic", f, wrt, 4, batch_dims, create_graph, retain_graph, chunk_size, progress)
 
 
+@outside_inference_mode
 def directional(
     f: TensorTree,
     wrt: TensorTree,
@@ -171,6 +172,7 @@ def hessian(
     )
 
 
+@outside_inference_mode
 def divergence(
     f: Tensor,
     wrt: Tensor,
@@ -193,6 +195,7 @@ def divergence(
         return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(f.shape[:batch_dims])
 
 
+@outside_inference_mode
 def curl(
     f: Tensor,
     wrt: Tensor,
@@ -243,6 +246,7 @@ def _field(
         return columns.reshape(sweeps.width, -1, sweeps.width).permute(1, 2, 0)
 
 
+@outside_inference_mode
 def _collapsed(
     name: str,
     f: TensorTree,
@@ -273,22 +277,23 @@ def _collapsed(
 
 
 def _unit_vectors(width: int) -> tuple[Tensor, Tensor | None]:
-    return torch.eye(width, dtype=torch.float64), None
+    return torch.eye(width, dtype=torch.float64, device="cpu"), None
 
 
 def _pairs(width: int) -> tuple[Tensor, Tensor | None]:
     """Directions and weights whose weighted sum of fourth derivatives is the biharmonic operator."""
-    eye = torch.eye(width, dtype=torch.float64)
-    pairs = torch.tensor(list(combinations(range(width), 2)), dtype=torch.int64).view(-1, 2)
+    eye = torch.eye(width, dtype=torch.float64, device="cpu")
+    pairs = torch.tensor(list(combinations(range(width), 2)), dtype=torch.int64, device="cpu").view(-1, 2)
     first, second = eye[pairs[:, 0]], eye[pairs[:, 1]]
-    single = torch.full((width,), 1 - (width - 1) / 3, dtype=torch.float64)
-    weights = torch.cat([single, torch.full((2 * len(pairs),), 1 / 6, dtype=torch.float64)])
+    weights = torch.full((width + 2 * len(pairs),), 1 / 6, dtype=torch.float64, device="cpu")
+    weights[:width] = 1 - (width - 1) / 3
     return torch.cat([eye, first + second, first - second]), weights
 
 
 def _check(name: str, outputs: list[Tensor], inputs: list[Tensor], create_graph: bool, chunk_size: int | None) -> None:
     check_sweep_options(name, chunk_size, "auto", "auto")
     _C.check_arguments(name, outputs, inputs, create_graph, chunk_size, None)
+    check_real(name, inputs)
 
 
 def _release(outputs: list[Tensor], inputs: list[Tensor], retain_graph: bool) -> None:

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
+from torch import Tensor
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def outside_inference_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function`, which records graphs of its own, for callers in inference mode, which records none."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def check_sweep_options(caller: str, chunk_size: object, mode: object, structure: object) -> None:
@@ -12,6 +33,16 @@ def check_sweep_options(caller: str, chunk_size: object, mode: object, structure
     for name, option in (("mode", mode), ("structure", structure)):
         if not isinstance(option, str):
             raise TypeError(f"{caller}: expected {name} to be a str, got {type(option).__name__}")
+
+
+def check_real(caller: str, inputs: Sequence[Tensor]) -> None:
+    """Raises RuntimeError for a complex wrt, of which there is no gradient of a gradient or derivative along a line."""
+    for x in inputs:
+        if x.is_complex():
+            raise RuntimeError(
+                f"{caller}: expected a real wrt, got {x.dtype}; a complex one has first derivatives alone, by "
+                "full_jacobian"
+            )
 
 
 def check_result_options(caller: str, batch_dims: object, layout: object, has_out: bool) -> None:

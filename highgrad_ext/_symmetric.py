@@ -6,12 +6,17 @@ A multi-index is sorted, and packed in colexicographic order: its rank is the su
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from itertools import product
 from math import comb
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
+
+_T = TypeVar("_T")
 
 
 def packed_size(width: int, order: int) -> int:
@@ -19,7 +24,23 @@ def packed_size(width: int, order: int) -> int:
     return comb(width + order - 1, order) if order else 1
 
 
-@lru_cache(maxsize=64)
+def _constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
+    """A cache of tensors that serve every later caller: plain ones on the CPU, whatever modes and default device the
+    first caller is under."""
+
+    def cached(function: Callable[..., _T]) -> Callable[..., _T]:
+        @lru_cache(maxsize=maxsize)
+        @wraps(function)
+        def compute(*args: Any) -> _T:
+            with torch.inference_mode(False), torch.no_grad(), no_dispatch(), torch.device("cpu"):
+                return function(*args)
+
+        return compute
+
+    return cached
+
+
+@_constant(maxsize=64)
 def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     """Every multi-index of `order` + 1 as the rank of one of `order` and a last index that is none of its smaller."""
     last = torch.arange(width)
@@ -29,7 +50,7 @@ def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     return torch.arange(len(last)) - first[last], last
 
 
-@lru_cache(maxsize=64)
+@_constant(maxsize=64)
 def multi_indices(width: int, order: int) -> Tensor:
     """All multi-indices in order of rank, [packed_size, order]."""
     indices = torch.zeros(1, 0, dtype=torch.int64)
@@ -39,13 +60,13 @@ def multi_indices(width: int, order: int) -> Tensor:
     return indices
 
 
-@lru_cache(maxsize=64)
+@_constant(maxsize=64)
 def directions(width: int, order: int) -> Tensor:
     """The directions of the interpolation, [packed_size, width]: how often each index occurs in a multi-index."""
     return torch.nn.functional.one_hot(multi_indices(width, order), max(width, 1)).sum(1).double()[:, :width]
 
 
-@lru_cache(maxsize=16)
+@_constant(maxsize=16)
 def interpolation(width: int, order: int) -> Tensor:
     r"""The matrix that takes Taylor coefficients c_j of `order` along all :func:`directions` to partial derivatives.
 
@@ -108,7 +129,7 @@ def _ranks(indices: Tensor, width: int) -> Tensor:
 
 def interpolate(coefficients: Tensor, width: int, order: int) -> Tensor:
     """Packed partial derivatives [packed_size, ...] from Taylor coefficients [packed_size, ...] in float64."""
-    if order == 1:
+    if order == 1 or coefficients.is_meta:
         return coefficients
     gamma = interpolation(width, order).to(coefficients.device)
     flat = coefficients.reshape(len(coefficients), -1)

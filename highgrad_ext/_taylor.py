@@ -12,9 +12,18 @@ from torch import Tensor
 
 from . import _C
 from ._progress import Report
-from ._symmetric import directions, expand, growth, interpolate, packed_size
+from ._symmetric import directions, expand, interpolate, packed_size
 
 _T = TypeVar("_T")
+
+# Elements of all inputs of a sample up to which polynomials in all of them are cheaper than nested sweeps, whatever the
+# operations, and where all of these contract: measured on networks and on functions without matrix products.
+_NARROW = 32
+_WIDE = 100
+# Bytes of the coefficients of highest order of all tensors on the graph, from which on cotangents, one sweep for every
+# element of f in a sample, are cheaper than they; and directions that are few: measured on networks of 2 to 50 inputs.
+_CONTRACTED_BYTES = 1 << 20
+_FEW_DIRECTIONS = 32
 
 # By input: [D, *input.shape], or None where no direction moves it.
 Directions = Sequence[Tensor | None]
@@ -34,6 +43,9 @@ class Outlook:
     obstacle: str
     regular: bool
     bytes: int
+    all_bytes: int
+    contracts: bool
+    nested_is_right: bool
 
 
 UNBOUNDED = 1 << 40
@@ -83,67 +95,77 @@ class Sweeps:
 
     def partials(self, order: int) -> list[Tensor]:
         """By output: all partial derivatives by the elements of all inputs of its sample together, of shape
-        [samples, rest, width, ..., width], from jets in float64."""
-        return [
-            (
-                self._partials_by_reverse(output, order)
-                if self._is_reverse_cheaper(output, order)
-                else self._partials_forward(output, order)
-            )
-            for output in self.outputs
-        ]
+        [samples, rest, width, ..., width]."""
+        results = []
+        for output, outlook in zip(self.outputs, self.outlooks, strict=True):
+            alone = replace(self, outputs=[output], outlooks=[outlook])
+            packed = alone._partials_of_polynomials(order)
+            if packed is None:
+                packed = alone._partials_along_directions(order)
+            with torch.set_grad_enabled(self.create_graph):
+                results.append(expand(packed, self.width, order))
+        return results
 
-    def _is_reverse_cheaper(self, output: Tensor, order: int) -> bool:
-        """Whether fewer directions pay for recording a sweep and going back through it. Measured on networks of 3 to
-        100 inputs: a direction costs about three times as much, and recording as much as some 150 directions."""
-        if prod(output.shape[self.batch_dims :]) != 1:
-            return False
-        return 3 * packed_size(self.width, order - 1) + 150 < packed_size(self.width, order)
+    def prefers_jets(self, order: int) -> bool:
+        """Whether all partial derivatives of the outputs are better found by jets than by nested sweeps."""
+        return (
+            self.width <= _NARROW
+            or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
+            or (order > 2 and not all(outlook.nested_is_right for outlook in self.outlooks))
+        )
+
+    def _partials_of_polynomials(self, order: int) -> Tensor | None:
+        """By multivariate jets: packed [samples, rest, packed_size], or None where directions serve better."""
+        [output], [outlook] = self.outputs, self.outlooks
+        if outlook.obstacle:
+            return None
+        samples = prod(output.shape[: self.batch_dims])
+        size = packed_size(self.width, order)
+        # Recorded products of polynomials take more operations than those along directions: not where these are few.
+        if self.create_graph and order > 3 and size < _FEW_DIRECTIONS:
+            return None
+        contracted = (
+            order > 1
+            and output.dtype in (torch.float32, torch.float64)
+            and size * outlook.all_bytes > _CONTRACTED_BYTES * (output.numel() // max(samples, 1))
+            and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples))
+        )
+        rows = packed_size(self.width + 1, order - 1 if contracted else order) - 1
+        if not self.create_graph and _C.automatic_chunk_size(rows, 3 * outlook.bytes, output) < rows:
+            return None
+        if self.chunk_size is not None and self.chunk_size < rows:
+            return None
+        try:
+            found = _C.taylor_partials(output, self.inputs, self.batch_dims, order, contracted, self.create_graph)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        if isinstance(found, str):
+            return None
+        if self.report is not None:
+            self.report(rows, rows)
+        shape = (samples, output.numel() // max(samples, 1), size)
+        return output.new_zeros(shape) if found is None else found
 
     def _alone(self, output: Tensor) -> Sweeps:
         outlook = next(o for f, o in zip(self.outputs, self.outlooks, strict=True) if f is output)
         return replace(self, outputs=[output], outlooks=[outlook])
 
-    def _partials_forward(self, output: Tensor, order: int) -> Tensor:
-        """By interpolation of the coefficients along as many directions as there are different partial derivatives."""
+    def _partials_along_directions(self, order: int) -> Tensor:
+        """By interpolation, in float64, of the coefficients along as many directions as there are different partial
+        derivatives: as many of them at a time as memory or the caller allows. Packed [samples, rest, packed_size]."""
+        [output] = self.outputs
         moved = basis(self.inputs, self.batch_dims, directions(self.width, order))
-        coefficients = self._alone(output).coefficients(moved, order, in_double=True)[0][-1]
+        coefficients = self.coefficients(moved, order, in_double=True)[0][-1]
         with torch.set_grad_enabled(self.create_graph):
             samples = prod(output.shape[: self.batch_dims])
             packed = interpolate(coefficients, self.width, order).reshape(len(coefficients), samples, -1)
-            return expand(packed.permute(1, 2, 0), self.width, order)
-
-    def _partials_by_reverse(self, output: Tensor, order: int) -> Tensor:
-        """For an f of one element a sample. The coefficients of x + t v satisfy d c_n / d v = grad c_(n-1): one reverse
-        sweep over jets gives the interpolation of every component of the gradient, one order below."""
-        samples = prod(output.shape[: self.batch_dims])
-        moved = basis(self.inputs, self.batch_dims, directions(self.width, order - 1))
-        alone = self._alone(output)
-        recorded = replace(alone, create_graph=True)
-
-        def slopes_of(_: slice, part: Directions) -> Tensor:
-            leaves = [v.detach().double().clone().requires_grad_() for v in part if v is not None]
-            with torch.enable_grad():
-                total = recorded._sweep(leaves, order, True, None, True)[0].sum()
-            grads = [torch.zeros_like(leaf) for leaf in leaves]
-            if total.requires_grad:
-                grads = list(
-                    torch.autograd.grad(
-                        total, leaves, create_graph=self.create_graph, allow_unused=True, materialize_grads=True
-                    )
-                )
-            with torch.set_grad_enabled(self.create_graph):
-                return torch.cat([grad.reshape(len(grad), samples, -1) for grad in grads], 2)
-
-        slopes = alone._in_chunks(moved, order, slopes_of)
-        with torch.set_grad_enabled(self.create_graph):
-            ranks, last = (index.to(output.device) for index in growth(self.width, order - 1))
-            packed = interpolate(join(slopes, 0), self.width, order - 1).permute(1, 0, 2)[:, ranks, last]
-            return expand(packed.unsqueeze(1), self.width, order)
+            return packed.permute(1, 2, 0)
 
     def unmixed(self, order: int) -> list[Tensor]:
         """By output: the derivatives of `order` by each element of the inputs, [*output.shape, width]."""
-        eye = torch.eye(self.width, dtype=torch.float64)
+        eye = torch.eye(self.width, dtype=torch.float64, device="cpu")
         if self.width == 0:
             return [output.new_zeros(*output.shape, 0) for output in self.outputs]
         results = self.coefficients(basis(self.inputs, self.batch_dims, eye), order)
@@ -319,13 +341,13 @@ def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
 
 
 def _probe_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int) -> None:
-    number = torch.arange(count)
+    number = torch.arange(count, device="cpu")
     bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
     seeded = torch.cat([bits, 1 - bits]).bool()
     for output in outputs:
         if not output.requires_grad:
             continue
-        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype)
+        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype, device="cpu")
         cotangents[seeded] = torch.nan
         cotangents = cotangents.to(output.device).view(len(seeded), *output.shape)
         for x in inputs:

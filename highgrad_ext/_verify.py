@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from ._options import outside_inference_mode
 
 ALWAYS = os.environ.get("HIGHGRAD_VERIFY") == "1"
 
@@ -20,7 +21,12 @@ ALWAYS = os.environ.get("HIGHGRAD_VERIFY") == "1"
 def _rows_product(v: Tensor, jacobian: Tensor, batch_dims: int) -> Tensor:
     """v^T J, by sample: v has f's shape, the result one entry an element of wrt."""
     if jacobian.layout != torch.strided:
-        return jacobian.t() @ v.reshape(-1)
+        # Not as a product of matrices, which torch has not for all dtypes.
+        entries = jacobian.to_sparse(layout=torch.sparse_coo).coalesce()
+        row, column = entries.indices()
+        return v.new_zeros(jacobian.shape[1], dtype=jacobian.dtype).index_add_(
+            0, column, entries.values() * v.reshape(-1)[row].to(jacobian.dtype)
+        )
     samples = v.shape[:batch_dims].numel()
     rows = v.reshape(samples, 1, -1).to(jacobian.dtype)
     return (rows @ jacobian.reshape(samples, rows.shape[2], -1)).reshape(-1)
@@ -42,6 +48,7 @@ def _coarsest_epsilon(output: Tensor) -> float:
     return epsilon
 
 
+@outside_inference_mode
 def verify(
     caller: str, blocks: Sequence[Tensor], outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int
 ) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import nth_derivative
+from highgrad_ext import directional, laplacian, nth_derivative
 from highgrad_ext._reference import nth_derivative_loop
 
 
@@ -166,7 +166,7 @@ def test_progress_counts_all_passes(capfd: pytest.CaptureFixture[str]) -> None:
     x = leaf(2)
     passes: list[tuple[int, int]] = []
     nth_derivative(x.exp().prod(), x, 3, progress=lambda *seen: passes.append(seen))
-    assert passes == [(4, 4)]  # one sweep of jets along four directions
+    assert passes == [(9, 9)]  # one sweep of all different partial derivatives up to order 3
     passes.clear()
     nth_derivative(x.exp().prod(), x, 3, method="nested", progress=lambda *seen: passes.append(seen))
     assert passes == [(1, 1), (3, 3), (6, 6)]
@@ -217,3 +217,27 @@ def test_gradcheck() -> None:
     x = leaf(2)
     assert torch.autograd.gradcheck(lambda x: nth_derivative(x.sin().prod(), x, 2), (x,))
     assert torch.autograd.gradcheck(lambda x: nth_derivative(x.sin().prod(), x, 2, reduce="diagonal"), (x,))
+
+
+@pytest.mark.parametrize("method", ["nested", "taylor"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_wrt_without_elements(n: int, method: Literal["nested", "taylor"]) -> None:
+    x, empty = leaf(2), leaf(0, 2)
+    f = x.prod() * (x.exp() + empty.sum())
+    assert nth_derivative(f, empty, n, method=method).shape == (2, *(0, 2) * n)
+    both = nth_derivative(f, (x, empty), n, method=method)
+    for _ in range(n - 1):
+        both = both[0]
+    assert_close(both[0], nth_derivative(f, x, n))
+    assert both[1].shape == (2, *(2,) * (n - 1), 0, 2)
+
+
+def test_no_second_derivative_by_complex_wrt() -> None:
+    z = torch.rand(3, dtype=torch.complex128, requires_grad=True)
+    assert nth_derivative(z.abs(), z, 1).dtype == z.dtype
+    with pytest.raises(RuntimeError, match="nth_derivative: expected a real wrt, got torch"):
+        nth_derivative(z.abs(), z, 2)
+    with pytest.raises(RuntimeError, match="directional: expected a real wrt"):
+        directional(z.abs(), z, torch.ones_like(z), 1)
+    with pytest.raises(RuntimeError, match="laplacian: expected a real wrt"):
+        laplacian(z.abs(), z)

@@ -207,3 +207,33 @@ def test_braille_of_small_patterns() -> None:
     structure = plan(x.sin(), x).outputs[0].structure
     assert structure is not None
     assert braille(structure) == "\u2811\u2884"
+
+
+def test_progress_without_structure() -> None:
+    x, y = leaf(3), leaf(4, seed=1)
+    seen: list[tuple[int, int]] = []
+    full_jacobian(
+        (x.sum() * y, x.sin(), x.new_ones(2)),
+        (x, y),
+        layout=torch.sparse_coo,
+        structure="dense",
+        progress=lambda *passes: seen.append(passes),
+    )
+    assert seen == [(4, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("options", [{"layout": torch.sparse_coo}, {"layout": torch.sparse_csr}, {"batch_dims": 1}])
+def test_strict_takes_no_constant(options: dict[str, Any]) -> None:
+    x = leaf(3)
+    full_jacobian(x.sin(), x, strict=True, **options)
+    full_jacobian(2 * x, x, strict=True, create_graph=False, **options)
+    with pytest.raises(RuntimeError, match="jacobian of the user-provided function is independent of input 0"):
+        full_jacobian(2 * x, x, strict=True, **options)
+
+
+def test_complex_wrt_has_no_differentiable_csr() -> None:
+    z = torch.view_as_complex(leaf(6).view(3, 2).detach()).requires_grad_()
+    f = (z * z.conj()).real
+    assert_close(full_jacobian(f, z, layout=torch.sparse_coo).to_dense(), full_jacobian(f, z))
+    with pytest.raises(RuntimeError, match="full_jacobian: expected create_graph=False or layout=torch"):
+        full_jacobian(f, z, layout=torch.sparse_csr)

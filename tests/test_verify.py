@@ -101,3 +101,12 @@ def test_newton_steps_pass() -> None:
     x = leaf(20)
     w = nn.Parameter(torch.eye(20, dtype=torch.float64) * 3)
     full_jacobian(torch.linalg.solve(w, x) ** 2, (x, w), verify=True)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_sparse_ones_of_all_dtypes(dtype: torch.dtype, layout: torch.layout) -> None:
+    x = leaf(6).detach().to(dtype).requires_grad_()
+    f = x.abs().float() ** 2
+    full_jacobian(f, x, verify=True, layout=layout, create_graph=False)

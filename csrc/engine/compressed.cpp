@@ -62,6 +62,7 @@ std::vector<at::Tensor> color_seeds(const LinearMap& map, const at::Tensor& colo
 // One sweep of `count` colours; false, after which `chunk_size` is smaller, if it is to be tried again.
 bool try_sweep(
     const LinearMap& map,
+    const std::optional<vjp::Program>& program,
     std::vector<at::Tensor> seeds,
     int64_t count,
     SweepOptions options,
@@ -69,7 +70,7 @@ bool try_sweep(
     int64_t& chunk_size,
     std::vector<at::Tensor>& rows) {
   const torch::autograd::edge_list roots = map.root_edges();
-  if (count == 1) {
+  if (count == 1 && !program.has_value()) {
     for (at::Tensor& seed : seeds) {
       seed = seed.squeeze(0);
     }
@@ -78,7 +79,7 @@ bool try_sweep(
   }
   std::exception_ptr exception;
   try {
-    rows = batched_vjp(roots, seeds, map.edges, options);
+    rows = program.has_value() ? program->run(std::move(seeds[0])) : batched_vjp(roots, seeds, map.edges, options);
     return true;
   } catch (...) {
     exception = std::current_exception();
@@ -166,12 +167,14 @@ std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& color
   const bool is_one =
       num_colors == 1 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
   const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(place.device());
+  const std::optional<vjp::Program> program = sweeps.chunk_size == 1 ? std::nullopt : compile(map);
   std::vector<std::vector<at::Tensor>> chunks(map.edges.size());
   for (int64_t first = 0; first < num_colors;) {
     const int64_t count = std::min(chunk_size, num_colors - first);
     std::vector<at::Tensor> rows;
     if (!try_sweep(
             map,
+            program,
             color_seeds(map, colors, first, count),
             count,
             options,

@@ -1,9 +1,11 @@
 #include "engine/execute.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/check_arguments.h"
@@ -42,6 +44,21 @@ void release(const std::vector<Tape>& tapes) {
   }
 }
 
+// Inference mode records nothing, not even what sweeps need. Into an out of its own one can write in that mode alone.
+class OutsideInferenceMode {
+ public:
+  explicit OutsideInferenceMode(const std::optional<std::vector<at::Tensor>>& out) {
+    const bool is_needed = out.has_value() &&
+        std::any_of(out->begin(), out->end(), [](const at::Tensor& tensor) { return tensor.is_inference(); });
+    if (c10::InferenceMode::is_enabled() && !is_needed) {
+      guard_.emplace(false);
+    }
+  }
+
+ private:
+  std::optional<c10::InferenceMode> guard_;
+};
+
 std::vector<Tape> read_tapes(const std::vector<at::Tensor>& outputs, const edge_list& input_edges) {
   std::vector<Tape> tapes;
   tapes.reserve(outputs.size());
@@ -61,6 +78,25 @@ void check_dependence(bool depends, size_t output, size_t input, const JacobianO
       " of the user-provided function is independent of input ",
       input,
       ". This is not allowed in strict mode.");
+}
+
+bool is_empty(const at::Tensor& output, const at::Tensor& input) {
+  return output.numel() == 0 || input.numel() == 0;
+}
+
+// What strict=True demands of a Jacobian that can be differentiated again, in torch's own words.
+void check_varies(
+    const at::Tensor& jacobian,
+    const at::Tensor& output,
+    const at::Tensor& input,
+    size_t input_number,
+    const JacobianOptions& options) {
+  TORCH_CHECK(
+      !options.strict || !options.create_graph || jacobian.requires_grad() || is_empty(output, input),
+      options.caller,
+      ": The jacobian of the user-provided function is independent of input ",
+      input_number,
+      ". This is not allowed in strict mode when create_graph=True.");
 }
 
 // Raises what allow_unused=False and strict=True ask for, in torch's own words, and for an input that was changed in
@@ -166,6 +202,7 @@ std::vector<at::Tensor> full_jacobian(
     const std::vector<at::Tensor>& inputs,
     const JacobianOptions& options,
     const std::optional<std::vector<at::Tensor>>& out) {
+  const OutsideInferenceMode outside(out);
   check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, out);
   check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
   const edge_list input_edges = edges_of(inputs);
@@ -175,7 +212,7 @@ std::vector<at::Tensor> full_jacobian(
   RetainedGrads retained_grads;
   int64_t total_rows = 0;
   for (const auto i : c10::irange(outputs.size())) {
-    total_rows += outputs[i].numel();
+    total_rows += tapes[i].nodes.empty() ? 0 : outputs[i].numel();
     for (const tape::TapeNode& node : tapes[i].nodes) {
       retained_grads.suspend(node.node);
     }
@@ -206,6 +243,9 @@ std::vector<at::Tensor> full_jacobian(
       } else {
         append_sparse_jacobians(special, plan_one(problem, options, i)->structure.get(), results);
       }
+      for (const auto j : c10::irange(inputs.size())) {
+        check_varies(results[i * inputs.size() + j], outputs[i], inputs[j], j, options);
+      }
       continue;
     }
     std::vector<JacobianBlock> jacobians;
@@ -226,15 +266,9 @@ std::vector<at::Tensor> full_jacobian(
       run_output(problem, *plan, blocks, options, !engine_frees, progress);
     }
     for (const auto j : c10::irange(inputs.size())) {
-      const bool is_empty = outputs[i].numel() == 0 || inputs[j].numel() == 0;
-      check_dependence(jacobians[j].is_used() || is_empty, i, j, options);
+      check_dependence(jacobians[j].is_used() || is_empty(outputs[i], inputs[j]), i, j, options);
       results.push_back(jacobians[j].finish());
-      TORCH_CHECK(
-          !options.strict || !options.create_graph || results.back().requires_grad() || is_empty,
-          options.caller,
-          ": The jacobian of the user-provided function is independent of input ",
-          j,
-          ". This is not allowed in strict mode when create_graph=True.");
+      check_varies(results.back(), outputs[i], inputs[j], j, options);
     }
   }
   if (!options.retain_graph && !engine_frees) {
@@ -247,6 +281,7 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,
     const JacobianOptions& options) {
+  const OutsideInferenceMode outside(std::nullopt);
   check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, std::nullopt);
   check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
   const edge_list input_edges = edges_of(inputs);

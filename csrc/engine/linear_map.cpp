@@ -22,6 +22,11 @@ torch::autograd::edge_list LinearMap::root_edges() const {
   return found;
 }
 
+std::optional<vjp::Program> compile(const LinearMap& map) {
+  const torch::autograd::edge_list roots = map.root_edges();
+  return roots.size() == 1 ? vjp::Program::compile(tape::read_tape(roots[0], map.edges)) : std::nullopt;
+}
+
 LinearMap reverse_map(const OutputProblem& problem) {
   LinearMap map{
       {problem.output},

@@ -9,6 +9,7 @@
 
 #include "engine/output_problem.h"
 #include "tape/tape.h"
+#include "vjp/program.h"
 
 namespace highgrad::engine {
 
@@ -25,6 +26,9 @@ struct LinearMap {
   // The edges of the roots that are defined, in order.
   torch::autograd::edge_list root_edges() const;
 };
+
+// Sweeps over a map with one root, recorded if grad mode is on, where they need no engine.
+std::optional<vjp::Program> compile(const LinearMap& map);
 
 // The Jacobian itself.
 LinearMap reverse_map(const OutputProblem& problem);

@@ -1,5 +1,6 @@
 #include "engine/probe.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/isnan.h>
 #include <ATen/ops/zeros.h>
@@ -49,7 +50,10 @@ std::vector<at::Tensor> nan_seeds(
 class Prober {
  public:
   Prober(const LinearMap& map, int64_t chunk_size, bool may_loop)
-      : map_(map), roots_(map.root_edges()), chunk_size_(chunk_size), may_loop_(may_loop) {}
+      : map_(map), roots_(map.root_edges()), chunk_size_(chunk_size), may_loop_(may_loop) {
+    const at::NoGradGuard no_grad;
+    program_ = compile(map);
+  }
 
   bool sweep(const std::vector<int64_t>& group_of_row, structure::HitBits& hits) {
     const int64_t num_groups = *std::max_element(group_of_row.begin(), group_of_row.end()) + 1;
@@ -73,6 +77,10 @@ class Prober {
  private:
   std::optional<std::vector<at::Tensor>> products(std::vector<at::Tensor>& seeds, int64_t count) const {
     try {
+      if (program_.has_value()) {
+        const at::NoGradGuard no_grad;
+        return program_->run(std::move(seeds[0]));
+      }
       if (count > 1) {
         return batched_vjp(roots_, seeds, map_.edges, {});
       }
@@ -106,6 +114,7 @@ class Prober {
 
   const LinearMap& map_;
   torch::autograd::edge_list roots_;
+  std::optional<vjp::Program> program_;
   int64_t chunk_size_;
   bool may_loop_;
 };

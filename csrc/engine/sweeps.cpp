@@ -56,10 +56,11 @@ void RowSweeps::run(
     const edge_list& inputs,
     const std::function<void(int64_t, std::vector<at::Tensor>)>& take,
     Progress& progress) {
+  compile(inputs);
   for (int64_t row = 0; row < num_rows_;) {
     const int64_t count = std::min(chunk_size_, num_rows_ - row);
     std::vector<at::Tensor> rows;
-    if (count == 1) {
+    if (count == 1 && !program_.has_value()) {
       rows = single_vjp({root_.edge}, {seeds_(row, 1).squeeze(0)}, inputs, sweep_);
     } else if (!try_batched(row, count, inputs, rows)) {
       continue;
@@ -71,11 +72,19 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
+// Without engine and vmap, where that can be; a loop that the user asks for is torch's own.
+void RowSweeps::compile(const edge_list& inputs) {
+  if (sweep_.keep_graph && options_.chunk_size != 1) {
+    program_ = vjp::Program::compile(tape::read_tape(root_.edge, inputs));
+  }
+}
+
 // One batched sweep; if it fails, changes chunk_size_ to what may work and returns false.
 bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
   std::exception_ptr exception;
   try {
-    rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_);
+    rows = program_.has_value() ? program_->run(seeds_(row, count))
+                                : batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_);
     return true;
   } catch (...) {
     exception = std::current_exception();

@@ -12,6 +12,7 @@
 #include "engine/endpoint.h"
 #include "engine/options.h"
 #include "tape/tape.h"
+#include "vjp/program.h"
 
 namespace highgrad::engine {
 
@@ -45,6 +46,7 @@ class RowSweeps {
       Progress& progress);
 
  private:
+  void compile(const torch::autograd::edge_list& inputs);
   bool try_batched(int64_t row, int64_t count, const torch::autograd::edge_list& inputs, std::vector<at::Tensor>& rows);
   [[noreturn]] void throw_out_of_memory(int64_t count) const;
   void warn_of_loops() const;
@@ -55,6 +57,7 @@ class RowSweeps {
   const JacobianOptions& options_;
   SweepOptions sweep_;
   int64_t chunk_size_;
+  std::optional<vjp::Program> program_;
   bool fell_back_ = false;
   std::string failing_node_;
   std::vector<std::string> looped_ops_;

@@ -1,15 +1,21 @@
 #include "taylor/coefficients.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/eye.h>
 #include <c10/core/ScalarType.h>
-#include <c10/util/flat_hash_map.h>
+#include <c10/util/accumulate.h>
 #include <c10/util/irange.h>
+#include <torch/csrc/autograd/generated/Functions.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "tape/tape.h"
+#include "taylor/contraction.h"
+#include "taylor/polynomials.h"
+#include "taylor/propagation.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -124,114 +130,6 @@ at::ScalarType widest_dtype(const Tape& tape, at::ScalarType dtype) {
   return dtype;
 }
 
-// The jets of one call. Those of a Node do not depend on the output, so several outputs share them.
-class Propagation {
- public:
-  Propagation(const Frame& frame, const std::vector<at::Tensor>& directions, bool share)
-      : frame_(frame), directions_(directions), share_(share) {}
-
-  Jet run(const Tape& tape) {
-    if (!tape.output.is_on_tape()) {
-      return {};
-    }
-    for (const auto j : c10::irange(tape.inputs.size())) {
-      if (tape.inputs[j].is_on_tape() && directions_[j].defined()) {
-        seed(tape, j);
-      }
-    }
-    std::vector<int64_t> uses(tape.nodes.size(), 0);
-    uses[tape.output.node] += 1;
-    for (const TapeNode& node : tape.nodes) {
-      if (node.runs) {
-        count_links(tape, node, uses, 1);
-      }
-    }
-    for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
-      const TapeNode& node = tape.nodes[i];
-      if (node.runs && jets_.count(node.node) == 0) {
-        jets_[node.node] = apply(tape, node);
-      }
-      if (node.runs && !share_) {
-        for (const Slot& link : count_links(tape, node, uses, -1)) {
-          if (link.is_on_tape() && uses[link.node] == 0) {
-            jets_.erase(tape.nodes[link.node].node);
-          }
-        }
-      }
-    }
-    return jet_at(tape, tape.output);
-  }
-
- private:
-  void seed(const Tape& tape, size_t j) {
-    const Slot& slot = tape.inputs[j];
-    Node* node = tape.nodes[slot.node].node;
-    auto& seeded = seeds_[node];
-    if (std::find(seeded.begin(), seeded.end(), j) != seeded.end()) {
-      return;
-    }
-    seeded.push_back(j);
-    auto& jets = jets_[node];
-    jets.resize(std::max<size_t>(jets.size(), slot.input_nr + 1));
-    jets[slot.input_nr] = add(frame_, jets[slot.input_nr], {directions_[j], 1});
-  }
-
-  static c10::ArrayRef<Slot> count_links(
-      const Tape& tape,
-      const TapeNode& node,
-      std::vector<int64_t>& uses,
-      int64_t change) {
-    const auto links = tape::links_of(tape, node);
-    for (const Slot& link : links) {
-      if (link.is_on_tape()) {
-        uses[link.node] += change;
-      }
-    }
-    return links;
-  }
-
-  Jet jet_at(const Tape& tape, const Slot& slot) const {
-    if (!slot.is_on_tape()) {
-      return {};
-    }
-    const auto entry = jets_.find(tape.nodes[slot.node].node);
-    return entry == jets_.end() || slot.input_nr >= entry->second.size() ? Jet{} : entry->second[slot.input_nr];
-  }
-
-  std::vector<Jet> apply(const Tape& tape, const TapeNode& node) const {
-    std::vector<Jet> inputs;
-    bool is_zero = true;
-    for (const Slot& link : tape::links_of(tape, node)) {
-      inputs.push_back(jet_at(tape, link));
-      is_zero = is_zero && inputs.back().is_zero();
-    }
-    if (is_zero) {
-      return {};
-    }
-    const Call call{*node.node, frame_, inputs};
-    std::vector<Jet> outputs = find_rule(*node.node)->apply(call);
-    for (const auto k : c10::irange(outputs.size())) {
-      Jet& jet = outputs[k];
-      if (jet.is_zero()) {
-        continue;
-      }
-      // An operation may broadcast a jet with what does not depend on wrt.
-      std::vector<int64_t> shape = call.output_shape(k);
-      shape.insert(shape.begin(), jet.rows.size(0));
-      if (jet.rows.sizes() != at::IntArrayRef(shape)) {
-        jet.rows = align(jet.rows, static_cast<int64_t>(shape.size()) - 1).expand(shape);
-      }
-    }
-    return outputs;
-  }
-
-  const Frame& frame_;
-  const std::vector<at::Tensor>& directions_;
-  bool share_;
-  ska::flat_hash_map<const Node*, std::vector<Jet>> jets_;
-  ska::flat_hash_map<const Node*, std::vector<size_t>> seeds_;
-};
-
 at::Tensor finish(const Frame& frame, const Jet& jet, const at::Tensor& output) {
   if (jet.is_zero() || (frame.collapsed && jet.terms < frame.order)) {
     return {};
@@ -259,8 +157,20 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
         !has_dependent_input(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
           return !has_hooks(*node.node) && !tape::is_custom(*node.node);
         });
+    std::string obstacle = find_obstacle(tape, output);
+    const bool contracting = obstacle.empty() && contracts(tape);
+    const bool nested_is_right = std::none_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
+      return node.runs && typeid(*node.node) == typeid(torch::autograd::generated::NativeLayerNormBackward0);
+    });
     outlooks.push_back(
-        {find_degree(tape), std::move(reaches), find_obstacle(tape, output), regular, tape.peak_bytes_per_row});
+        {find_degree(tape),
+         std::move(reaches),
+         std::move(obstacle),
+         regular,
+         tape.peak_bytes_per_row,
+         tape.bytes_per_row,
+         contracting,
+         nested_is_right});
   }
   return outlooks;
 }
@@ -331,6 +241,59 @@ std::vector<at::Tensor> coefficients(
     results.push_back(finish(frame, propagation.run(tapes[i]), outputs[i]));
   }
   return results;
+}
+
+at::Tensor partials(
+    const at::Tensor& output,
+    const std::vector<at::Tensor>& inputs,
+    int64_t batch_dims,
+    int64_t order,
+    bool contracted,
+    bool create_graph) {
+  const Tape tape = tape::read_tape(edge_of(output), edges_of(inputs));
+  const std::string obstacle = find_obstacle(tape, output);
+  if (!obstacle.empty()) {
+    throw Unsupported(obstacle);
+  }
+  const at::AutoGradMode grad_mode(create_graph);
+  const at::IntArrayRef batch = output.sizes().slice(0, batch_dims);
+  const int64_t samples = c10::multiply_integers(batch);
+  int64_t variables = 0;
+  for (const at::Tensor& input : inputs) {
+    variables += c10::multiply_integers(input.sizes().slice(batch_dims));
+  }
+  Frame frame{order, variables, widest_dtype(tape, at::kFloat), false, {}, variables, contracted};
+  // The polynomial of order 1 of every element of an input is one of the variables.
+  const at::Tensor eye = at::eye(variables, output.options().dtype(frame.dtype));
+  std::vector<at::Tensor> seeds;
+  int64_t first = 0;
+  for (const at::Tensor& input : inputs) {
+    const at::IntArrayRef rest = input.sizes().slice(batch_dims);
+    const int64_t width = c10::multiply_integers(rest);
+    c10::DimVector shape{variables};
+    shape.append(batch_dims, 1);
+    shape.append(rest.begin(), rest.end());
+    const at::Tensor rows = eye.narrow(1, first, width).reshape(shape);
+    shape.erase(shape.begin() + 1, shape.begin() + 1 + batch_dims);
+    shape.insert(shape.begin() + 1, batch.begin(), batch.end());
+    seeds.push_back(rows.expand(shape));
+    first += width;
+  }
+  at::Tensor sums; // [samples, rest, monomials]
+  if (contracted) {
+    Contraction contraction(frame, tape, output, samples);
+    Propagation(frame, seeds, false).run(tape, &contraction);
+    sums = contraction.take();
+  } else {
+    const at::Tensor last = coefficient(frame, Propagation(frame, seeds, false).run(tape), order);
+    if (last.defined()) {
+      sums = last.reshape({last.size(0), samples, output.numel() / std::max<int64_t>(samples, 1)}).permute({1, 2, 0});
+    }
+  }
+  if (!sums.defined()) {
+    return {};
+  }
+  return sums * multi_factorials(variables, order).to(sums.options());
 }
 
 } // namespace highgrad::taylor

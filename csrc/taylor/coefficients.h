@@ -20,6 +20,13 @@ struct Outlook {
   bool regular;
   // Bytes of one row of all that is alive at once.
   int64_t bytes_per_row;
+  // Bytes of one row of all tensors of the tape together.
+  int64_t all_bytes_per_row;
+  // Whether the highest order of contracted jets is left as products everywhere.
+  bool contracts;
+  // Whether torch's own derivatives are right to every order: those of layer_norm take saved moments for constants from
+  // the third on.
+  bool nested_is_right;
 };
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);
@@ -45,5 +52,18 @@ std::vector<at::Tensor> coefficients(
     const std::vector<at::Tensor>& inputs,
     const std::vector<at::Tensor>& directions,
     const CoefficientOptions& options);
+
+// All partial derivatives of one order by the elements of all inputs of a sample together, whose number is N, by
+// multivariate jets: packed [samples, rest, C(N + order - 1, order)], or undefined where all are zero. The first
+// `batch_dims` dimensions of output and inputs are the samples. contracted: the highest order by cotangents instead of
+// through the tape, for outputs of few elements a sample; the tape must prove that it keeps samples apart. Throws
+// Unsupported.
+at::Tensor partials(
+    const at::Tensor& output,
+    const std::vector<at::Tensor>& inputs,
+    int64_t batch_dims,
+    int64_t order,
+    bool contracted,
+    bool create_graph);
 
 } // namespace highgrad::taylor

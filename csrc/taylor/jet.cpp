@@ -8,7 +8,24 @@
 
 #include <algorithm>
 
+#include "taylor/polynomials.h"
+
 namespace highgrad::taylor {
+
+int64_t Frame::rows_of_order(int64_t k) const {
+  if (is_multivariate()) {
+    return count_monomials(variables, k);
+  }
+  return collapsed && k == order ? 1 : directions;
+}
+
+int64_t Frame::rows(int64_t terms) const {
+  if (is_multivariate()) {
+    // Of all degrees up to `terms`, but for the constant.
+    return count_monomials(variables + 1, terms) - 1;
+  }
+  return terms == 0 ? 0 : (terms - 1) * directions + rows_of_order(terms);
+}
 
 at::Tensor align(const at::Tensor& rows, int64_t dim) {
   const int64_t missing = dim - (rows.dim() - 1);
@@ -28,7 +45,7 @@ at::Tensor coefficient(const Frame& frame, const Jet& jet, int64_t k) {
   if (jet.terms == 1) {
     return jet.rows;
   }
-  return jet.rows.narrow(0, (k - 1) * frame.directions, frame.rows_of_order(k));
+  return jet.rows.narrow(0, frame.rows(k - 1), frame.rows_of_order(k));
 }
 
 Jet join(const Frame& frame, const std::vector<at::Tensor>& coefficients) {
@@ -67,6 +84,12 @@ Jet add(const Frame& frame, const Jet& a, const Jet& b) {
   if (a.is_zero() || b.is_zero()) {
     return a.is_zero() ? b : a;
   }
+  if (!a.products.empty() || !b.products.empty()) {
+    Jet sum = add(frame, {a.rows, a.terms}, {b.rows, b.terms});
+    sum.products = a.products;
+    sum.products.insert(sum.products.end(), b.products.begin(), b.products.end());
+    return sum;
+  }
   const int64_t dim = std::max(a.rows.dim(), b.rows.dim()) - 1;
   if (a.terms == b.terms) {
     return {align(a.rows, dim) + align(b.rows, dim), a.terms};
@@ -75,8 +98,45 @@ Jet add(const Frame& frame, const Jet& a, const Jet& b) {
   return {align(padded(frame, a, terms).rows, dim) + align(padded(frame, b, terms).rows, dim), terms};
 }
 
+at::Tensor multiply_out(int64_t variables, int64_t n, const std::vector<Product>& products, const at::Tensor& rest) {
+  at::Tensor sum = rest;
+  for (const Product& product : products) {
+    at::Tensor term =
+        multiply_polynomials(variables, product.order_a, product.a, n - product.order_a, product.b) * product.factor;
+    if (product.weight.defined()) {
+      term = term * product.weight;
+    }
+    sum = sum.defined() ? sum + term : term;
+  }
+  return sum;
+}
+
+Jet multiplied_out(const Frame& frame, const Jet& jet) {
+  if (jet.products.empty()) {
+    return jet;
+  }
+  std::vector<at::Tensor> coefficients;
+  for (const auto k : c10::irange<int64_t>(1, frame.order)) {
+    coefficients.push_back(coefficient(frame, jet, k));
+  }
+  coefficients.push_back(
+      multiply_out(frame.variables, frame.order, jet.products, coefficient(frame, jet, frame.order)));
+  return join(frame, coefficients);
+}
+
 Jet scaled(const Jet& jet, double factor) {
-  return jet.is_zero() || factor == 1 ? jet : Jet{jet.rows * factor, jet.terms};
+  if (jet.is_zero() || factor == 1) {
+    return jet;
+  }
+  Jet result{jet.terms > 0 ? jet.rows * factor : jet.rows, jet.terms, jet.products};
+  for (Product& product : result.products) {
+    product.factor *= factor;
+  }
+  return result;
+}
+
+at::Tensor multiply_rows(const Frame& frame, int64_t j, const at::Tensor& a, int64_t l, const at::Tensor& b) {
+  return frame.is_multivariate() ? multiply_polynomials(frame.variables, j, a, l, b) : a * b;
 }
 
 at::Tensor sum_directions(const Frame& frame, const at::Tensor& rows) {

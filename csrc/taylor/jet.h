@@ -18,6 +18,12 @@ namespace highgrad::taylor {
 // Collapsed (Dangel, Siebert, Zeinhofer, Walther, "Collapsing Taylor mode automatic differentiation", 2025): the
 // coefficient of the highest order n enters every rule linearly, so a weighted sum of it over the directions flows
 // through the tape as one row in place of D.
+//
+// Multivariate: as a function of the direction, c_k is a homogeneous polynomial of degree k in the coordinates of v.
+// Its C(N + k - 1, k) coefficients, one for each sorted multi-index, take the place of the D rows of order k, and the
+// product of two polynomials that of two rows. An identity that holds along every direction holds for the polynomials,
+// so the recurrences are the same; where all partial derivatives are wanted, there are fewer rows, none computed twice,
+// and nothing to interpolate.
 
 // What all jets of one sweep have in common.
 struct Frame {
@@ -26,25 +32,48 @@ struct Frame {
   at::ScalarType dtype; // of all coefficients
   bool collapsed = false;
   at::Tensor weights; // [D] of the collapsed sum, or undefined for ones
+  int64_t variables = 0; // N of multivariate jets, or 0
+  // Multivariate, with the highest order as products that are not multiplied out. See Note [Contracted jets].
+  bool contracted = false;
 
-  int64_t rows_of_order(int64_t k) const {
-    return collapsed && k == order ? 1 : directions;
+  bool is_multivariate() const {
+    return variables > 0;
   }
-  int64_t rows(int64_t terms) const {
-    return terms == 0 ? 0 : (terms - 1) * directions + rows_of_order(terms);
+  int64_t rows_of_order(int64_t k) const;
+  // Of all orders up to `terms`.
+  int64_t rows(int64_t terms) const;
+  bool contracts(int64_t k) const {
+    return contracted && k == order;
   }
   // For series that are only needed below the highest order.
   Frame lowered() const {
-    return {order - 1, directions, dtype, false, {}};
+    return {order - 1, directions, dtype, false, {}, variables, false};
   }
+};
+
+// Note [Contracted jets]
+// f_n, the polynomial of highest order of an output f, is linear in those of all tensors between: it is the sum over
+// all Nodes of <cotangent of the Node's output, what the Node makes of lower orders>. So no coefficient of order n
+// flows through the tape: one vector-Jacobian product gives the cotangents, each Node hands over what it makes as a sum
+// of products of polynomials of lower order, and each of these is contracted with the cotangent in one product of
+// matrices before the polynomials are multiplied: sum_e u[e] a[i, e] b[j, e] for all pairs (i, j) of their
+// coefficients.
+struct Product {
+  at::Tensor a; // rows of order order_a
+  at::Tensor b; // rows of order n - order_a
+  int64_t order_a;
+  double factor;
+  at::Tensor weight; // of the value's shape, or undefined for ones
 };
 
 struct Jet {
   at::Tensor rows;
   int64_t terms = 0;
+  // Of contracted jets: what is to be added to the coefficient of the highest order.
+  std::vector<Product> products = {};
 
   bool is_zero() const {
-    return terms == 0;
+    return terms == 0 && products.empty();
   }
 };
 
@@ -76,7 +105,16 @@ Jet padded(const Frame& frame, const Jet& jet, int64_t terms);
 // Sum of two jets whose shapes broadcast.
 Jet add(const Frame& frame, const Jet& a, const Jet& b);
 
+// The sum of products of the order n of contracted jets, and of `rest` where that is defined.
+at::Tensor multiply_out(int64_t variables, int64_t n, const std::vector<Product>& products, const at::Tensor& rest);
+
+// The same jet without products.
+Jet multiplied_out(const Frame& frame, const Jet& jet);
+
 Jet scaled(const Jet& jet, double factor);
+
+// The product of the rows of order j of one jet and of order l of another, element by element with broadcasting.
+at::Tensor multiply_rows(const Frame& frame, int64_t j, const at::Tensor& a, int64_t l, const at::Tensor& b);
 
 // The weighted sum over directions: [D, *shape] -> [1, *shape].
 at::Tensor sum_directions(const Frame& frame, const at::Tensor& rows);

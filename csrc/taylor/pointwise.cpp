@@ -61,7 +61,7 @@ void add_piecewise_linear(RuleTable& table) {
 
 // 1 + sign * x^2, of the orders that a slope needs.
 Series one_plus_square(const Frame& frame, const Series& x, double sign) {
-  return shift(scale(square(frame.lowered(), x), sign), 1);
+  return shift(scale(frame.lowered(), square(frame.lowered(), x), sign), 1);
 }
 
 Series inverse(const Frame& frame, const Series& x) {
@@ -78,7 +78,7 @@ Series sigmoid_of(const Frame& frame, const Series& x) {
 
 // Softplus where beta x is at most the threshold, x elsewhere, as torch has it.
 Series softplus_of(const Frame& frame, const Series& x, double beta, double threshold) {
-  const Series scaled = scale(x, beta);
+  const Series scaled = scale(frame, x, beta);
   const Series slope = sigmoid_of(frame.lowered(), scaled);
   const Series one(at::ones({}, x[0].options()));
   return integrate(
@@ -87,42 +87,44 @@ Series softplus_of(const Frame& frame, const Series& x, double beta, double thre
 
 // d erf / dx = 2 / sqrt(pi) exp(-x^2).
 Series gauss(const Frame& frame, const Series& x) {
-  const Series exponent = scale(square(frame, x), -1);
-  return scale(exp(frame, exponent, exponent[0].exp()), M_2_SQRTPI);
+  const Series exponent = scale(frame, square(frame, x), -1);
+  return scale(frame, exp(frame, exponent, exponent[0].exp()), M_2_SQRTPI);
 }
 
 Series gelu_erf(const Frame& frame, const Series& x) {
-  const Series scaled = scale(x, M_SQRT1_2);
+  const Series scaled = scale(frame, x, M_SQRT1_2);
   const Series erf = integrate(frame, scaled, gauss(frame.lowered(), scaled), scaled[0].erf());
-  return scale(multiply(frame, x, shift(erf, 1)), 0.5);
+  return scale(frame, multiply(frame, x, shift(erf, 1)), 0.5);
 }
 
 Series gelu_tanh(const Frame& frame, const Series& x) {
   constexpr double kCubic = 0.044715;
   const Series cube = multiply(frame, square(frame, x), x);
-  const Series inner = scale(add(frame, x, cube, kCubic), M_SQRT2 * M_2_SQRTPI * 0.5);
-  return scale(multiply(frame, x, shift(tanh(frame, inner, inner[0].tanh()), 1)), 0.5);
+  const Series inner = scale(frame, add(frame, x, cube, kCubic), M_SQRT2 * M_2_SQRTPI * 0.5);
+  return scale(frame, multiply(frame, x, shift(tanh(frame, inner, inner[0].tanh()), 1)), 0.5);
 }
 
 // below * (exp(inner x) - 1) where x is not positive, above * x elsewhere.
 Series elu(const Frame& frame, const Series& x, double below, double above, double inner) {
-  const Series scaled = scale(x, inner);
+  const Series scaled = scale(frame, x, inner);
   // exp only where it is used: it overflows where x is large.
   const Series decay = exp(frame, scaled, scaled[0].clamp_max(0).exp());
-  return select(frame, x[0] <= 0, scale(decay, below), scale(x, above));
+  return select(frame, x[0] <= 0, scale(frame, decay, below), scale(frame, x, above));
 }
 
 void add_exponentials(RuleTable& table) {
   add_function_of_result<ExpBackward0>(
       table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, std::move(y)); });
   add_function_of_result<Exp2Backward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, scale(x, M_LN2), std::move(y)); });
+      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, scale(f, x, M_LN2), std::move(y)); });
   add_function_of_result<Expm1Backward0>(
       table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, y + 1); });
   add_function<LogBackward0>(table, [](const Frame& f, const Series& x) { return log(f, x, x[0]); });
   add_function<Log1PBackward0>(table, [](const Frame& f, const Series& x) { return log(f, shift(x, 1), x[0]); });
-  add_function<Log2Backward0>(table, [](const Frame& f, const Series& x) { return scale(log(f, x, x[0]), M_LOG2E); });
-  add_function<Log10Backward0>(table, [](const Frame& f, const Series& x) { return scale(log(f, x, x[0]), M_LOG10E); });
+  add_function<Log2Backward0>(
+      table, [](const Frame& f, const Series& x) { return scale(f, log(f, x, x[0]), M_LOG2E); });
+  add_function<Log10Backward0>(
+      table, [](const Frame& f, const Series& x) { return scale(f, log(f, x, x[0]), M_LOG10E); });
   add_function_of_result<SqrtBackward0>(
       table, [](const Frame& f, const Series& x, at::Tensor y) { return sqrt(f, x, std::move(y)); });
   add_function_of_result<RsqrtBackward0>(table, [](const Frame& f, const Series& x, at::Tensor y) {
@@ -149,7 +151,7 @@ void add_trigonometry(RuleTable& table) {
     return integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]);
   });
   add_function<AcosBackward0>(table, [](const Frame& f, const Series& x) {
-    return scale(integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]), -1);
+    return scale(f, integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]), -1);
   });
   add_function<AtanBackward0>(table, [](const Frame& f, const Series& x) {
     return integrate(f, x, inverse(f.lowered(), one_plus_square(f, x, 1)), x[0]);
@@ -170,7 +172,7 @@ void add_activations(RuleTable& table) {
   add_function_of_result<SigmoidBackward0>(
       table, [](const Frame& f, const Series& x, at::Tensor y) { return sigmoid(f, x, std::move(y)); });
   add_function<LogSigmoidBackward0>(table, [](const Frame& f, const Series& x) {
-    return integrate(f, x, sigmoid_of(f.lowered(), scale(x, -1)), x[0]);
+    return integrate(f, x, sigmoid_of(f.lowered(), scale(f, x, -1)), x[0]);
   });
   add_function<SiluBackward0>(table, [](const Frame& f, const Series& x) { return multiply(f, x, sigmoid_of(f, x)); });
   add_function<MishBackward0>(table, [](const Frame& f, const Series& x) {
@@ -179,8 +181,9 @@ void add_activations(RuleTable& table) {
   });
   add_function<ErfBackward0>(
       table, [](const Frame& f, const Series& x) { return integrate(f, x, gauss(f.lowered(), x), x[0]); });
-  add_function<ErfcBackward0>(
-      table, [](const Frame& f, const Series& x) { return scale(integrate(f, x, gauss(f.lowered(), x), x[0]), -1); });
+  add_function<ErfcBackward0>(table, [](const Frame& f, const Series& x) {
+    return scale(f, integrate(f, x, gauss(f.lowered(), x), x[0]), -1);
+  });
   add_rule<SoftplusBackward0>(table, nonlinear_degree, [](const Call& call, const SoftplusBackward0& node) {
     const Series x = call.series(0, call.saved(node.self_));
     return softplus_of(call.frame, x, node.beta.toDouble(), node.threshold.toDouble()).jet(call.frame);

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "taylor/affine.h"
+#include "taylor/polynomials.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -29,6 +30,28 @@ using torch::autograd::Node;
 
 // A natural exponent up to this goes by repeated squaring.
 constexpr double kLargestNaturalPower = 64;
+
+// The rows of order j + l of a product that `product` forms direction by direction.
+template <typename Function>
+at::Tensor product_of_rows(
+    const Frame& frame,
+    int64_t j,
+    const at::Tensor& a,
+    int64_t l,
+    const at::Tensor& b,
+    const Function& product) {
+  if (!frame.is_multivariate()) {
+    return product(a, b);
+  }
+  // Every row of a with every row of b.
+  const auto each = [&](const at::Tensor& rows, int64_t dim) {
+    std::vector<int64_t> shape = rows.sizes().vec();
+    shape.insert(shape.begin() + dim, dim == 0 ? a.size(0) : b.size(0));
+    return rows.unsqueeze(dim).expand(shape).flatten(0, 1);
+  };
+  const at::Tensor pairs = product(each(a, 1), each(b, 0));
+  return fold_pairs(frame.variables, j, l, pairs);
+}
 
 // y = B(a, b), linear in each. with_b maps the rows of a by b's value, with_a those of b by a's value, and `product`
 // maps [D, ...] and [D, ...] direction by direction.
@@ -48,7 +71,8 @@ Jet bilinear(const Frame& frame, const Jet& a, const Jet& b, WithB&& with_b, Wit
   for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, a.terms + b.terms) + 1)) {
     at::Tensor sum;
     for (int64_t j = std::max<int64_t>(1, k - b.terms); j <= std::min(k - 1, a.terms); ++j) {
-      const at::Tensor term = product(coefficient(frame, a, j), coefficient(frame, b, k - j));
+      const at::Tensor term =
+          product_of_rows(frame, j, coefficient(frame, a, j), k - j, coefficient(frame, b, k - j), product);
       sum = sum.defined() ? sum + term : term;
     }
     crossed.push_back(sum.defined() && frame.collapsed && k == frame.order ? sum_directions(frame, sum) : sum);
@@ -178,6 +202,9 @@ void add_linear_algebra(RuleTable& table) {
 }
 
 Jet product(const Call& c, const Jet& a, const Jet& b, const at::Tensor& a0, const at::Tensor& b0) {
+  if (c.frame.is_multivariate() && !a.is_zero() && !b.is_zero()) {
+    return multiply(c.frame, c.series(0, a0), c.series(1, b0)).jet(c.frame);
+  }
   const auto dim = static_cast<int64_t>(c.output_shape().size());
   return bilinear(
       c.frame,
@@ -204,7 +231,7 @@ Jet trilinear(const Call& c, const TrilinearBackward0& node) {
   const Series first = series(0, c.saved(node.i1_), node.expand1);
   const Series second = series(1, c.saved(node.i2_), node.expand2);
   const Series third = series(2, c.saved(node.i3_), node.expand3);
-  const Jet product = multiply(c.frame, multiply(c.frame, first, second), third).jet(c.frame);
+  const Jet product = multiplied_out(c.frame, multiply(c.frame, multiply(c.frame, first, second), third).jet(c.frame));
   std::vector<int64_t> dims;
   for (const int64_t dim : node.sumdim) {
     dims.push_back(dim + 1);
@@ -243,10 +270,11 @@ void add_quotients(RuleTable& table) {
         c10::DimVector shape(value.sizes());
         shape.insert(shape.begin(), difference.rows.size(0));
         difference.rows = align(difference.rows, value.dim()).expand(shape);
-        const Jet squared = square(c.frame, Series(c.frame, difference, value)).jet(c.frame);
+        Jet squared = square(c.frame, Series(c.frame, difference, value)).jet(c.frame);
         if (node.reduction == at::Reduction::None) {
           return squared;
         }
+        squared = multiplied_out(c.frame, squared);
         const at::Tensor sums = squared.rows.reshape({squared.rows.size(0), value.numel()}).sum(1);
         return {node.reduction == at::Reduction::Mean ? sums / value.numel() : sums, squared.terms};
       });
@@ -306,7 +334,7 @@ void add_powers(RuleTable& table) {
       return {};
     }
     const at::Tensor result = c.saved(node.result_);
-    return exp(c.frame, scale(c.series(0, result), std::log(base)), result).jet(c.frame);
+    return exp(c.frame, scale(c.frame, c.series(0, result), std::log(base)), result).jet(c.frame);
   });
 }
 

@@ -10,18 +10,10 @@
 #include <cstring>
 #include <vector>
 
-// GCC compiles the loops for several widths of vector and picks one when the library is loaded. It tells the levels of
-// the architecture apart from version 12 on; the name of a processor would leave out those of other makers.
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__gnu_linux__)
-#define HIGHGRAD_VECTOR_WIDTHS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define HIGHGRAD_VECTOR_WIDTHS
-#endif
+#include "taylor/vector_width.h"
 
 namespace highgrad::taylor {
 namespace {
-
-#define HIGHGRAD_INLINE inline __attribute__((always_inline))
 
 constexpr int64_t kGrainSize = 1 << 13;
 
@@ -265,26 +257,28 @@ at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, cons
 
 } // namespace
 
+bool is_solved_by_element(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0) {
+  const auto is_plain = [&](const at::Tensor& tensor) {
+    return tensor.device().is_cpu() && tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor);
+  };
+  bool serves = !at::GradMode::is_enabled() && (frame.dtype == at::kFloat || frame.dtype == at::kDouble) &&
+      is_plain(y0) && is_plain(w0) && w0.sizes() == y0.sizes();
+  for (const auto k : c10::irange<int64_t>(1, std::min(x.terms(), frame.order) + 1)) {
+    serves = serves && (!x[k].defined() || (is_plain(x[k]) && x[k].sizes().slice(1) == y0.sizes()));
+  }
+  return serves;
+}
+
 at::Tensor solve_by_element(
     const Frame& frame,
     const Series& x,
     const at::Tensor& y0,
     const at::Tensor& w0,
     const Slope& slope) {
-  const auto is_plain = [&](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor);
-  };
-  bool serves = !at::GradMode::is_enabled() && is_plain(y0) && is_plain(w0) && w0.sizes() == y0.sizes();
-  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
-    serves = serves && (!x[k].defined() || (is_plain(x[k]) && x[k].sizes().slice(1) == y0.sizes()));
-  }
-  if (!serves) {
+  if (!is_solved_by_element(frame, x, y0, w0)) {
     return {};
   }
-  if (frame.dtype == at::kFloat) {
-    return solve<float>(frame, x, y0, w0, slope);
-  }
-  return frame.dtype == at::kDouble ? solve<double>(frame, x, y0, w0, slope) : at::Tensor();
+  return frame.dtype == at::kFloat ? solve<float>(frame, x, y0, w0, slope) : solve<double>(frame, x, y0, w0, slope);
 }
 
 } // namespace highgrad::taylor

@@ -14,10 +14,24 @@ struct Slope {
   double companion = 0;
 };
 
+// Whether the functions below serve: not where something is to be recorded, off the CPU, or where x broadcasts.
+bool is_solved_by_element(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0);
+
 // The solution y of y' = w x' with the values y0 and w0, as the rows of its jet: every element by itself, all its
-// orders in one pass over memory. Undefined where that does not serve: where something is to be recorded, off the CPU,
-// and where x broadcasts.
+// orders in one pass over memory. Undefined where that does not serve.
 at::Tensor solve_by_element(
+    const Frame& frame,
+    const Series& x,
+    const at::Tensor& y0,
+    const at::Tensor& w0,
+    const Slope& slope);
+
+// Likewise of multivariate jets, with the rows of w beside those of y.
+struct Solution {
+  at::Tensor y;
+  at::Tensor w;
+};
+Solution solve_polynomials(
     const Frame& frame,
     const Series& x,
     const at::Tensor& y0,

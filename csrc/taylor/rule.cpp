@@ -52,6 +52,7 @@ const Rule* find_rule(Node& node) {
     add_reduction_rules(*rules);
     add_shape_rules(*rules);
     add_sample_rules(*rules);
+    mark_contracting_rules(*rules);
     return rules;
   }();
   static const auto* affine = new Rule{&transposed_vjp, &linear_degree, {}};

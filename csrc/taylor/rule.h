@@ -52,6 +52,8 @@ struct Rule {
   std::function<int64_t(torch::autograd::Node&, c10::ArrayRef<int64_t>)> degree;
   // Whether the outputs certainly keep samples apart where the inputs do; empty if that is not known.
   std::function<bool(const SamplesCall&)> samples = nullptr;
+  // Whether `apply` leaves the highest order of contracted jets as products, where inputs are below it.
+  bool contracts = false;
 };
 
 using RuleTable = std::unordered_map<std::type_index, Rule>;
@@ -82,6 +84,8 @@ void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
 // What is known of samples, in rows that are there.
 void add_sample_rules(RuleTable& table);
+// Which rows contract, among those that are there.
+void mark_contracting_rules(RuleTable& table);
 // Of operations that map element by element, with broadcasting.
 bool pointwise_samples(const SamplesCall& call);
 

@@ -47,6 +47,17 @@ class Sum {
     owned_ = true;
   }
 
+  // Of rows of orders j and l.
+  void add_product(const Frame& frame, int64_t j, const at::Tensor& a, int64_t l, const at::Tensor& b) {
+    if (!frame.is_multivariate() || !a.defined() || !b.defined()) {
+      add_product(a, b);
+      return;
+    }
+    const at::Tensor product = multiply_rows(frame, j, a, l, b);
+    total_ = !total_.defined() ? product : at::GradMode::is_enabled() ? total_ + product : total_.add_(product);
+    owned_ = true;
+  }
+
   at::Tensor take() {
     return std::move(total_);
   }
@@ -81,12 +92,12 @@ at::Tensor plus(const at::Tensor& a, const at::Tensor& b, double alpha = 1) {
 at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, double factor = 1, bool inner = false) {
   Sum sum;
   for (int64_t j = std::max<int64_t>(1, k - a.terms()); 2 * j < k; ++j) {
-    sum.add_product(a[j], a[k - j]);
+    sum.add_product(frame, j, a[j], k - j, a[k - j]);
   }
   at::Tensor twice = own_times(sum.take(), 2);
   Sum cross;
   if (k % 2 == 0) {
-    cross.add_product(a[k / 2], a[k / 2]);
+    cross.add_product(frame, k / 2, a[k / 2], k / 2, a[k / 2]);
   }
   cross.add(twice);
   at::Tensor total = own_times(cross.take(), factor);
@@ -102,11 +113,86 @@ at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, doubl
   return all.take();
 }
 
+// The highest coefficient of a contracted frame, as the sum of a tensor and of products.
+class Highest {
+ public:
+  // factor * weight * the highest coefficient of x.
+  void add(const Series& x, double factor, const at::Tensor& weight = {}) {
+    for (Product product : x.products()) {
+      product.factor *= factor;
+      if (weight.defined()) {
+        product.weight = product.weight.defined() ? product.weight * weight : weight;
+      }
+      products_.push_back(std::move(product));
+    }
+    if (x.rest().defined()) {
+      rest_ = plus(rest_, weight.defined() ? x.rest() * weight : x.rest(), factor);
+    }
+  }
+
+  void add_product(const at::Tensor& a, const at::Tensor& b, int64_t order_a, double factor) {
+    if (a.defined() && b.defined()) {
+      products_.push_back({a, b, order_a, factor, {}});
+    }
+  }
+
+  void push_onto(const Frame& frame, Series& y) {
+    y.push_contracted(frame, std::move(rest_), std::move(products_));
+  }
+
+ private:
+  at::Tensor rest_;
+  std::vector<Product> products_;
+};
+
+// y_k = factor * sum of a[j] * b[k - j] over j in [first, last].
+void push_product(
+    const Frame& frame,
+    Series& y,
+    int64_t k,
+    const Series& a,
+    const Series& b,
+    int64_t first,
+    int64_t last,
+    double factor = 1) {
+  if (!frame.contracts(k)) {
+    y.push(own_times(convolve(frame, k, a, b, first, last, y.slot(frame, k)), factor));
+    return;
+  }
+  Highest sum;
+  for (int64_t j = std::max<int64_t>(first, 1); j <= std::min(last, k - 1); ++j) {
+    sum.add_product(a[j], b[k - j], j, factor);
+  }
+  if (first <= 0 && b.terms() == k) {
+    sum.add(b, factor, a[0]);
+  }
+  if (last >= k && a.terms() == k) {
+    sum.add(a, factor, b[0]);
+  }
+  sum.push_onto(frame, y);
+}
+
+// y_k = alpha * a_k + beta * b_k.
+void push_sum(const Frame& frame, Series& y, int64_t k, const Series& a, double alpha, const Series& b, double beta) {
+  if (!frame.contracts(k)) {
+    y.push(plus(times(a[k], alpha), b[k], beta));
+    return;
+  }
+  Highest sum;
+  if (a.terms() == k) {
+    sum.add(a, alpha);
+  }
+  if (b.terms() == k) {
+    sum.add(b, beta);
+  }
+  sum.push_onto(frame, y);
+}
+
 // The coefficients j x_j of t x'(t).
-Series derivative(const Series& x) {
+Series derivative(const Frame& frame, const Series& x) {
   Series result{at::Tensor()};
   for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
-    result.push(times(x[k], static_cast<double>(k)));
+    push_sum(frame, result, k, x, static_cast<double>(k), Series(), 0);
   }
   return result;
 }
@@ -130,16 +216,31 @@ Series solve_second_order(
 
 // Solves y' = w x' with w as `rule` has it.
 Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, const Slope& rule) {
-  at::Tensor rows = solve_by_element(frame, x, y0, w0, rule);
-  if (rows.defined()) {
-    return Series::of_rows(frame, std::move(rows), std::move(y0));
+  if (frame.is_multivariate()) {
+    Frame solved = frame;
+    solved.order -= frame.contracted ? 1 : 0;
+    const Solution solution = solve_polynomials(solved, x, y0, w0, rule);
+    if (solution.y.defined()) {
+      Series y = Series::of_rows(solved, solution.y, std::move(y0));
+      if (frame.contracted) {
+        const Series w = Series::of_rows(solved, solution.w, std::move(w0));
+        push_product(
+            frame, y, frame.order, derivative(frame, x), w, 1, frame.order, 1.0 / static_cast<double>(frame.order));
+      }
+      return y;
+    }
+  } else {
+    at::Tensor rows = solve_by_element(frame, x, y0, w0, rule);
+    if (rows.defined()) {
+      return Series::of_rows(frame, std::move(rows), std::move(y0));
+    }
   }
   const bool has_companion = rule.companion != 0;
   if (frame.collapsed && frame.order == 2 && x[1].defined()) {
     const at::Tensor slope_by_x = has_companion ? y0 * rule.companion : (y0 * (2 * rule.square) + rule.linear) * w0;
     return solve_second_order(frame, x, std::move(y0), w0, slope_by_x);
   }
-  const Series dx = derivative(x);
+  const Series dx = derivative(frame, x);
   Series y(std::move(y0));
   if (x[1].defined()) {
     y.allocate(frame, x[1].sizes());
@@ -147,7 +248,7 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
   Series w(std::move(w0));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
     const double factor = 1.0 / static_cast<double>(k);
-    y.push(own_times(convolve(frame, k, dx, w, 1, k, y.slot(frame, k)), factor));
+    push_product(frame, y, k, dx, w, 1, k, factor);
     if (k == frame.order) {
       break;
     }
@@ -179,7 +280,7 @@ Series Series::of_rows(const Frame& frame, at::Tensor rows, at::Tensor value) {
 }
 
 void Series::allocate(const Frame& frame, at::IntArrayRef row_shape) {
-  if (at::GradMode::is_enabled()) {
+  if (at::GradMode::is_enabled() || frame.is_multivariate()) {
     return;
   }
   c10::DimVector shape(row_shape);
@@ -192,8 +293,13 @@ at::Tensor Series::slot(const Frame& frame, int64_t k) const {
 }
 
 Jet Series::jet(const Frame& frame) const {
-  if (!rows_.defined() || terms() < frame.order) {
-    return join(frame, coefficients_);
+  if (frame.contracted && rows_.defined() && !rest().defined()) {
+    return {rows_, frame.order - 1, products_};
+  }
+  if (!rows_.defined() || terms() < frame.order || frame.contracted) {
+    Jet jet = join(frame, coefficients_);
+    jet.products = products_;
+    return jet;
   }
   // A coefficient that was not computed in its place is small, or zero.
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
@@ -207,8 +313,18 @@ Jet Series::jet(const Frame& frame) const {
   return {rows_, frame.order};
 }
 
+void Series::push_contracted(const Frame& frame, at::Tensor rest, std::vector<Product> products) {
+  coefficients_.push_back(std::move(rest));
+  products_ = std::move(products);
+  variables_ = frame.variables;
+}
+
 const at::Tensor& Series::operator[](int64_t k) const {
   static const auto* zero = new at::Tensor();
+  if (k == terms() && !products_.empty()) {
+    coefficients_.back() = multiply_out(variables_, k, products_, coefficients_.back());
+    products_.clear();
+  }
   return k == 0 ? value_ : k > terms() ? *zero : coefficients_[k - 1];
 }
 
@@ -226,7 +342,7 @@ at::Tensor convolve(
   Sum sum(collapses ? at::Tensor() : out);
   // Both factors are of lower order.
   for (int64_t j = std::max<int64_t>(first, 1); j <= std::min(last, k - 1); ++j) {
-    sum.add_product(a[j], b[k - j]);
+    sum.add_product(frame, j, a[j], k - j, b[k - j]);
   }
   if (collapses) {
     const at::Tensor total = sum.take();
@@ -245,13 +361,17 @@ at::Tensor convolve(
 Series add(const Frame& frame, const Series& a, const Series& b, double alpha) {
   Series result(plus(a[0], b[0], alpha));
   for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, std::max(a.terms(), b.terms())) + 1)) {
-    result.push(plus(a[k], b[k], alpha));
+    push_sum(frame, result, k, a, 1, b, alpha);
   }
   return result;
 }
 
-Series scale(const Series& a, double factor) {
-  return a.map([&](const at::Tensor& coefficient) { return coefficient * factor; });
+Series scale(const Frame& frame, const Series& a, double factor) {
+  Series result(a[0] * factor);
+  for (const auto k : c10::irange<int64_t>(1, a.terms() + 1)) {
+    push_sum(frame, result, k, a, factor, Series(), 0);
+  }
+  return result;
 }
 
 Series shift(const Series& a, double constant) {
@@ -261,7 +381,7 @@ Series shift(const Series& a, double constant) {
 Series multiply(const Frame& frame, const Series& a, const Series& b) {
   Series result(a[0] * b[0]);
   for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, a.terms() + b.terms()) + 1)) {
-    result.push(convolve(frame, k, a, b, 0, k));
+    push_product(frame, result, k, a, b, 0, k);
   }
   return result;
 }
@@ -269,7 +389,11 @@ Series multiply(const Frame& frame, const Series& a, const Series& b) {
 Series square(const Frame& frame, const Series& a) {
   Series result(a[0] * a[0]);
   for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, 2 * a.terms()) + 1)) {
-    result.push(convolve_square(frame, k, a));
+    if (frame.contracts(k)) {
+      push_product(frame, result, k, a, a, 0, k);
+    } else {
+      result.push(convolve_square(frame, k, a));
+    }
   }
   return result;
 }
@@ -298,10 +422,10 @@ Series select(const Frame& frame, const at::Tensor& mask, const Series& a, const
 }
 
 Series integrate(const Frame& frame, const Series& x, const Series& slope, at::Tensor value) {
-  const Series dx = derivative(x);
+  const Series dx = derivative(frame, x);
   Series y(std::move(value));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    y.push(own_times(convolve(frame, k, dx, slope, 1, k, y.slot(frame, k)), 1.0 / static_cast<double>(k)));
+    push_product(frame, y, k, dx, slope, 1, k, 1.0 / static_cast<double>(k));
   }
   return y;
 }
@@ -348,10 +472,10 @@ Series power(const Frame& frame, const Series& x, double exponent, at::Tensor y)
   const at::Tensor inverse = x[0].reciprocal();
   const at::Tensor slope = y * inverse * exponent;
   Series w(slope);
-  const Series dx = derivative(x);
+  const Series dx = derivative(frame, x);
   Series result(std::move(y));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    result.push(own_times(convolve(frame, k, dx, w, 1, k), 1.0 / static_cast<double>(k)));
+    push_product(frame, result, k, dx, w, 1, k, 1.0 / static_cast<double>(k));
     if (k < frame.order) {
       const at::Tensor rest = plus(times(result[k], exponent), convolve(frame.lowered(), k, x, w, 1, k), -1);
       w.push(rest.defined() ? rest * inverse : rest);

@@ -31,6 +31,15 @@ class Series {
   int64_t terms() const {
     return static_cast<int64_t>(coefficients_.size());
   }
+  // The highest coefficient of a contracted frame: `rest` and the products that are not multiplied out. Asking for the
+  // coefficient does that.
+  const std::vector<Product>& products() const {
+    return products_;
+  }
+  const at::Tensor& rest() const {
+    return coefficients_.back();
+  }
+  void push_contracted(const Frame& frame, at::Tensor rest, std::vector<Product> products);
   // Coefficient k, the value for k = 0; undefined if it is zero.
   const at::Tensor& operator[](int64_t k) const;
   void push(at::Tensor coefficient) {
@@ -51,7 +60,8 @@ class Series {
   template <typename Map>
   Series map(Map&& function) const {
     Series result(function(value_));
-    for (const at::Tensor& coefficient : coefficients_) {
+    for (int64_t k = 1; k <= terms(); ++k) {
+      const at::Tensor& coefficient = (*this)[k];
       result.push(coefficient.defined() ? function(coefficient) : at::Tensor());
     }
     return result;
@@ -59,7 +69,9 @@ class Series {
 
  private:
   at::Tensor value_;
-  std::vector<at::Tensor> coefficients_;
+  mutable std::vector<at::Tensor> coefficients_;
+  mutable std::vector<Product> products_;
+  int64_t variables_ = 0; // of the products
   at::Tensor rows_;
 };
 
@@ -75,7 +87,7 @@ at::Tensor convolve(
     const at::Tensor& out = {});
 
 Series add(const Frame& frame, const Series& a, const Series& b, double alpha = 1);
-Series scale(const Series& a, double factor);
+Series scale(const Frame& frame, const Series& a, double factor);
 Series shift(const Series& a, double constant);
 Series multiply(const Frame& frame, const Series& a, const Series& b);
 Series square(const Frame& frame, const Series& a);

@@ -1,0 +1,315 @@
+// Rules of elementwise Nodes. Most multiply by a factor that is computed once.
+
+#include <ATen/Functions.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <cmath>
+#include <utility>
+
+#include "vjp/rule.h"
+
+namespace highgrad::vjp {
+namespace {
+
+using namespace torch::autograd::generated;
+
+// f'(x) of a function of one argument.
+template <typename T, typename Factor>
+void add_factor(RuleTable& table, Factor factor) {
+  add_unary<T>(table, [factor](const Call& call, const T& node) {
+    return [scale = factor(call, node)](at::Tensor grad) { return times(std::move(grad), scale); };
+  });
+}
+
+template <typename T, typename Factor>
+void add_factor_of_self(RuleTable& table, Factor factor) {
+  add_factor<T>(table, [factor](const Call& call, const T& node) { return factor(call.saved(node.self_)); });
+}
+
+template <typename T, typename Factor>
+void add_factor_of_result(RuleTable& table, Factor factor) {
+  add_factor<T>(table, [factor](const Call& call, const T& node) { return factor(call.saved(node.result_)); });
+}
+
+// The same, as what the Node's own operator makes of ones.
+template <typename T, typename Derivative>
+void add_derivative(RuleTable& table, Derivative derivative) {
+  add_factor<T>(table, [derivative](const Call& call, const T& node) {
+    const auto& metadata = node.input_metadata(0);
+    return derivative(call, node, at::ones(call.taken[0], metadata.options()));
+  });
+}
+
+// grad / f(x), which rounds otherwise than grad * (1 / f(x)).
+template <typename T, typename Divisor>
+void add_divisor(RuleTable& table, Divisor divisor) {
+  add_unary<T>(table, [divisor](const Call& call, const T& node) {
+    return [by = divisor(call, node)](at::Tensor grad) { return is_ours(grad) ? grad.div_(by) : at::div(grad, by); };
+  });
+}
+
+// Zero where `mask` is false, whatever stands there.
+at::Tensor keep_where(const at::Tensor& mask, const at::Tensor& grad) {
+  return at::where(mask, grad, at::scalar_tensor(0, grad.options()));
+}
+
+template <typename T, typename Mask>
+void add_mask(RuleTable& table, Mask mask) {
+  add_unary<T>(table, [mask](const Call& call, const T& node) {
+    return [kept = mask(call.saved(node.self_), node)](const at::Tensor& grad) { return keep_where(kept, grad); };
+  });
+}
+
+void add_exponentials(RuleTable& table) {
+  add_factor_of_result<ExpBackward0>(table, [](at::Tensor y) { return y; });
+  add_factor_of_result<Exp2Backward0>(table, [](const at::Tensor& y) { return y * std::log(2.0); });
+  add_factor_of_result<Expm1Backward0>(table, [](const at::Tensor& y) { return y + 1; });
+  add_divisor<LogBackward0>(table, [](const Call& call, const LogBackward0& node) { return call.saved(node.self_); });
+  add_divisor<Log1PBackward0>(
+      table, [](const Call& call, const Log1PBackward0& node) { return call.saved(node.self_) + 1; });
+  add_divisor<Log2Backward0>(
+      table, [](const Call& call, const Log2Backward0& node) { return call.saved(node.self_) * std::log(2.0); });
+  add_divisor<Log10Backward0>(
+      table, [](const Call& call, const Log10Backward0& node) { return call.saved(node.self_) * std::log(10.0); });
+  add_divisor<SqrtBackward0>(
+      table, [](const Call& call, const SqrtBackward0& node) { return call.saved(node.result_) * 2; });
+  add_factor_of_result<RsqrtBackward0>(table, [](const at::Tensor& y) { return y.pow(3) * -0.5; });
+  add_factor_of_result<ReciprocalBackward0>(table, [](const at::Tensor& y) { return -(y * y); });
+}
+
+void add_trigonometry(RuleTable& table) {
+  add_factor_of_self<SinBackward0>(table, [](const at::Tensor& x) { return x.cos(); });
+  add_factor_of_self<CosBackward0>(table, [](const at::Tensor& x) { return -x.sin(); });
+  add_factor_of_result<TanBackward0>(table, [](const at::Tensor& y) { return y.pow(2) + 1; });
+  add_factor_of_self<SinhBackward0>(table, [](const at::Tensor& x) { return x.cosh(); });
+  add_factor_of_self<CoshBackward0>(table, [](const at::Tensor& x) { return x.sinh(); });
+  add_factor_of_self<AsinBackward0>(table, [](const at::Tensor& x) { return (-x * x + 1).rsqrt(); });
+  add_factor_of_self<AcosBackward0>(table, [](const at::Tensor& x) { return -(-x * x + 1).rsqrt(); });
+  add_divisor<AtanBackward0>(table, [](const Call& call, const AtanBackward0& node) {
+    const at::Tensor x = call.saved(node.self_);
+    return x * x + 1;
+  });
+  add_factor_of_self<AsinhBackward0>(table, [](const at::Tensor& x) { return (x.pow(2) + 1).rsqrt(); });
+  add_factor_of_self<AcoshBackward0>(table, [](const at::Tensor& x) { return (x.pow(2) - 1).rsqrt(); });
+  add_divisor<AtanhBackward0>(
+      table, [](const Call& call, const AtanhBackward0& node) { return 1 - call.saved(node.self_).pow(2); });
+  add_rule<Atan2Backward0>(table, [](const Call& call, const Atan2Backward0& node) -> BatchedVjp {
+    const at::Tensor y = call.saved(node.self_);
+    const at::Tensor x = call.saved(node.other_);
+    const at::Tensor inverse = (y * y + x * x).reciprocal();
+    const at::Tensor by_y = call.wants(0) ? x * inverse : at::Tensor();
+    const at::Tensor by_x = call.wants(1) ? -y * inverse : at::Tensor();
+    return [by_y, by_x](Cotangents& taken, Cotangents& given) {
+      given[0] = by_y.defined() ? at::mul(taken[0], by_y) : at::Tensor();
+      given[1] = by_x.defined() ? at::mul(taken[0], by_x) : at::Tensor();
+    };
+  });
+}
+
+void add_activations(RuleTable& table) {
+  add_derivative<TanhBackward0>(table, [](const Call& call, const TanhBackward0& node, const at::Tensor& one) {
+    return at::tanh_backward(one, call.saved(node.result_));
+  });
+  add_derivative<SigmoidBackward0>(table, [](const Call& call, const SigmoidBackward0& node, const at::Tensor& one) {
+    return at::sigmoid_backward(one, call.saved(node.result_));
+  });
+  add_unary<ReluBackward0>(table, [](const Call& call, const ReluBackward0& node) {
+    return [y = call.saved(node.result_)](const at::Tensor& grad) { return at::threshold_backward(grad, y, 0); };
+  });
+  add_unary<ThresholdBackward0>(table, [](const Call& call, const ThresholdBackward0& node) {
+    return [x = call.saved(node.self_), threshold = node.threshold](const at::Tensor& grad) {
+      return at::threshold_backward(grad, x, threshold);
+    };
+  });
+  add_derivative<LeakyReluBackward0>(
+      table, [](const Call& call, const LeakyReluBackward0& node, const at::Tensor& one) {
+        return at::leaky_relu_backward(one, call.saved(node.self_), node.negative_slope, /*self_is_result=*/false);
+      });
+  add_derivative<EluBackward0>(table, [](const Call& call, const EluBackward0& node, const at::Tensor& one) {
+    return at::elu_backward(one, node.alpha, node.scale, node.input_scale, /*is_result=*/false, call.saved(node.self_));
+  });
+  add_derivative<GeluBackward0>(table, [](const Call& call, const GeluBackward0& node, const at::Tensor& one) {
+    return at::gelu_backward(one, call.saved(node.self_), node.approximate);
+  });
+  add_derivative<SoftplusBackward0>(table, [](const Call& call, const SoftplusBackward0& node, const at::Tensor& one) {
+    return at::softplus_backward(one, call.saved(node.self_), node.beta, node.threshold);
+  });
+  add_factor_of_self<SiluBackward0>(table, [](const at::Tensor& x) {
+    const at::Tensor y = x.sigmoid();
+    return y * (1 + x * (1 - y));
+  });
+  add_mask<HardtanhBackward0>(table, [](const at::Tensor& x, const HardtanhBackward0& node) {
+    return at::logical_and(x.gt(node.min_val), x.lt(node.max_val));
+  });
+  add_factor_of_self<ErfBackward0>(
+      table, [](const at::Tensor& x) { return (-x.pow(2)).exp() * (2 / std::sqrt(M_PI)); });
+  add_factor_of_self<AbsBackward0>(table, [](const at::Tensor& x) { return x.sgn(); });
+  add_mask<ClampBackward1>(table, [](const at::Tensor& x, const ClampBackward1& node) {
+    at::Tensor kept = node.min.has_value() ? x.ge(*node.min) : at::ones_like(x, x.options().dtype(at::kBool));
+    return node.max.has_value() ? at::logical_and(kept, x.le(*node.max)) : kept;
+  });
+  add_mask<ClampMinBackward0>(table, [](const at::Tensor& x, const ClampMinBackward0& node) { return x.ge(node.min); });
+  add_mask<ClampMaxBackward0>(table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return x.le(node.max); });
+}
+
+// Double backwards, on the tapes of forward mode.
+void add_recorded_activations(RuleTable& table) {
+  add_rule<TanhBackwardBackward0>(table, [](const Call& call, const TanhBackwardBackward0& node) -> BatchedVjp {
+    const at::Tensor y = call.saved(node.output_);
+    const at::Tensor by_output = call.wants(1) ? y * call.saved(node.grad_output_) * -2 : at::Tensor();
+    return [y, by_output, by_grad = call.wants(0)](Cotangents& taken, Cotangents& given) {
+      given[0] = by_grad ? at::tanh_backward(taken[0], y) : at::Tensor();
+      given[1] = by_output.defined() ? at::mul(taken[0], by_output) : at::Tensor();
+    };
+  });
+  add_rule<SigmoidBackwardBackward0>(table, [](const Call& call, const SigmoidBackwardBackward0& node) -> BatchedVjp {
+    const at::Tensor y = call.saved(node.output_);
+    const at::Tensor by_output = call.wants(1) ? call.saved(node.grad_output_) * (y * -2 + 1) : at::Tensor();
+    return [y, by_output, by_grad = call.wants(0)](Cotangents& taken, Cotangents& given) {
+      given[0] = by_grad ? at::sigmoid_backward(taken[0], y) : at::Tensor();
+      given[1] = by_output.defined() ? at::mul(taken[0], by_output) : at::Tensor();
+    };
+  });
+  add_rule<ThresholdBackwardBackward0>(
+      table, [](const Call& call, const ThresholdBackwardBackward0& node) -> BatchedVjp {
+        const at::Tensor x = call.saved(node.self_);
+        return [x, threshold = node.threshold, by_grad = call.wants(0), by_self = call.wants(1)](
+                   Cotangents& taken, Cotangents& given) {
+          given[0] = by_grad ? at::threshold_backward(taken[0], x, threshold) : at::Tensor();
+          given[1] = by_self ? at::zeros_like(taken[0]) : at::Tensor();
+        };
+      });
+}
+
+void add_sums_of_tensors(RuleTable& table) {
+  const auto sum = [](const Call& call, const at::Scalar& first, const at::Scalar& second) -> BatchedVjp {
+    return [first, second, wants_first = call.wants(0), wants_second = call.wants(1)](
+               Cotangents& taken, Cotangents& given) {
+      if (wants_first && wants_second) {
+        given[0] = times(taken[0], first);
+      }
+      at::Tensor& last = given[wants_second ? 1 : 0];
+      last = times(std::move(taken[0]), wants_second ? second : first);
+    };
+  };
+  add_rule<AddBackward0>(table, [sum](const Call& call, const AddBackward0& node) { return sum(call, 1, node.alpha); });
+  add_rule<SubBackward0>(
+      table, [sum](const Call& call, const SubBackward0& node) { return sum(call, 1, -node.alpha); });
+  add_rule<RsubBackward0>(
+      table, [sum](const Call& call, const RsubBackward0& node) { return sum(call, -node.alpha, 1); });
+  const auto identity = [](const Call& /*call*/, const auto& /*node*/) { return [](at::Tensor grad) { return grad; }; };
+  add_unary<AddBackward1>(table, identity);
+  add_unary<SubBackward1>(table, identity);
+  add_unary<RsubBackward1>(table, [](const Call& /*call*/, const RsubBackward1& node) {
+    return [factor = -node.alpha](at::Tensor grad) { return times(std::move(grad), factor); };
+  });
+  add_unary<NegBackward0>(table, [](const Call& /*call*/, const NegBackward0& /*node*/) {
+    return [](at::Tensor grad) { return is_ours(grad) ? grad.neg_() : at::neg(grad); };
+  });
+}
+
+void add_products_of_tensors(RuleTable& table) {
+  add_rule<MulBackward0>(table, [](const Call& call, const MulBackward0& node) -> BatchedVjp {
+    const at::Tensor other = call.wants(0) ? call.saved(node.other_) : at::Tensor();
+    const at::Tensor self = call.wants(1) ? call.saved(node.self_) : at::Tensor();
+    return [other, self](Cotangents& taken, Cotangents& given) {
+      if (self.defined()) {
+        given[1] = at::mul(taken[0], self);
+      }
+      if (other.defined()) {
+        given[0] = times(std::move(taken[0]), other);
+      }
+    };
+  });
+  add_rule<DivBackward0>(table, [](const Call& call, const DivBackward0& node) -> BatchedVjp {
+    const at::Tensor other = call.saved(node.other_);
+    const at::Tensor by_other = call.wants(1) ? -((call.saved(node.self_) / other) / other) : at::Tensor();
+    return [other, by_other, by_self = call.wants(0)](Cotangents& taken, Cotangents& given) {
+      if (by_other.defined()) {
+        given[1] = at::mul(taken[0], by_other);
+      }
+      if (by_self) {
+        given[0] = at::div(taken[0], other);
+      }
+    };
+  });
+  add_unary<PowBackward0>(
+      table, [](const Call& call, const PowBackward0& node) -> std::function<at::Tensor(at::Tensor)> {
+        if (node.exponent.equal(0.0)) {
+          return [](const at::Tensor& grad) { return at::zeros_like(grad); };
+        }
+        const at::Tensor x = call.saved(node.self_);
+        // What pow gives for these exponents, bit for bit, without its dispatch.
+        const at::Tensor power = node.exponent.equal(2.0) ? x
+            : node.exponent.equal(3.0)                    ? x * x
+                                                          : x.pow(node.exponent.toDouble() - 1);
+        return [factor = power * node.exponent](at::Tensor grad) { return times(std::move(grad), factor); };
+      });
+  add_rule<PowBackward1>(table, [](const Call& call, const PowBackward1& node) -> BatchedVjp {
+    const at::Tensor x = call.saved(node.self_);
+    const at::Tensor exponent = call.saved(node.exponent_);
+    at::Tensor by_self, self_kept, by_exponent, exponent_kept;
+    if (call.wants(0)) {
+      by_self = exponent * x.pow(exponent - 1);
+      self_kept = exponent.ne(0);
+    }
+    if (call.wants(1)) {
+      by_exponent = call.saved(node.result_) * x.log();
+      exponent_kept = at::logical_and(x.eq(0), exponent.ge(0)).logical_not();
+    }
+    return [=](Cotangents& taken, Cotangents& given) {
+      if (by_self.defined()) {
+        given[0] = keep_where(self_kept, at::mul(taken[0], by_self));
+      }
+      if (by_exponent.defined()) {
+        given[1] = keep_where(exponent_kept, at::mul(taken[0], by_exponent));
+      }
+    };
+  });
+}
+
+void add_choices(RuleTable& table) {
+  add_rule<WhereBackward0>(table, [](const Call& call, const WhereBackward0& node) -> BatchedVjp {
+    const at::Tensor condition = call.saved(node.condition_);
+    // The condition itself has a link, and no derivative.
+    const size_t first = call.given.size() - 2;
+    return [condition, first, by_self = call.wants(first), by_other = call.wants(first + 1)](
+               Cotangents& taken, Cotangents& given) {
+      const at::Tensor zero = at::scalar_tensor(0, taken[0].options());
+      given[first] = by_self ? at::where(condition, taken[0], zero) : at::Tensor();
+      given[first + 1] = by_other ? at::where(condition, zero, taken[0]) : at::Tensor();
+    };
+  });
+  // The larger, or the smaller, takes all; equal ones take halves.
+  const auto extremum =
+      [](const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max) -> BatchedVjp {
+    const at::Tensor tie = self.eq(other);
+    const at::Tensor self_loses = is_max ? self.lt(other) : self.gt(other);
+    const at::Tensor other_loses = is_max ? self.gt(other) : self.lt(other);
+    return [=, by_self = call.wants(0), by_other = call.wants(1)](Cotangents& taken, Cotangents& given) {
+      const at::Tensor grad = at::where(tie, taken[0] / 2, taken[0]);
+      given[0] = by_self ? grad.masked_fill(self_loses, 0) : at::Tensor();
+      given[1] = by_other ? grad.masked_fill(other_loses, 0) : at::Tensor();
+    };
+  };
+  add_rule<MaximumBackward0>(table, [extremum](const Call& call, const MaximumBackward0& node) {
+    return extremum(call, call.saved(node.self_), call.saved(node.other_), true);
+  });
+  add_rule<MinimumBackward0>(table, [extremum](const Call& call, const MinimumBackward0& node) {
+    return extremum(call, call.saved(node.self_), call.saved(node.other_), false);
+  });
+}
+
+} // namespace
+
+void add_pointwise_rules(RuleTable& table) {
+  add_exponentials(table);
+  add_trigonometry(table);
+  add_activations(table);
+  add_recorded_activations(table);
+  add_sums_of_tensors(table);
+  add_products_of_tensors(table);
+  add_choices(table);
+}
+
+} // namespace highgrad::vjp

@@ -1,0 +1,156 @@
+// Rules of matrix products. A batch of cotangents becomes more rows, or columns, of one product.
+
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <utility>
+
+#include "vjp/rule.h"
+
+namespace highgrad::vjp {
+namespace {
+
+using namespace torch::autograd::generated;
+
+// [B, n, m] by [m, k]: [B, n, k].
+at::Tensor times_right(const at::Tensor& grad, const at::Tensor& right) {
+  return grad.reshape({grad.size(0) * grad.size(1), grad.size(2)})
+      .mm(right)
+      .view({grad.size(0), grad.size(1), right.size(1)});
+}
+
+// [k, n] by [B, n, m]: [B, k, m].
+at::Tensor times_left(const at::Tensor& left, const at::Tensor& grad) {
+  const int64_t batch = grad.size(0);
+  if (left.size(1) == 1) {
+    return at::mul(grad, left);
+  }
+  if (grad.size(2) == 1) {
+    return grad.squeeze(2).mm(left.t()).unsqueeze(2);
+  }
+  return at::bmm(left.unsqueeze(0).expand({batch, left.size(0), left.size(1)}), grad);
+}
+
+// [B, b, n, m] by [b, m, k]: [B, b, n, k], as b products of B * n rows.
+at::Tensor batches_times_right(const at::Tensor& grad, const at::Tensor& right) {
+  const int64_t batch = grad.size(0), matrices = grad.size(1), n = grad.size(2), m = grad.size(3);
+  return grad.transpose(0, 1)
+      .reshape({matrices, batch * n, m})
+      .bmm(right)
+      .view({matrices, batch, n, right.size(2)})
+      .transpose(0, 1);
+}
+
+// [b, k, n] by [B, b, n, m]: [B, b, k, m], as b products of B * m columns.
+at::Tensor batches_times_left(const at::Tensor& left, const at::Tensor& grad) {
+  return batches_times_right(grad.transpose(2, 3), left.transpose(1, 2)).transpose(2, 3);
+}
+
+// Of addend + alpha * first @ second, with or without addend; `link` is the first factor's.
+BatchedVjp matrix_product(
+    const Call& call,
+    const at::Tensor& first,
+    const at::Tensor& second,
+    size_t link,
+    const at::Scalar& alpha,
+    const at::Scalar& beta,
+    at::Tensor (*right)(const at::Tensor&, const at::Tensor&),
+    at::Tensor (*left)(const at::Tensor&, const at::Tensor&)) {
+  const bool by_addend = link > 0 && call.wants(0);
+  const at::Tensor second_t = second.defined() ? second.mT() : second;
+  const at::Tensor first_t = first.defined() ? first.mT() : first;
+  return [=, by_first = call.wants(link), by_second = call.wants(link + 1)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor grad = std::move(taken[0]);
+    if (by_first) {
+      given[link] = times(right(grad, second_t), alpha);
+    }
+    if (by_second) {
+      given[link + 1] = times(left(first_t, grad), alpha);
+    }
+    if (by_addend) {
+      given[0] = times(grad, beta);
+    }
+  };
+}
+
+// Of addend + alpha * matrix @ vector.
+BatchedVjp vector_product(
+    const Call& call,
+    const at::Tensor& matrix,
+    const at::Tensor& vector,
+    size_t link,
+    const at::Scalar& alpha,
+    const at::Scalar& beta) {
+  const bool by_addend = link > 0 && call.wants(0);
+  return [=, by_matrix = call.wants(link), by_vector = call.wants(link + 1)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor grad = std::move(taken[0]);
+    if (by_matrix) {
+      given[link] = times(at::mul(grad.unsqueeze(2), vector), alpha);
+    }
+    if (by_vector) {
+      given[link + 1] = times(grad.mm(matrix), alpha);
+    }
+    if (by_addend) {
+      given[0] = times(grad, beta);
+    }
+  };
+}
+
+// What the Node saved of a factor, which it did if the other one's cotangent is wanted.
+at::Tensor factor(const Call& call, const torch::autograd::SavedVariable& variable, size_t needed_by) {
+  return call.wants(needed_by) ? call.saved(variable) : at::Tensor();
+}
+
+// Null for sparse factors.
+BatchedVjp if_strided(const at::Tensor& first, const at::Tensor& second, const std::function<BatchedVjp()>& make) {
+  const auto is_odd = [](const at::Tensor& t) { return t.defined() && t.layout() != at::kStrided; };
+  return is_odd(first) || is_odd(second) ? nullptr : make();
+}
+
+} // namespace
+
+void add_product_rules(RuleTable& table) {
+  add_rule<MmBackward0>(table, [](const Call& call, const MmBackward0& node) {
+    const at::Tensor first = factor(call, node.self_, 1), second = factor(call, node.mat2_, 0);
+    return if_strided(
+        first, second, [&] { return matrix_product(call, first, second, 0, 1, 1, &times_right, &times_left); });
+  });
+  add_rule<AddmmBackward0>(table, [](const Call& call, const AddmmBackward0& node) {
+    const at::Tensor first = factor(call, node.mat1_, 2), second = factor(call, node.mat2_, 1);
+    return if_strided(first, second, [&] {
+      return matrix_product(call, first, second, 1, node.alpha, node.beta, &times_right, &times_left);
+    });
+  });
+  add_rule<BmmBackward0>(table, [](const Call& call, const BmmBackward0& node) {
+    const at::Tensor first = factor(call, node.self_, 1), second = factor(call, node.mat2_, 0);
+    return if_strided(first, second, [&] {
+      return matrix_product(call, first, second, 0, 1, 1, &batches_times_right, &batches_times_left);
+    });
+  });
+  add_rule<BaddbmmBackward0>(table, [](const Call& call, const BaddbmmBackward0& node) {
+    const at::Tensor first = factor(call, node.batch1_, 2), second = factor(call, node.batch2_, 1);
+    return if_strided(first, second, [&] {
+      return matrix_product(call, first, second, 1, node.alpha, node.beta, &batches_times_right, &batches_times_left);
+    });
+  });
+  add_rule<MvBackward0>(table, [](const Call& call, const MvBackward0& node) {
+    const at::Tensor matrix = factor(call, node.self_, 1), vector = factor(call, node.vec_, 0);
+    return if_strided(matrix, vector, [&] { return vector_product(call, matrix, vector, 0, 1, 1); });
+  });
+  add_rule<AddmvBackward0>(table, [](const Call& call, const AddmvBackward0& node) {
+    const at::Tensor matrix = factor(call, node.mat_, 2), vector = factor(call, node.vec_, 1);
+    return if_strided(matrix, vector, [&] { return vector_product(call, matrix, vector, 1, node.alpha, node.beta); });
+  });
+  add_rule<DotBackward0>(table, [](const Call& call, const DotBackward0& node) -> BatchedVjp {
+    const at::Tensor self = factor(call, node.self_, 1), tensor = factor(call, node.tensor_, 0);
+    return [self, tensor](Cotangents& taken, Cotangents& given) {
+      const at::Tensor grad = taken[0].unsqueeze(1);
+      given[0] = tensor.defined() ? at::mul(grad, tensor) : at::Tensor();
+      given[1] = self.defined() ? at::mul(grad, self) : at::Tensor();
+    };
+  });
+}
+
+} // namespace highgrad::vjp

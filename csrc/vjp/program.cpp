@@ -1,0 +1,222 @@
+#include "vjp/program.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/add.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+
+#include <mutex>
+#include <optional>
+#include <utility>
+
+namespace highgrad::vjp {
+namespace {
+
+using tape::Slot;
+using tape::Tape;
+using tape::TapeNode;
+using torch::autograd::InputMetadata;
+using torch::autograd::Node;
+
+// Without grad mode, operators go straight to their kernels.
+class BelowAutograd {
+ public:
+  BelowAutograd() {
+    if (!at::GradMode::is_enabled()) {
+      guard_.emplace();
+    }
+  }
+
+ private:
+  std::optional<at::AutoDispatchBelowADInplaceOrView> guard_;
+};
+
+// The mutex that keeps a Node's saved tensors from being released while they are unpacked.
+struct NodeMutex : Node {
+  static std::mutex& of(Node& node) {
+    return node.*(&NodeMutex::mutex_);
+  }
+};
+
+// Whether all cotangents of the tape are plain tensors like `output`, and no stream but the current one made them.
+bool are_plain(const Tape& tape, const InputMetadata& output) {
+  for (const TapeNode& node : tape.nodes) {
+    for (const auto k : c10::irange(node.node->num_inputs())) {
+      const InputMetadata& metadata = node.node->input_metadata(k);
+      if (metadata.was_default_constructed() || metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
+          metadata.dtype() != output.dtype() || metadata.device() != output.device()) {
+        return false;
+      }
+    }
+    if (!output.device().is_cpu()) {
+      const auto stream = node.node->stream();
+      if (stream.has_value() &&
+          *stream != c10::impl::VirtualGuardImpl(output.device().type()).getStream(output.device())) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+bool may_run_alone(const Tape& tape) {
+  if (!tape.output.is_on_tape() || torch::autograd::AnomalyMode::is_enabled() ||
+      c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) {
+    return false;
+  }
+  const InputMetadata& output = tape.nodes[tape.output.node].node->input_metadata(tape.output.input_nr);
+  return at::isFloatingType(c10::typeMetaToScalarType(output.dtype())) && are_plain(tape, output);
+}
+
+// Sums a cotangent over the dimensions that its operand was broadcast along, and casts it, as torch's engine does.
+at::Tensor fit(at::Tensor cotangents, const Shape& shape, at::ScalarType dtype) {
+  if (cotangents.sizes().slice(1) != at::IntArrayRef(shape)) {
+    const int64_t more = cotangents.dim() - 1 - static_cast<int64_t>(shape.size());
+    std::vector<int64_t> added;
+    std::vector<int64_t> stretched;
+    for (const auto dim : c10::irange<int64_t>(1, cotangents.dim())) {
+      if (dim <= more) {
+        added.push_back(dim);
+      } else if (shape[dim - 1 - more] == 1 && cotangents.size(dim) != 1) {
+        stretched.push_back(dim);
+      }
+    }
+    if (!stretched.empty()) {
+      cotangents = cotangents.sum(stretched, /*keepdim=*/true);
+    }
+    if (!added.empty()) {
+      cotangents = cotangents.sum(added, /*keepdim=*/false);
+    }
+  }
+  return cotangents.scalar_type() == dtype ? cotangents : cotangents.to(dtype);
+}
+
+void accumulate(at::Tensor& sum, at::Tensor cotangents) {
+  if (!sum.defined()) {
+    sum = std::move(cotangents);
+  } else if (is_ours(sum)) {
+    sum.add_(cotangents);
+  } else if (is_ours(cotangents)) {
+    sum = cotangents.add_(sum);
+  } else {
+    sum = at::add(sum, cotangents);
+  }
+}
+
+// Null if the Node has no rule.
+BatchedVjp compile_node(const Tape& tape, const TapeNode& node, const std::vector<std::vector<Shape>>& shapes) {
+  const Rule* rule = find_rule(*node.node);
+  if (rule == nullptr) {
+    return nullptr;
+  }
+  Call call{*node.node, shapes[&node - tape.nodes.data()], {}};
+  for (const Slot& link : links_of(tape, node)) {
+    call.given.push_back(link.is_on_tape() ? std::optional<Shape>(shapes[link.node][link.input_nr]) : std::nullopt);
+  }
+  const std::lock_guard<std::mutex> lock(NodeMutex::of(*node.node));
+  return (*rule)(call);
+}
+
+} // namespace
+
+std::optional<Program> Program::compile(const Tape& tape) {
+  if (!may_run_alone(tape)) {
+    return std::nullopt;
+  }
+  // Before anything is unpacked.
+  for (const TapeNode& node : tape.nodes) {
+    if (!tape::is_vjp_linear(*node.node) || (node.runs && find_rule(*node.node) == nullptr)) {
+      return std::nullopt;
+    }
+  }
+  Program program;
+  std::vector<std::vector<Shape>> shapes(tape.nodes.size());
+  std::vector<int64_t> first_slot;
+  for (const auto i : c10::irange(tape.nodes.size())) {
+    const Node& node = *tape.nodes[i].node;
+    first_slot.push_back(program.num_slots_);
+    program.num_slots_ += node.num_inputs();
+    for (const auto k : c10::irange(node.num_inputs())) {
+      auto shape = tape::shape_of(node, k);
+      if (!shape.has_value()) {
+        return std::nullopt;
+      }
+      shapes[i].push_back(std::move(*shape));
+    }
+  }
+  const auto slot_at = [&](Slot slot) { return slot.is_on_tape() ? first_slot[slot.node] + slot.input_nr : -1; };
+  program.output_slot_ = slot_at(tape.output);
+  for (const Slot& input : tape.inputs) {
+    program.inputs_.push_back(slot_at(input));
+  }
+  const BelowAutograd below;
+  for (const auto i : c10::irange(tape.nodes.size())) {
+    const TapeNode& node = tape.nodes[i];
+    if (!node.runs) {
+      continue;
+    }
+    Step step{nullptr, first_slot[i], static_cast<int64_t>(node.node->num_inputs()), {}, {}};
+    try {
+      step.vjp = compile_node(tape, node, shapes);
+    } catch (const Unserved&) {
+      return std::nullopt;
+    }
+    if (!step.vjp) {
+      return std::nullopt;
+    }
+    for (const Slot& link : links_of(tape, node)) {
+      step.targets.push_back({slot_at(link), link.is_on_tape() ? shapes[link.node][link.input_nr] : Shape()});
+    }
+    for (const auto j : c10::irange(tape.inputs.size())) {
+      if (tape.inputs[j].node == static_cast<int32_t>(i)) {
+        step.captures.push_back(static_cast<int64_t>(j));
+      }
+    }
+    program.steps_.push_back(std::move(step));
+  }
+  return program;
+}
+
+Cotangents Program::run(at::Tensor cotangents) const {
+  const BelowAutograd below;
+  const at::ScalarType dtype = cotangents.scalar_type();
+  Cotangents slots(num_slots_);
+  Cotangents results(inputs_.size());
+  slots[output_slot_] = std::move(cotangents);
+  Cotangents taken;
+  Cotangents given;
+  for (const Step& step : steps_) {
+    for (const int64_t j : step.captures) {
+      results[j] = slots[inputs_[j]];
+    }
+    taken.clear();
+    bool any = false;
+    for (const auto k : c10::irange(step.num_slots)) {
+      taken.push_back(std::move(slots[step.first_slot + k]));
+      any |= taken.back().defined();
+    }
+    if (!any) {
+      continue;
+    }
+    given.assign(step.targets.size(), {});
+    step.vjp(taken, given);
+    taken.clear();
+    for (const auto k : c10::irange(step.targets.size())) {
+      const Target& target = step.targets[k];
+      if (target.slot >= 0 && given[k].defined()) {
+        accumulate(slots[target.slot], fit(std::move(given[k]), target.shape, dtype));
+      }
+    }
+    given.clear();
+  }
+  for (const auto j : c10::irange(inputs_.size())) {
+    if (inputs_[j] >= 0 && !results[j].defined()) {
+      results[j] = slots[inputs_[j]];
+    }
+  }
+  return results;
+}
+
+} // namespace highgrad::vjp

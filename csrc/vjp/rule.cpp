@@ -1,0 +1,73 @@
+#include "vjp/rule.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mul.h>
+#include <c10/util/Type.h>
+
+#include <utility>
+
+namespace highgrad::vjp {
+
+at::Tensor Call::saved(const torch::autograd::SavedVariable& variable) const {
+  if (variable.has_hooks()) {
+    throw Unserved("a saved tensor has hooks");
+  }
+  return variable.unpack(node.getptr());
+}
+
+Shape Call::batch_of(const at::Tensor& cotangents, const Shape& shape) {
+  Shape batched;
+  batched.reserve(shape.size() + 1);
+  batched.push_back(cotangents.size(0));
+  batched.insert(batched.end(), shape.begin(), shape.end());
+  return batched;
+}
+
+namespace {
+
+const RuleTable& table() {
+  static const auto* rules = [] {
+    auto* all = new RuleTable;
+    add_pointwise_rules(*all);
+    add_product_rules(*all);
+    add_reduction_rules(*all);
+    add_shape_rules(*all);
+    return all;
+  }();
+  return *rules;
+}
+
+} // namespace
+
+const Rule* find_rule(const torch::autograd::Node& node) {
+  const auto row = table().find(typeid(node));
+  return row == table().end() ? nullptr : &row->second;
+}
+
+std::vector<std::string> known_nodes() {
+  std::vector<std::string> names;
+  for (const auto& [type, rule] : table()) {
+    const std::string name = c10::demangle(type.name());
+    names.push_back(name.substr(name.rfind(':') + 1));
+  }
+  return names;
+}
+
+bool is_ours(const at::Tensor& tensor) {
+  return !at::GradMode::is_enabled() && tensor.use_count() == 1 && tensor.has_storage() &&
+      tensor.storage().use_count() == 1 && tensor.is_non_overlapping_and_dense();
+}
+
+at::Tensor times(at::Tensor cotangents, const at::Tensor& factor) {
+  const bool same_dtype = factor.dim() == 0 || factor.scalar_type() == cotangents.scalar_type();
+  return same_dtype && is_ours(cotangents) ? cotangents.mul_(factor) : at::mul(cotangents, factor);
+}
+
+at::Tensor times(at::Tensor cotangents, const at::Scalar& factor) {
+  if (factor.equal(1)) {
+    return cotangents;
+  }
+  return is_ours(cotangents) ? cotangents.mul_(factor) : at::mul(cotangents, factor);
+}
+
+} // namespace highgrad::vjp

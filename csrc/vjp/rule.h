@@ -1,0 +1,87 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <typeindex>
+#include <unordered_map>
+#include <vector>
+
+namespace highgrad::vjp {
+
+using Shape = std::vector<int64_t>;
+using Cotangents = std::vector<at::Tensor>;
+
+// Maps batches of the cotangents that a Node takes, each [B, *shape] or undefined for zeros, at least one of them
+// defined, to batches of those that it hands on, one a link. It may move from what it takes, and may hand on cotangents
+// of the shape that the operation's operands were broadcast to; what nobody wants stays undefined.
+using BatchedVjp = std::function<void(Cotangents& taken, Cotangents& given)>;
+
+// A Node of which the batched product is wanted.
+struct Call {
+  torch::autograd::Node& node;
+  std::vector<Shape> taken; // of each cotangent that the Node takes
+  std::vector<std::optional<Shape>> given; // of each that it hands on, or none if nobody wants it
+
+  bool wants(size_t link) const {
+    return given[link].has_value();
+  }
+
+  // What the Node has saved. Raises Unserved where unpacking calls a user's hook, which must see torch's engine run.
+  at::Tensor saved(const torch::autograd::SavedVariable& variable) const;
+
+  // [B, *shape], with the batch of `cotangents`.
+  static Shape batch_of(const at::Tensor& cotangents, const Shape& shape);
+};
+
+// A Node that looks as if it had a rule, and has none.
+struct Unserved : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Unpacks what the Node has saved, once for all batches. Null for a Node that the rule does not cover.
+using Rule = std::function<BatchedVjp(const Call&)>;
+using RuleTable = std::unordered_map<std::type_index, Rule>;
+
+// Adds the row of Nodes of type T: `make` is called with the Call and the T.
+template <typename T, typename Make>
+void add_rule(RuleTable& table, Make make) {
+  table[typeid(T)] = [make](const Call& call) -> BatchedVjp { return make(call, static_cast<const T&>(call.node)); };
+}
+
+// Adds the row of Nodes that take one cotangent and hand on one: `make` gives a function of a tensor.
+template <typename T, typename Make>
+void add_unary(RuleTable& table, Make make) {
+  add_rule<T>(table, [make](const Call& call, const T& node) -> BatchedVjp {
+    auto map = make(call, node);
+    return [map](Cotangents& taken, Cotangents& given) { given[0] = map(std::move(taken[0])); };
+  });
+}
+
+// The parts of the table.
+void add_pointwise_rules(RuleTable& table);
+void add_product_rules(RuleTable& table);
+void add_reduction_rules(RuleTable& table);
+void add_shape_rules(RuleTable& table);
+
+// The rule of a Node, or null.
+const Rule* find_rule(const torch::autograd::Node& node);
+
+// The names of the Nodes that have a rule.
+std::vector<std::string> known_nodes();
+
+// Whether `tensor` may be overwritten: nobody else sees it, and nothing is recorded.
+bool is_ours(const at::Tensor& tensor);
+
+// `cotangents` times `factor`, which broadcasts to them.
+at::Tensor times(at::Tensor cotangents, const at::Tensor& factor);
+at::Tensor times(at::Tensor cotangents, const at::Scalar& factor);
+
+} // namespace highgrad::vjp

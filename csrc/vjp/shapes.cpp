@@ -1,0 +1,278 @@
+// Rules of views, and of copies and joins that move elements.
+
+#include <ATen/Functions.h>
+#include <ATen/WrapDimUtils.h>
+#include <ATen/core/IListRef.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "vjp/rule.h"
+
+namespace highgrad::vjp {
+namespace {
+
+using namespace torch::autograd::generated;
+
+// Dimension `dim` of a tensor of this shape, with the batch in front.
+int64_t batched_dim(int64_t dim, const Shape& shape) {
+  return at::maybe_wrap_dim(dim, static_cast<int64_t>(shape.size())) + 1;
+}
+
+template <typename T>
+void add_reshape(RuleTable& table) {
+  add_unary<T>(table, [](const Call& call, const T& /*node*/) {
+    return [shape = *call.given[0]](const at::Tensor& grad) { return grad.reshape(Call::batch_of(grad, shape)); };
+  });
+}
+
+template <typename T>
+void add_identity(RuleTable& table) {
+  add_unary<T>(table, [](const Call& /*call*/, const T& /*node*/) { return [](at::Tensor grad) { return grad; }; });
+}
+
+void add_views(RuleTable& table) {
+  add_reshape<ViewBackward0>(table);
+  add_reshape<UnsafeViewBackward0>(table);
+  add_reshape<ReshapeAliasBackward0>(table);
+  add_reshape<SqueezeBackward0>(table);
+  add_reshape<SqueezeBackward1>(table);
+  add_reshape<SqueezeBackward2>(table);
+  add_reshape<UnsqueezeBackward0>(table);
+  add_identity<AliasBackward0>(table);
+  add_identity<CloneBackward0>(table);
+  // The sum over what was stretched is the same as for every operand that was broadcast.
+  add_identity<ExpandBackward0>(table);
+  add_unary<TBackward0>(table, [](const Call& /*call*/, const TBackward0& /*node*/) {
+    return [](const at::Tensor& grad) { return grad.dim() < 3 ? grad : grad.transpose(1, 2); };
+  });
+  add_unary<TransposeBackward0>(table, [](const Call& call, const TransposeBackward0& node) {
+    const Shape& shape = call.taken[0];
+    const int64_t a = shape.empty() ? 0 : batched_dim(node.dim0, shape);
+    const int64_t b = shape.empty() ? 0 : batched_dim(node.dim1, shape);
+    return [a, b](const at::Tensor& grad) { return a == b ? grad : grad.transpose(a, b); };
+  });
+  add_unary<PermuteBackward0>(table, [](const Call& call, const PermuteBackward0& node) {
+    std::vector<int64_t> inverse(node.dims.size() + 1, 0);
+    for (const auto k : c10::irange(node.dims.size())) {
+      inverse[batched_dim(node.dims[k], call.taken[0])] = static_cast<int64_t>(k) + 1;
+    }
+    return [inverse](const at::Tensor& grad) { return grad.permute(inverse); };
+  });
+}
+
+// Views of a part: the rest is zero.
+void add_parts(RuleTable& table) {
+  add_unary<SelectBackward0>(table, [](const Call& call, const SelectBackward0& node) {
+    const Shape& shape = *call.given[0];
+    return [shape, dim = batched_dim(node.dim, shape), index = node.index.guard_int(__FILE__, __LINE__)](
+               const at::Tensor& grad) { return at::select_backward(grad, Call::batch_of(grad, shape), dim, index); };
+  });
+  add_unary<SliceBackward0>(table, [](const Call& call, const SliceBackward0& node) {
+    const Shape& shape = *call.given[0];
+    const int64_t start = node.start.has_value() ? node.start->guard_int(__FILE__, __LINE__) : 0;
+    const int64_t end =
+        node.end.has_value() ? node.end->guard_int(__FILE__, __LINE__) : std::numeric_limits<int64_t>::max();
+    const int64_t step = node.step.guard_int(__FILE__, __LINE__);
+    return [shape, dim = batched_dim(node.dim, shape), start, end, step](const at::Tensor& grad) {
+      return at::slice_backward(grad, Call::batch_of(grad, shape), dim, start, end, step);
+    };
+  });
+  add_unary<DiagonalBackward0>(table, [](const Call& call, const DiagonalBackward0& node) {
+    const Shape& shape = *call.given[0];
+    return
+        [shape, offset = node.offset, a = batched_dim(node.dim1, shape), b = batched_dim(node.dim2, shape)](
+            const at::Tensor& grad) { return at::diagonal_backward(grad, Call::batch_of(grad, shape), offset, a, b); };
+  });
+  add_unary<UnfoldBackward0>(
+      table, [](const Call& call, const UnfoldBackward0& node) -> std::function<at::Tensor(const at::Tensor&)> {
+        const Shape& shape = *call.given[0];
+        if (shape.empty()) {
+          throw Unserved("unfold of a number");
+        }
+        return [shape, dim = batched_dim(node.dimension, shape), size = node.size, step = node.step](
+                   const at::Tensor& grad) {
+          return at::unfold_backward(grad, Call::batch_of(grad, shape), dim, size, step);
+        };
+      });
+  add_unary<TriuBackward0>(table, [](const Call& /*call*/, const TriuBackward0& node) {
+    return [diagonal = node.diagonal.guard_int(__FILE__, __LINE__)](const at::Tensor& grad) {
+      return grad.triu(diagonal);
+    };
+  });
+  add_unary<TrilBackward0>(table, [](const Call& /*call*/, const TrilBackward0& node) {
+    return [diagonal = node.diagonal.guard_int(__FILE__, __LINE__)](const at::Tensor& grad) {
+      return grad.tril(diagonal);
+    };
+  });
+  add_unary<ConstantPadNdBackward0>(table, [](const Call& /*call*/, const ConstantPadNdBackward0& node) {
+    std::vector<int64_t> pad;
+    for (const c10::SymInt& amount : node.pad) {
+      pad.push_back(-amount.guard_int(__FILE__, __LINE__));
+    }
+    return [pad](const at::Tensor& grad) { return at::constant_pad_nd(grad, pad, 0); };
+  });
+}
+
+void add_moves(RuleTable& table) {
+  add_unary<FlipBackward0>(table, [](const Call& call, const FlipBackward0& node) {
+    std::vector<int64_t> dims;
+    for (const int64_t dim : node.dims) {
+      dims.push_back(batched_dim(dim, call.taken[0]));
+    }
+    return [dims](const at::Tensor& grad) { return grad.flip(dims); };
+  });
+  add_rule<RollBackward0>(table, [](const Call& call, const RollBackward0& node) -> BatchedVjp {
+    std::vector<int64_t> shifts;
+    for (const c10::SymInt& shift : node.shifts) {
+      shifts.push_back(-shift.guard_int(__FILE__, __LINE__));
+    }
+    const Shape& shape = call.taken[0];
+    if (shape.empty()) {
+      return nullptr;
+    }
+    std::vector<int64_t> dims;
+    for (const int64_t dim : node.dims) {
+      dims.push_back(batched_dim(dim, shape));
+    }
+    return [shifts, dims](Cotangents& taken, Cotangents& given) {
+      const at::Tensor& grad = taken[0];
+      // Without dims, the elements of each row are rolled in row-major order.
+      given[0] = dims.empty() ? grad.flatten(1).roll(shifts, {1}).view(grad.sizes()) : grad.roll(shifts, dims);
+    };
+  });
+  add_rule<IndexSelectBackward0>(table, [](const Call& call, const IndexSelectBackward0& node) -> BatchedVjp {
+    const Shape& shape = *call.given[0];
+    if (shape.empty()) {
+      return nullptr;
+    }
+    return [shape, dim = batched_dim(node.dim, shape), index = call.saved(node.index_)](
+               Cotangents& taken, Cotangents& given) {
+      const at::Tensor& grad = taken[0];
+      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add(dim, index, grad);
+    };
+  });
+  add_rule<GatherBackward0>(table, [](const Call& call, const GatherBackward0& node) -> BatchedVjp {
+    const Shape& shape = *call.given[0];
+    if (shape.empty() || node.sparse_grad) {
+      return nullptr;
+    }
+    return [shape, dim = batched_dim(node.dim, shape), index = call.saved(node.index_)](
+               Cotangents& taken, Cotangents& given) {
+      const at::Tensor& grad = taken[0];
+      given[0] =
+          at::zeros(Call::batch_of(grad, shape), grad.options()).scatter_add(dim, index.expand(grad.sizes()), grad);
+    };
+  });
+  add_rule<IndexBackward0>(table, [](const Call& call, const IndexBackward0& node) -> BatchedVjp {
+    c10::List<std::optional<at::Tensor>> indices;
+    indices.push_back(std::nullopt);
+    int64_t runs = 0;
+    bool previous = false;
+    for (const torch::autograd::SavedVariable& variable : node.indices_) {
+      const at::Tensor index = call.saved(variable);
+      runs += index.defined() && !previous;
+      previous = index.defined();
+      indices.push_back(previous ? std::optional<at::Tensor>(index) : std::nullopt);
+    }
+    // Indices that are apart put their dimensions in front of all, the batch included.
+    if (runs != 1) {
+      return nullptr;
+    }
+    return [shape = *call.given[0], indices](Cotangents& taken, Cotangents& given) {
+      const at::Tensor& grad = taken[0];
+      given[0] =
+          at::index_put(at::zeros(Call::batch_of(grad, shape), grad.options()), indices, grad, /*accumulate=*/true);
+    };
+  });
+}
+
+void add_joins(RuleTable& table) {
+  add_rule<CatBackward0>(table, [](const Call& call, const CatBackward0& node) -> BatchedVjp {
+    if (call.taken[0].empty()) {
+      return nullptr;
+    }
+    const int64_t dim = batched_dim(node.dim, call.taken[0]);
+    std::vector<int64_t> first;
+    std::vector<int64_t> length;
+    int64_t total = 0;
+    for (const auto k : c10::irange(call.given.size())) {
+      const auto& sizes = node.tensors_args_sizes_symint[k];
+      // An empty vector joins anything.
+      const bool is_nothing = sizes.size() == 1 && sizes[0] == 0;
+      first.push_back(total);
+      length.push_back(is_nothing ? 0 : sizes[dim - 1].guard_int(__FILE__, __LINE__));
+      if (is_nothing && call.wants(k)) {
+        return nullptr;
+      }
+      total += length.back();
+    }
+    std::vector<bool> wanted;
+    for (const auto k : c10::irange(call.given.size())) {
+      wanted.push_back(call.wants(k));
+    }
+    return [dim, first, length, wanted](Cotangents& taken, Cotangents& given) {
+      for (const auto k : c10::irange(given.size())) {
+        if (wanted[k]) {
+          given[k] = taken[0].narrow(dim, first[k], length[k]);
+        }
+      }
+    };
+  });
+  add_rule<StackBackward0>(table, [](const Call& call, const StackBackward0& node) -> BatchedVjp {
+    std::vector<bool> wanted;
+    for (const auto k : c10::irange(call.given.size())) {
+      wanted.push_back(call.wants(k));
+    }
+    return [dim = batched_dim(node.dim, call.taken[0]), wanted](Cotangents& taken, Cotangents& given) {
+      for (const auto k : c10::irange(given.size())) {
+        if (wanted[k]) {
+          given[k] = taken[0].select(dim, static_cast<int64_t>(k));
+        }
+      }
+    };
+  });
+  add_rule<UnbindBackward0>(table, [](const Call& call, const UnbindBackward0& node) -> BatchedVjp {
+    return [shape = call.taken[0], dim = batched_dim(node.dim, *call.given[0])](Cotangents& taken, Cotangents& given) {
+      const at::Tensor& any =
+          *std::find_if(taken.begin(), taken.end(), [](const at::Tensor& t) { return t.defined(); });
+      const at::Tensor zero = at::zeros(Call::batch_of(any, shape), any.options());
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& part : taken) {
+        parts.push_back(part.defined() ? part : zero);
+      }
+      given[0] = at::stack(parts, dim);
+    };
+  });
+  const auto joined = [](const Call& call, int64_t dim) -> BatchedVjp {
+    return [shapes = call.taken, dim](Cotangents& taken, Cotangents& given) {
+      const at::Tensor& any =
+          *std::find_if(taken.begin(), taken.end(), [](const at::Tensor& t) { return t.defined(); });
+      std::vector<at::Tensor> parts;
+      for (const auto k : c10::irange(taken.size())) {
+        parts.push_back(taken[k].defined() ? taken[k] : at::zeros(Call::batch_of(any, shapes[k]), any.options()));
+      }
+      given[0] = at::cat(parts, dim);
+    };
+  };
+  add_rule<SplitBackward0>(table, [joined](const Call& call, const SplitBackward0& node) {
+    return joined(call, batched_dim(node.dim, *call.given[0]));
+  });
+  add_rule<SplitWithSizesBackward0>(table, [joined](const Call& call, const SplitWithSizesBackward0& node) {
+    return joined(call, batched_dim(node.dim, *call.given[0]));
+  });
+}
+
+} // namespace
+
+void add_shape_rules(RuleTable& table) {
+  add_views(table);
+  add_parts(table);
+  add_moves(table);
+  add_joins(table);
+}
+
+} // namespace highgrad::vjp

@@ -1,0 +1,147 @@
+"""The table of Nodes whose batched product is computed without engine and vmap: every row, against the row loop.
+
+Values, what is recorded for second derivatives, and where NaN arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import PROBLEMS
+from random_ops import CASES, random_case
+from test_node_table import names_on
+from test_op_db import DIFFERENTIABLE, problems, scale
+from torch import Tensor
+from torch.testing import assert_close
+
+from highgrad_ext import _C
+
+BATCH = 3
+MAX_SECOND_ORDER = 400
+
+# What neither of the databases records: here with a branch or a shape that they leave out.
+EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
+    "alias": lambda x: torch.ops.aten.alias(x).sin(),
+    "clamp_max": lambda x: x.clamp_max(0.3),
+    "scalar minus x": lambda x: 1 - x,
+    "alpha": lambda x: torch.sub(torch.rsub(x, x.sin(), alpha=2), x, alpha=-3),
+    "pow of exponents": lambda x: x**2 + x**3 + x**0 + (x * x) ** 1.5 + x**-1,
+    "broadcast": lambda x: (x[:, None] * x + x[:1] / (x[:, None, None] ** 2 + 1)).sum(1),
+    "several uses": lambda x: (y := x.sin()) * y + y.exp() * x,
+    "unbind of which one is used": lambda x: x.view(2, 2).unbind(1)[1] ** 2,
+    "split of which two are used": lambda x: torch.cat(x.split([1, 1, 2])[1:]) * x.split(3)[0][:1],
+    "cat with nothing": lambda x: torch.cat([x.new_zeros(0), x, 2 * x.view(2, 2)[0]]),
+    "addmm": lambda x: torch.addmm(x[:2], x.view(2, 2), x.view(2, 2).t(), beta=2, alpha=-3),
+    "baddbmm": lambda x: torch.baddbmm(x.view(2, 1, 2), x.view(2, 2, 1), x.view(2, 1, 2).sin(), beta=2, alpha=-3),
+    "addmv": lambda x: torch.addmv(x[:2], x.view(2, 2), x[2:], beta=2, alpha=-3),
+    "index with a slice between": lambda x: x.view(1, 2, 2)[[0, 0, 0], :, [1, 0, 1]],
+    "index of the middle": lambda x: x.view(2, 2, 1)[:, [1, 1, 0]] ** 2,
+    "mask": lambda x: x[x > -0.5] ** 2,
+    "roll in row-major order": lambda x: x.view(2, 2).roll(1) ** 2,
+    "reductions of all dims": lambda x: x.view(2, 2).sum((0, 1)) * x.view(2, 2).mean((-1, 0), keepdim=True),
+    "ties": lambda x: torch.maximum(x, x.clone()) + torch.minimum(x, x.abs()),
+    "f is its wrt": lambda x: x,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.6),
+    "softplus past its threshold": lambda x: F.softplus(x, beta=2, threshold=1),
+}
+
+
+def graphs() -> Iterator[tuple[str, Tensor, list[Tensor]]]:
+    for name, function in EXTRA.items():
+        x = torch.tensor([-1.3, 0.4, 0.0, 0.8], dtype=torch.float64, requires_grad=True)
+        yield name, function(x), [x]
+    for problem in PROBLEMS:
+        x = torch.linspace(-1.3, 1.1, problem.size, dtype=torch.float64).requires_grad_()
+        yield problem.name, problem.build(x), [x]
+    for name in CASES:
+        for seed in range(3):
+            try:
+                f, x = random_case(name, seed)
+            except (RuntimeError, ValueError):
+                continue
+            yield name, f, [x]
+    for op in DIFFERENTIABLE:
+        for function, inputs in problems(op):
+            for f in function(*inputs):
+                yield op.formatted_name, f, list(inputs)
+
+
+def cotangents_of(f: Tensor) -> Tensor:
+    values = torch.linspace(0.5, 1.5, BATCH * f.numel(), dtype=f.dtype)
+    return values.view(BATCH, *f.shape)
+
+
+def compare(name: str, f: Tensor, inputs: list[Tensor], met: set[str]) -> None:
+    """One batch of products, recorded, and the gradient of a sum of them."""
+    if not f.requires_grad or f.numel() == 0:
+        return
+    cotangents = cotangents_of(f).requires_grad_()
+    rows = _C.program_vjp(f, cotangents, inputs, True)
+    if rows is None:
+        return
+    met |= names_on(f)
+    plain = _C.program_vjp(f, cotangents.detach(), inputs, False)
+    assert plain is not None
+    loop = [torch.autograd.grad(f, inputs, cotangent, create_graph=True, allow_unused=True) for cotangent in cotangents]
+    for j, row in enumerate(rows):
+        assert (row is None) == (loop[0][j] is None), name
+        if row is not None:
+            expected = torch.stack([grads[j] for grads in loop])
+            for got in (row, plain[j]):
+                assert_close(got, expected, equal_nan=True, rtol=1e-9, atol=1e-11 * scale(expected), msg=name)
+    check_second_order(name, rows, loop, [cotangents, *inputs])
+    check_nan(name, f, inputs)
+    products = [row for row in rows if row is not None and row.requires_grad]
+    for product in products[:1]:
+        if name not in ("recorded",) and product.numel() <= MAX_SECOND_ORDER:
+            single = torch.autograd.grad(f, inputs, cotangents[0], create_graph=True, allow_unused=True)
+            for g in single:
+                if g is not None and g.requires_grad:
+                    compare("recorded", g, [cotangents, *inputs], met)
+
+
+def check_second_order(
+    name: str, rows: list[Tensor | None], loop: list[tuple[Tensor | None, ...]], by: list[Tensor]
+) -> None:
+    def weighted(products: list[Tensor]) -> list[Tensor | None]:
+        total = sum((p * torch.linspace(-1, 1, p.numel(), dtype=p.dtype).view(p.shape)).sum() for p in products)
+        if not isinstance(total, Tensor) or not total.requires_grad:
+            return [None] * len(by)
+        return list(torch.autograd.grad(total, by, allow_unused=True, retain_graph=True))
+
+    defined = [j for j, row in enumerate(rows) if row is not None]
+    try:
+        expected = weighted([torch.stack([grads[j] for grads in loop]) for j in defined])
+    except RuntimeError:
+        return  # no double backward
+    got = weighted([row for row in rows if row is not None])
+    for a, b in zip(got, expected, strict=True):
+        if b is None:
+            assert a is None or not a.any(), name
+        else:
+            a = torch.zeros_like(b) if a is None else a
+            assert_close(a, b, equal_nan=True, rtol=1e-8, atol=1e-10 * scale(b), msg=name)
+
+
+def check_nan(name: str, f: Tensor, inputs: list[Tensor]) -> None:
+    """NaN in one element of the cotangent arrives wherever the loop's NaN arrives, and where the value is not zero."""
+    if f.numel() > 40:
+        return
+    eye = torch.eye(f.numel(), dtype=f.dtype).view(f.numel(), *f.shape)
+    values = _C.program_vjp(f, eye, inputs, False)
+    probes = _C.program_vjp(f, torch.where(eye == 1, torch.nan, eye), inputs, False)
+    assert values is not None and probes is not None
+    for value, probe in zip(values, probes, strict=True):
+        if value is not None and probe is not None:
+            assert not ((value != 0) & ~probe.isnan()).any(), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_rule() -> None:
+    met: set[str] = set()
+    for name, f, inputs in graphs():
+        compare(name, f, inputs, met)
+    assert set(_C.vjp_rules()) - met == set(), "rules that no graph meets"
