@@ -112,6 +112,13 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("num_passes", &structure::num_passes)
       .def_property_readonly("num_colors", [](const Compression& c) { return c.coloring.num_colors; })
       .def_property_readonly("is_global", [](const Compression& c) { return c.is_global; })
+      .def(
+          "as_global",
+          [](Compression c) {
+            c.is_global = true;
+            c.reason += ", and asserted to hold for all values";
+            return std::make_shared<Compression>(std::move(c));
+          })
       .def_property_readonly("signature", [](const Compression& c) { return c.signature; })
       .def_property_readonly("reason", [](const Compression& c) { return c.reason; })
       .def(py::pickle([](const Compression& c) { return to_state(c); }, &from_state));

@@ -107,7 +107,56 @@ def pooled(rng: random.Random, x: Tensor) -> Tensor:
     )
 
 
+def written(rng: random.Random, x: Tensor) -> Tensor:
+    """Into views of a base: strided slices, single positions, transposed or not."""
+    out = torch.zeros_like(x) if rng.random() < 0.5 else x.cos()
+    view = out.transpose(0, -1) if rng.random() < 0.3 else out
+    for d in range(view.dim()):
+        size = view.shape[d]
+        start, step = rng.randrange(size), rng.choice((1, 1, 2))
+        if rng.random() < 0.2:
+            view = view.narrow(d, start, 1)
+        elif rng.random() < 0.7:
+            view = view[tuple([slice(None)] * d + [slice(start, None, step)])]
+    source = x.transpose(0, -1) if view.dim() == x.dim() and rng.random() < 0.3 else x
+    if source.dim() != view.dim():
+        source = source.reshape(-1)[:1]
+    else:
+        source = source[tuple(slice(0, size) for size in view.shape)]
+    if rng.random() < 0.5:
+        view.copy_(source) if source.shape == view.shape else view.copy_(source.reshape(-1)[0])
+    else:
+        view.mul_(source.reshape(-1)[rng.randrange(source.numel())] if source.shape != view.shape else source)
+    return out
+
+
+def by_elements(rng: random.Random, x: Tensor) -> Tensor:
+    """As a loop over the first axis would write it."""
+    rows = x.unbind(0) if rng.random() < 0.5 else [x[i - x.shape[0]] for i in range(x.shape[0])]
+    shift, d = rng.randint(0, 2), rng.randrange(x.dim())
+    return torch.stack([row * rows[(i + shift) % len(rows)].sin() for i, row in enumerate(rows)], d)
+
+
+def positions(rng: random.Random, x: Tensor) -> Tensor:
+    """A boundary written position by position."""
+    out = x.roll(1, 0) + x
+    out = out.clone()
+    out[0] = x[0]
+    out[-1] = x[rng.randrange(x.shape[0])]
+    return out
+
+
+def unfolded(rng: random.Random, x: Tensor) -> Tensor:
+    d = axis(rng, x)
+    u = x.unfold(d, rng.randint(1, min(3, x.shape[d])), rng.randint(1, 2))
+    return u.sum(-1) if rng.random() < 0.5 else u
+
+
 STEPS: dict[str, Step] = {
+    "write": written,
+    "elements": by_elements,
+    "positions": positions,
+    "unfold": unfolded,
     "slice": sliced,
     "pad": padded,
     "cat": joined,
@@ -189,6 +238,19 @@ def stencil(x: Tensor) -> Tensor:
     return x.roll(1, 0) + x.roll(-1, 0) + x.roll(1, 1) + x.roll(-1, 1) - 4 * x + x**3
 
 
+def boundaries(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    out[0], out[-1] = x[0] * 2, x[-1] - 1
+    out[1:-1] = x[2:] - 2 * x[1:-1] + x[:-2]
+    return out
+
+
+def inner(x: Tensor) -> Tensor:
+    out = x.clone()
+    out[1:-1, 1:-1] = x[2:, 1:-1] + x[:-2, 1:-1] + x[1:-1, 2:] + x[1:-1, :-2] - 4 * x[1:-1, 1:-1]
+    return out
+
+
 EXACT = {
     "convolution": (lambda x: F.conv2d(x, weights(1, 1, 3, 3), padding=1), (1, 1, 9, 9), 9),
     "of rows alone": (lambda x: F.conv2d(x, weights(1, 1, 1, 3)), (1, 1, 9, 9), 3),
@@ -206,6 +268,10 @@ EXACT = {
     "tridiagonal": (lambda x: torch.cat([x[:1], x[2:] - 2 * x[1:-1] + x[:-2], x[-1:]]), (40,), 3),
     "periodic": (stencil, (12, 12), 9),
     "samples of channels": (lambda x: F.conv1d(x, weights(2, 3, 3), padding=1), (5, 3, 12), 6),
+    "unfolded": (lambda x: (F.pad(x, (1, 1)).unfold(0, 3, 1) * weights(3)).sum(-1), (40,), 3),
+    "a loop": (lambda x: torch.stack([x[i] * x[i - 1] for i in range(40)]), (40,), 2),
+    "boundaries": (boundaries, (40,), 3),
+    "inner points": (inner, (9, 9), 9),
     "flipped twice": (lambda x: x.flip(0).roll(3, 0).flip(0) * x, (40,), 2),
 }
 

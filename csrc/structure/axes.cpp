@@ -123,6 +123,62 @@ Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& 
   return join_axes(result);
 }
 
+// In's axis `dim` at one position: what all of out depends on, that position does.
+Digits taken(int64_t dim, int64_t position, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    const auto d = static_cast<int64_t>(axis);
+    result[axis] = d == dim ? all_free(in[axis]) : axis_of_size(axes, out, axis - (d > dim ? 1 : 0), in[axis]);
+  }
+  const auto common = std::find_if(
+      digits.begin(), digits.end(), [](const Digit& digit) { return digit.size == 1 && digit.window != nullptr; });
+  if (common != digits.end()) {
+    const int64_t size = in[dim];
+    result[dim] =
+        slide_digits({Slide::Kind::kOver, 1, 1, position < 0 ? -position - size : -position}, {*common}, size);
+  }
+  return join_axes(result);
+}
+
+// Out's axis `dim` has in at one position.
+Digits inserted(int64_t dim, int64_t position, const Shape& out, const Shape& in, const Digits& digits) {
+  const Slide slide{Slide::Kind::kOver, 1, 1, position < 0 ? position + out[dim] : position};
+  const Digits at_position = slide_digits(slide, split_by_axis(digits, out)[dim], 1);
+  return join_axes(
+      {at_position, rearranged([&](int64_t axis) { return axis + (axis >= dim ? 1 : 0); }, out, in, digits)});
+}
+
+Digits unfolded(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    result[axis] = static_cast<int64_t>(axis) == attributes.dims[0]
+        ? slide_digits(attributes.slides[0], axes[axis], in[axis])
+        : axis_of_size(axes, out, axis, in[axis]);
+  }
+  return join_axes(result);
+}
+
+// What is written to the view of a base, which out is.
+Digits written(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  if (attributes.slides.size() < attributes.view.size() || attributes.view.size() < in.size()) {
+    return all_free(numel_of(in));
+  }
+  const Axes axes = split_by_axis(digits, out);
+  Axes view;
+  Axes fixed;
+  for (size_t i = 0; i < attributes.slides.size(); ++i) {
+    const int64_t along = attributes.dims[i];
+    const bool is_fixed = i >= attributes.view.size();
+    const int64_t size = is_fixed ? 1 : attributes.view[i];
+    (is_fixed ? fixed : view)
+        .push_back(along < 0 ? all_free(size) : slide_digits(attributes.slides[i], axes[along], size));
+  }
+  fixed.push_back(pointwise(attributes.view, in, join_axes(view)));
+  return join_axes(fixed);
+}
+
 Digits product(size_t k, size_t num_ins, const Shape& out, const Shape& in, const Digits& digits) {
   if (k + 2 < num_ins) {
     return pointwise(out, in, digits);
@@ -345,12 +401,16 @@ Digits flow_through(
     case Flow::kTake:
       return in.size() != out.size() + 1
           ? unknown
-          : rearranged(
-                [&](int64_t axis) { return axis == dims[0] ? -1 : axis - (axis > dims[0] ? 1 : 0); }, out, in, digits);
+          : taken(dims[0], attributes.others.empty() ? nr : attributes.others[0], out, in, digits);
     case Flow::kInsert:
       return in.size() + 1 != out.size()
           ? unknown
-          : rearranged([&](int64_t axis) { return axis + (axis >= dims[0] ? 1 : 0); }, out, in, digits);
+          : inserted(
+                dims[0], attributes.others.empty() ? static_cast<int64_t>(k) : attributes.others[0], out, in, digits);
+    case Flow::kUnfold:
+      return in.size() + 1 != out.size() || slides.size() != 1 ? unknown : unfolded(attributes, out, in, digits);
+    case Flow::kWrite:
+      return k == 0 ? pointwise(out, in, digits) : written(attributes, out, in, digits);
     case Flow::kMatrixProduct:
       return product(k, num_ins, out, in, digits);
     case Flow::kMatrices:

@@ -85,16 +85,19 @@ std::optional<std::vector<int64_t>> find_cuts(int64_t rows, const std::vector<Di
 // What tells values of the output's digit apart in `input`: a window of it, or null for digits that are equal. None
 // where all of them may share a column.
 std::optional<const Window*> tie_of(const Digits& input, int64_t stride, int64_t size) {
+  std::optional<const Window*> found;
   for (const Digit& digit : input) {
     const int64_t reach = digit.is_free() ? 0 : digit.stride * digit.out_size();
     if (digit.is_equal() && digit.stride <= stride && reach >= stride * size) {
       return nullptr;
     }
-    if (digit.window != nullptr && digit.stride == stride && reach == stride * size) {
-      return digit.window.get();
+    // Of several, that of most positions.
+    if (digit.window != nullptr && digit.stride == stride && reach == stride * size &&
+        (!found.has_value() || (*found)->arcs.size() < digit.window->arcs.size())) {
+      found = digit.window.get();
     }
   }
-  return std::nullopt;
+  return found;
 }
 
 // The digits of the output's index, least significant first.

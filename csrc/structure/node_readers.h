@@ -126,6 +126,13 @@ void read_roll(Node& node, Reader& reader) {
   }
 }
 
+void read_unfold(Node& node, Reader& reader) {
+  using generated::UnfoldBackward0;
+  read_dims<&UnfoldBackward0::dimension, &UnfoldBackward0::size, &UnfoldBackward0::step>(node, reader);
+  const auto& unfold = static_cast<UnfoldBackward0&>(node);
+  reader.attributes.slides = {{Slide::Kind::kOver, unfold.size, unfold.step}};
+}
+
 void read_flip(Node& node, Reader& reader) {
   read_dims<&generated::FlipBackward0::dims>(node, reader);
   reader.attributes.slides.assign(reader.attributes.dims.size(), {Slide::Kind::kFlip});

@@ -169,12 +169,7 @@ constexpr Row kRows[] = {
          &generated::DiagEmbedBackward0::dim2,
          &generated::DiagEmbedBackward0::offset>},
     {"RepeatBackward0", kAnyGlobal, read_others<&generated::RepeatBackward0::repeats>},
-    {"UnfoldBackward0",
-     kAnyGlobal,
-     read_others<
-         &generated::UnfoldBackward0::dimension,
-         &generated::UnfoldBackward0::size,
-         &generated::UnfoldBackward0::step>},
+    {"UnfoldBackward0", {Flow::kUnfold, true, false}, read_unfold},
     {"AsStridedBackward0", kAnyGlobal, read_strided},
     // Writing in place into a view, as `out[1:-1] = ...` does: the base's elements outside of the view are kept, those
     // inside go through the Node that it wraps, of which the facts are taken.

@@ -28,7 +28,8 @@ Arc hull(Arc a, Arc b, int64_t size) {
     return a.count == 0 ? b : a;
   }
   const auto around = [size](Arc from, Arc other) {
-    return Arc{from.first, std::max(from.count, wrap(other.first - from.first, size) + other.count)};
+    const int64_t ahead = other.first - from.first;
+    return Arc{from.first, std::max(from.count, (ahead < 0 ? ahead + size : ahead) + other.count)};
   };
   const Arc from_a = around(a, b);
   const Arc from_b = around(b, a);
