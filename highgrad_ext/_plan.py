@@ -59,8 +59,8 @@ class Plan:
     def assume_global(self) -> Plan:
         """This plan, with your word that its sparsity patterns hold for all values of the tensors.
 
-        A pattern that was found to hold for the values at hand (behind an index, a sort, a mask) is otherwise looked for
-        again on every graph. Where it does not hold, entries are missed, and others are wrong, without an error;
+        A pattern that was found to hold for the values at hand (behind an index, a sort, a mask) is otherwise looked
+        for again on every graph. Where it does not hold, entries are missed, and others are wrong, without an error;
         ``full_jacobian(..., verify=True)`` notices.
 
         Example:
