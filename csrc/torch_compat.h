@@ -6,6 +6,7 @@
 #include <torch/version.h>
 
 #include <memory>
+#include <utility>
 
 namespace highgrad {
 
@@ -14,17 +15,17 @@ namespace highgrad {
 template <typename T>
 using NodePtr = c10::intrusive_ptr<T>;
 
-template <typename T>
-NodePtr<T> make_node() {
-  return c10::make_intrusive<T>();
+template <typename T, typename... Args>
+NodePtr<T> make_node(Args&&... args) {
+  return c10::make_intrusive<T>(std::forward<Args>(args)...);
 }
 #else
 template <typename T>
 using NodePtr = std::shared_ptr<T>;
 
-template <typename T>
-NodePtr<T> make_node() {
-  return NodePtr<T>(new T(), torch::autograd::deleteNode);
+template <typename T, typename... Args>
+NodePtr<T> make_node(Args&&... args) {
+  return NodePtr<T>(new T(std::forward<Args>(args)...), torch::autograd::deleteNode);
 }
 #endif
 

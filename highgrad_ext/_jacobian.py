@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 
 from . import _C, _verify
-from ._options import check_result_options, check_sweep_options
+from ._options import check_flags, check_result_options, check_sweep_options
 from ._plan import Plan, check_plan
 from ._progress import Report, reporter
-from ._tree import TensorTree, flatten, nest
+from ._tree import TensorTree, flatten, flatten_out, nest
 
 _NAME = "full_jacobian"
 
@@ -37,8 +37,8 @@ def full_jacobian(
 
     One reverse sweep over the graph computes many rows at once: its cotangents are a batch (torch.vmap) of rows of the
     identity matrix. Where `f` is much larger than `wrt`, forward mode computes many columns at once instead, by
-    differentiating one recorded vector-Jacobian product again ("double backward"). Where vmap cannot go, the rows are
-    computed one by one, with the same values and one warning.
+    differentiating one recorded vector-Jacobian product again ("double backward"). An operation of the graph that vmap
+    cannot run goes row by row, in the midst of the batch, with the same values and one warning that names it.
 
     Args:
         f: real tensor of any shape, or a tuple, list or dict of such. What has no graph has zero derivatives.
@@ -80,8 +80,10 @@ def full_jacobian(
     Returns:
         For tensors, a tensor of shape ``f.shape + wrt.shape`` with the dtype and device of `wrt`. For containers, `f`'s
         structure outside and `wrt`'s inside. Derivatives by a complex `wrt` follow torch's convention (the conjugate
-        Wirtinger derivative). Never shares memory with an argument, and touches no ``.grad``. Tensor hooks on the
-        graph are called once a sweep, with batched cotangents, and once more when vmap fails; row by row after that.
+        Wirtinger derivative). Never shares memory with an argument, and touches no ``.grad``. Hooks on the graph are
+        called once a sweep, with batched cotangents. A sweep in which vmap fails is started again, up to two times for
+        every kind of operation that it cannot run; if it is a hook that vmap cannot run, all rows are swept by
+        themselves.
 
     Raises:
         TypeError: `f`, `wrt`, `out` or an option is of a wrong type.
@@ -105,9 +107,17 @@ def full_jacobian(
         plans = plan.outputs
         mode, structure, chunk_size = plan.mode, plan.structure, plan.chunk_size
         layout, batch_dims = plan.layout, plan.batch_dims
+    check_flags(
+        _NAME,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        allow_unused=allow_unused,
+        strict=strict,
+        verify=verify,
+    )
     check_sweep_options(_NAME, chunk_size, mode, structure)
     check_result_options(_NAME, batch_dims, layout, out is not None)
-    results = None if out is None else flatten(_NAME, "out", out)[0]
+    results = None if out is None else flatten_out(_NAME, out, f_spec, wrt_spec)
     verify = verify or _verify.ALWAYS
     sweep_options = (_NAME, create_graph, retain_graph or verify, allow_unused, strict, chunk_size, mode)
     options = (*sweep_options, structure, layout, batch_dims, plans, results)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders
-from ._options import check_real, check_sweep_options, outside_inference_mode
+from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
 from ._taylor import Outlook, Sweeps, check_batch, inspect
-from ._tree import TensorTree, flatten, nest
+from ._tree import TensorTree, flatten, flatten_out, nest
 
 _NAME = "nth_derivative"
 
@@ -85,11 +85,19 @@ def nth_derivative(
         >>> x = torch.arange(4.0, requires_grad=True).view(2, 2)
         >>> nth_derivative((x**4).sum(), x, 3, reduce="sum")
         tensor([[ 0., 24.],
-                [48., 72.]], grad_fn=<UnsafeViewBackward0>)
+                [48., 72.]], grad_fn=<MulBackward0>)
     """
     _check_options(n, reduce, chunk_size, mode, structure, method)
     outputs, f_spec = flatten(_NAME, "f", f)
     inputs, wrt_spec = flatten(_NAME, "wrt", wrt)
+    check_flags(
+        _NAME,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        allow_unused=allow_unused,
+        strict=strict,
+        symmetric=symmetric,
+    )
     if n == 0:
         return f
     _C.check_arguments(_NAME, outputs, inputs, create_graph, chunk_size, None)
@@ -101,7 +109,7 @@ def nth_derivative(
     if out is not None:
         if create_graph:
             raise ValueError(f"{_NAME}: expected create_graph=False with out, got create_graph=True")
-        results = flatten(_NAME, "out", out)[0]
+        results = flatten_out(_NAME, out, f_spec, wrt_spec, n if reduce is None else 1)
         paths = [path for _ in outputs for path in shapes.paths]
         _C.check_out(_NAME, shapes.all(), [inputs[path[-1]] for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:

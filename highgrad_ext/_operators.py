@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import _C
 from ._nth_derivative import nth_derivative
-from ._options import check_real, check_sweep_options, outside_inference_mode
+from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
 from ._taylor import Sweeps, basis, check_batch, inspect
 from ._tree import TensorTree, flatten, nest_outputs
@@ -130,12 +130,12 @@ def directional(
             f"{name}: expected directions of wrt's shapes {[tuple(x.shape) for x in inputs]}, or with one more "
             f"dimension in front, got {[tuple(v.shape) for v in vectors]}"
         )
-    _check(name, outputs, inputs, create_graph, chunk_size)
+    _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), 0, create_graph, chunk_size, report)
         coefficients = sweeps.coefficients(vectors, order)
-    factorial = 1
+    factorial = 1.0
     with torch.set_grad_enabled(create_graph):
         for k in range(1, order + 1):
             factorial *= k
@@ -211,6 +211,7 @@ def curl(
     Component i is :math:`\partial f_k / \partial \mathit{wrt}_j - \partial f_j / \partial \mathit{wrt}_k` for (i, j, k)
     cyclic. Arguments and errors as :func:`divergence`'s; one sample of f and wrt has 3 elements.
     """
+    _check_tensors("curl", f, wrt)
     if f.shape[batch_dims:].numel() != 3:
         raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {tuple(f.shape)}")
     jacobian = _field("curl", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
@@ -230,10 +231,8 @@ def _field(
     progress: bool | Report,
 ) -> Tensor:
     """The Jacobian [samples, N, N] of a field, by first-order jets along every element of a sample."""
-    for label, tensor in (("f", f), ("wrt", wrt)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected {label} to be a tensor, got {type(tensor).__name__}")
-    _check(name, [f], [wrt], create_graph, chunk_size)
+    _check_tensors(name, f, wrt)
+    _check(name, [f], [wrt], create_graph, retain_graph, chunk_size)
     check_batch(name, [f], [wrt], batch_dims)
     if f.shape != wrt.shape:
         raise ValueError(f"{name}: expected f of wrt's shape {tuple(wrt.shape)}, got {tuple(f.shape)}")
@@ -244,6 +243,12 @@ def _field(
     _release([f], [wrt], retain_graph)
     with torch.set_grad_enabled(create_graph):
         return columns.reshape(sweeps.width, -1, sweeps.width).permute(1, 2, 0)
+
+
+def _check_tensors(name: str, f: object, wrt: object) -> None:
+    for label, tensor in (("f", f), ("wrt", wrt)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected {label} to be a tensor, got {type(tensor).__name__}")
 
 
 @outside_inference_mode
@@ -261,7 +266,7 @@ def _collapsed(
     """The Laplacian (order 2) or the biharmonic operator (order 4)."""
     outputs, f_spec = flatten(name, "f", f)
     inputs, _ = flatten(name, "wrt", wrt)
-    _check(name, outputs, inputs, create_graph, chunk_size)
+    _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
     check_batch(name, outputs, inputs, batch_dims)
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
@@ -290,7 +295,15 @@ def _pairs(width: int) -> tuple[Tensor, Tensor | None]:
     return torch.cat([eye, first + second, first - second]), weights
 
 
-def _check(name: str, outputs: list[Tensor], inputs: list[Tensor], create_graph: bool, chunk_size: int | None) -> None:
+def _check(
+    name: str,
+    outputs: list[Tensor],
+    inputs: list[Tensor],
+    create_graph: bool,
+    retain_graph: bool,
+    chunk_size: int | None,
+) -> None:
+    check_flags(name, create_graph=create_graph, retain_graph=retain_graph)
     check_sweep_options(name, chunk_size, "auto", "auto")
     _C.check_arguments(name, outputs, inputs, create_graph, chunk_size, None)
     check_real(name, inputs)

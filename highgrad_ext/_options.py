@@ -26,10 +26,24 @@ def outside_inference_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
+# Of sizes, which are int64 in C++.
+_LARGEST = (1 << 63) - 1
+
+
+def check_flags(caller: str, **flags: object) -> None:
+    """Raises TypeError for what is not a bool: None may mean many things."""
+    for name, flag in flags.items():
+        if flag is not True and flag is not False:
+            raise TypeError(f"{caller}: expected {name} to be a bool, got {type(flag).__name__}")
+
+
 def check_sweep_options(caller: str, chunk_size: object, mode: object, structure: object) -> None:
     """Raises TypeError for an option of a wrong type; their values are checked in C++."""
-    if chunk_size is not None and not isinstance(chunk_size, int):
-        raise TypeError(f"{caller}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
+    if chunk_size is not None:
+        if not isinstance(chunk_size, int) or isinstance(chunk_size, bool):
+            raise TypeError(f"{caller}: expected chunk_size to be None or an int, got {type(chunk_size).__name__}")
+        if abs(chunk_size) > _LARGEST:
+            raise ValueError(f"{caller}: expected chunk_size to be None or an int64, got {chunk_size}")
     for name, option in (("mode", mode), ("structure", structure)):
         if not isinstance(option, str):
             raise TypeError(f"{caller}: expected {name} to be a str, got {type(option).__name__}")
@@ -49,6 +63,8 @@ def check_result_options(caller: str, batch_dims: object, layout: object, has_ou
     """Raises TypeError or ValueError for a batch_dims or layout of a wrong type, unknown, or with what excludes it."""
     if not isinstance(batch_dims, int) or isinstance(batch_dims, bool):
         raise TypeError(f"{caller}: expected batch_dims to be an int, got {type(batch_dims).__name__}")
+    if abs(batch_dims) > _LARGEST:
+        raise ValueError(f"{caller}: expected batch_dims to be an int64, got {batch_dims}")
     if not isinstance(layout, torch.layout):
         raise TypeError(f"{caller}: expected layout to be a torch.layout, got {type(layout).__name__}")
     if layout not in (torch.strided, torch.sparse_csr, torch.sparse_coo):

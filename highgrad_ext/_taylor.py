@@ -25,6 +25,9 @@ _WIDE = 100
 _CONTRACTED_BYTES = 1 << 20
 _FEW_DIRECTIONS = 32
 
+# Past this order, interpolation in float64 keeps less than 11 digits: not by choice.
+_INTERPOLATED = 8
+
 # By input: [D, *input.shape], or None where no direction moves it.
 Directions = Sequence[Tensor | None]
 
@@ -122,7 +125,7 @@ class Sweeps:
         samples = prod(output.shape[: self.batch_dims])
         size = packed_size(self.width, order)
         # Recorded products of polynomials take more operations than those along directions: not where these are few.
-        if self.create_graph and order > 3 and size < _FEW_DIRECTIONS:
+        if self.create_graph and 3 < order <= _INTERPOLATED and size < _FEW_DIRECTIONS:
             return None
         contracted = (
             order > 1
@@ -131,10 +134,11 @@ class Sweeps:
             and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples))
         )
         rows = packed_size(self.width + 1, order - 1 if contracted else order) - 1
-        if not self.create_graph and _C.automatic_chunk_size(rows, 3 * outlook.bytes, output) < rows:
-            return None
-        if self.chunk_size is not None and self.chunk_size < rows:
-            return None
+        if order <= _INTERPOLATED:
+            if not self.create_graph and _C.automatic_chunk_size(rows, 3 * outlook.bytes, output) < rows:
+                return None
+            if self.chunk_size is not None and self.chunk_size < rows:
+                return None
         try:
             found = _C.taylor_partials(output, self.inputs, self.batch_dims, order, contracted, self.create_graph)
         except (MemoryError, RuntimeError) as error:
@@ -170,7 +174,7 @@ class Sweeps:
             return [output.new_zeros(*output.shape, 0) for output in self.outputs]
         results = self.coefficients(basis(self.inputs, self.batch_dims, eye), order)
         with torch.set_grad_enabled(self.create_graph):
-            return [result[-1].movedim(0, -1) * factorial(order) for result in results]
+            return [result[-1].movedim(0, -1) * float(factorial(order)) for result in results]
 
     def contracted(self, order: int) -> list[list[Tensor]]:
         """By output, by input: the gradient of the sum of the gradient of ... of the sum of the output. That is the
@@ -190,7 +194,7 @@ class Sweeps:
                         total, ones, create_graph=self.create_graph, allow_unused=True, materialize_grads=True
                     )
                 with torch.set_grad_enabled(self.create_graph):
-                    row.append(grad * factorial(order - 1))
+                    row.append(grad * float(factorial(order - 1)))
             rows.append(row)
         return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -26,7 +27,7 @@ def flatten(caller: str, name: str, tree: TensorTree) -> tuple[list[Tensor], Tre
     return leaves, spec
 
 
-def nest(blocks: list[Tensor], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int = 1) -> TensorTree:
+def nest(blocks: Sequence[Any], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int = 1) -> TensorTree:
     """Blocks in row-major order of (output, input, ..., input), nested as f outside and `order` times wrt inside."""
     if f_spec is _LEAF and wrt_spec is _LEAF:
         return blocks[0]
@@ -38,6 +39,18 @@ def nest(blocks: list[Tensor], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int 
         return tree_unflatten([inside(depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
 
     return tree_unflatten([inside(order) for _ in range(f_spec.num_leaves)], f_spec)
+
+
+def flatten_out(caller: str, out: TensorTree, f_spec: TreeSpec, wrt_spec: TreeSpec, order: int = 1) -> list[Tensor]:
+    """The tensors of `out`. Raises ValueError if they are as many as the results, in another structure."""
+    tensors, spec = flatten(caller, "out", out)
+    count = f_spec.num_leaves * wrt_spec.num_leaves**order
+    if len(tensors) != count:
+        return tensors
+    expected = tree_flatten(nest(tensors, f_spec, wrt_spec, order))[1]
+    if spec != expected:
+        raise ValueError(f"{caller}: expected out to have the structure of the result, {expected}, got {spec}")
+    return tensors
 
 
 def nest_outputs(values: list[Tensor], f_spec: TreeSpec) -> TensorTree:

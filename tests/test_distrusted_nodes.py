@@ -87,14 +87,27 @@ def test_this_release_is_wrong(node: str) -> None:
         test_torch_is_wrong(node)
 
 
-def test_norms_stay_batched_without_a_graph() -> None:
-    """Only what is wrong is looped: values of a norm, and graphs of one whose weight is not derived by."""
+def count_recorded(root: Tensor, name: str) -> int:
+    """How many Nodes of that name lie behind a tensor."""
+    seen: set[torch.autograd.graph.Node] = set()
+    todo = [root.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [child for child, _ in node.next_functions]
+    return sum(node.name() == name for node in seen)
+
+
+def test_only_what_is_wrong_is_looped() -> None:
+    """Not the values of a norm, nor graphs of one whose weight is not derived by; and nothing but the norm."""
     x, weight = leaf(), torch.randn(3, dtype=torch.float64, requires_grad=True)
-    f = F.layer_norm(x.view(3, 3), (3,), weight)
+    f = F.layer_norm(x.view(3, 3), (3,), weight).sin()
     sweeps: list[int] = []
-    full_jacobian(f, x, progress=lambda done, total: sweeps.append(done))
+    by_input = full_jacobian(f, x, progress=lambda done, total: sweeps.append(done))
     full_jacobian(f, (x, weight), create_graph=False, progress=lambda done, total: sweeps.append(done))
-    assert sweeps == [9, 9]
-    sweeps.clear()
-    full_jacobian(f, (x, weight), progress=lambda done, total: sweeps.append(done))
-    assert sweeps == list(range(1, 10))
+    by_weight = full_jacobian(f, (x, weight), progress=lambda done, total: sweeps.append(done))[1]
+    assert sweeps == [9, 9, 9]
+    assert count_recorded(by_input, "NativeLayerNormBackwardBackward0") == 1
+    assert count_recorded(by_weight, "NativeLayerNormBackwardBackward0") == 9
+    assert count_recorded(by_weight, "CosBackward0") == 1

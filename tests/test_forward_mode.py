@@ -147,3 +147,27 @@ def test_bad_mode() -> None:
         full_jacobian(x.sin(), x, mode="jet")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="full_jacobian: expected mode to be a str, got int"):
         full_jacobian(x.sin(), x, mode=1)  # type: ignore[arg-type]
+
+
+def test_double_backward_that_lacks_a_term() -> None:
+    """torch's, of a product with a sparse matrix, forgets the matrix."""
+    x = torch.rand(6, dtype=torch.float64, requires_grad=True)
+    f = torch.sparse.mm(torch.sparse_coo_tensor(torch.tensor([[0, 1, 2], [2, 0, 1]]), x[:3], (3, 3)), x[3:, None])
+    cotangent = torch.ones_like(f, requires_grad=True)
+    (product,) = torch.autograd.grad(f, x, cotangent, create_graph=True)
+    (column,) = torch.autograd.grad(product[0], cotangent)
+    expected = full_jacobian_loop(f, x)
+    assert not torch.allclose(column, expected[..., 0])
+    with pytest.warns(UserWarning, match="no double backward that is known to be right"):
+        assert_close(full_jacobian(f, x, create_graph=False, mode="forward"), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_right_columns_are_taken(dtype: torch.dtype) -> None:
+    """Roundings are not taken for missing terms, nor sums that cancel."""
+    x = torch.randn(3, requires_grad=True, dtype=dtype)
+    weight = torch.randn(200, 3, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for f in ((weight @ x).tanh(), (weight @ x).log_softmax(0), torch.cat([weight @ x, -(weight @ x)])):
+            full_jacobian(f, x, create_graph=False, mode="forward")

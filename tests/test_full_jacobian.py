@@ -310,6 +310,14 @@ ERRORS: list[tuple[Callable[[Tensor], tuple[Any, Any]], dict[str, Any], type[Exc
     ),
     (lambda x: (x.sin(), x), {"chunk_size": 0}, ValueError, "chunk_size to be None or at least 1, got 0"),
     (lambda x: (x.sin(), x), {"chunk_size": 2.5}, TypeError, "chunk_size to be None or an int, got float"),
+    (lambda x: (x.sin(), x), {"create_graph": None}, TypeError, "create_graph to be a bool, got NoneType"),
+    (lambda x: (x.sin(), x), {"retain_graph": None}, TypeError, "retain_graph to be a bool, got NoneType"),
+    (lambda x: (x.sin(), x), {"strict": 1}, TypeError, "strict to be a bool, got int"),
+    (lambda x: (x.sin(), x), {"allow_unused": "no"}, TypeError, "allow_unused to be a bool, got str"),
+    (lambda x: (x.sin(), x), {"verify": None}, TypeError, "verify to be a bool, got NoneType"),
+    (lambda x: (x.sin(), x), {"chunk_size": True}, TypeError, "chunk_size to be None or an int, got bool"),
+    (lambda x: (x.sin(), x), {"chunk_size": 1 << 70}, ValueError, "chunk_size to be None or an int64, got"),
+    (lambda x: (x.sin(), x), {"batch_dims": 1 << 70}, ValueError, "batch_dims to be an int64, got"),
     (lambda x: (x.sin(), x), {"progress": 3}, TypeError, "progress to be a bool or callable, got int"),
     (
         lambda x: (torch.ones(2), x),
@@ -446,3 +454,15 @@ def test_error_in_progress_reaches_the_caller() -> None:
 
     with pytest.raises(KeyError, match="stop"):
         full_jacobian(x.sin(), x, progress=fail)
+
+
+def test_out_has_the_structure_of_the_result() -> None:
+    x = torch.ones(2, requires_grad=True)
+    f = {"a": x.sin(), "b": x.sum()}
+    buffers = {"b": torch.empty(2), "a": torch.empty(2, 2)}
+    for out in (buffers, list(buffers.values())):
+        with pytest.raises(ValueError, match="full_jacobian: expected out to have the structure of the result"):
+            full_jacobian(f, x, create_graph=False, out=out)
+    out = {"a": buffers["a"], "b": buffers["b"]}
+    assert full_jacobian(f, x, create_graph=False, out=out) is out
+    assert_close(buffers["a"], torch.diag(x.detach().cos()))

@@ -241,3 +241,20 @@ def test_no_second_derivative_by_complex_wrt() -> None:
         directional(z.abs(), z, torch.ones_like(z), 1)
     with pytest.raises(RuntimeError, match="laplacian: expected a real wrt"):
         laplacian(z.abs(), z)
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize(("width", "n"), [(1, 25), (1, 60), (2, 12), (2, 16), (3, 10)])
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_high_orders_keep_their_digits(width: int, n: int, create_graph: bool, chunk_size: int | None) -> None:
+    x = torch.full((width,), 0.3, dtype=torch.float64, requires_grad=True)
+    f = x.sum().exp()
+    options: dict[str, Any] = {"create_graph": create_graph, "chunk_size": chunk_size}
+    everything = nth_derivative(f, x, n, **options)
+    assert_close(everything, f.expand_as(everything), rtol=1e-12, atol=0, check_stride=False)
+    for reduce in ("diagonal", "sum"):
+        result = nth_derivative(f, x, n, reduce=reduce, **options)
+        scale = width ** (n - 1) if reduce == "sum" else 1
+        assert_close(result, (f * scale).expand(width), rtol=1e-12, atol=0)
+    last = directional(f, x, torch.ones_like(x), n, create_graph=create_graph)[-1]
+    assert_close(last, f * width**n, rtol=1e-12, atol=0)

@@ -6,16 +6,18 @@ import warnings
 
 import pytest
 import torch
+from hard_problems import HARD_PROBLEMS
 from problems import PROBLEMS, Problem
 from second_order import weighted_gradient
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian
+from highgrad_ext import full_jacobian, nth_derivative, plan
 from highgrad_ext._reference import full_jacobian_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-every_problem = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+ALL = PROBLEMS + HARD_PROBLEMS
+every_problem = pytest.mark.parametrize("problem", ALL, ids=lambda problem: problem.name)
 
 
 def record(problem: Problem) -> tuple[Tensor, Tensor]:
@@ -26,7 +28,7 @@ def record(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def test_table_is_large_and_has_no_name_twice() -> None:
-    assert len({problem.name for problem in PROBLEMS}) == len(PROBLEMS) >= 45
+    assert len({problem.name for problem in ALL}) == len(ALL) >= 45
 
 
 @every_problem
@@ -72,6 +74,24 @@ def test_warnings(problem: Problem) -> None:
     ours = [warning for warning in seen if str(warning.message).startswith("full_jacobian: torch.vmap cannot run")]
     if problem.fallback is not None:
         assert len(ours) == int(problem.fallback)
+
+
+@every_problem
+def test_plans_and_sparse_results(problem: Problem) -> None:
+    f, x = record(problem)
+    expected = full_jacobian_loop(f, x).to(x.dtype)
+    assert_close(full_jacobian(f, x, create_graph=False, plan=plan(f, x)), expected)
+    sparse = full_jacobian(f, x, create_graph=False, layout=torch.sparse_csr)
+    assert_close(sparse.to_dense(), expected.view(f.numel(), x.numel()))
+
+
+@every_problem
+def test_second_derivative(problem: Problem) -> None:
+    f, x = record(problem)
+    if problem.first_order or f.numel() * x.numel() > 200:
+        pytest.skip("not differentiable twice, or large")
+    gradient = full_jacobian_loop(f, x, create_graph=True)
+    assert_close(nth_derivative(f, x, 2, create_graph=False), full_jacobian_loop(gradient, x))
 
 
 @every_problem

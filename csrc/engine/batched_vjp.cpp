@@ -1,18 +1,13 @@
 #include "engine/batched_vjp.h"
 
 #include <ATen/functorch/BatchedTensorImpl.h>
-#include <ATen/record_function.h>
 #include <c10/util/Exception.h>
-#include <c10/util/irange.h>
 #include <torch/csrc/autograd/engine.h>
 
-#include <atomic>
 #include <cstring>
-#include <exception>
-#include <mutex>
 #include <utility>
 
-#include "engine/failure.h"
+#include "engine/split_tape.h"
 #include "engine/vmap_level.h"
 #include "ops/joined_shape.h"
 
@@ -64,38 +59,6 @@ at::Tensor unwrap_rows(at::Tensor&& grad, int64_t batch_size, int64_t level) {
   return grad.unsqueeze(0).expand(ops::joined_shape(batch_size, grad.sizes()));
 }
 
-// Note [Naming the Node that fails]
-// An exception of the engine does not say which Node threw it. RecordFunction runs a callback at the end of every
-// Node, also when an exception leaves it, which tells the Node; the last one told is the outermost, the one on our
-// tape. The callback may run on a thread of the engine's, so the name is shared, and there is one search at a time. A
-// second one, in another thread or in a backward that the first one runs, does not wait, which could be forever.
-struct FailingNode {
-  std::atomic<bool> is_searching = false;
-  std::mutex guard;
-  std::string name;
-};
-
-FailingNode& failing_node() {
-  static auto* node = new FailingNode;
-  return *node;
-}
-
-struct ObservedNode : public at::ObserverContext {
-  explicit ObservedNode(int exceptions) : exceptions(exceptions) {}
-  int exceptions;
-};
-
-std::unique_ptr<at::ObserverContext> on_node_begin(const at::RecordFunction&) {
-  return std::make_unique<ObservedNode>(std::uncaught_exceptions());
-}
-
-void on_node_end(const at::RecordFunction& function, at::ObserverContext* context) {
-  if (std::uncaught_exceptions() > static_cast<ObservedNode*>(context)->exceptions) {
-    const std::lock_guard<std::mutex> lock(failing_node().guard);
-    failing_node().name = function.name();
-  }
-}
-
 } // namespace
 
 std::vector<at::Tensor> batched_vjp(
@@ -103,7 +66,8 @@ std::vector<at::Tensor> batched_vjp(
     const std::vector<at::Tensor>& cotangents,
     const edge_list& inputs,
     SweepOptions options,
-    std::vector<std::string>* looped_ops) {
+    std::vector<std::string>* looped_ops,
+    SplitTape* split) {
   const int64_t batch_size = cotangents.at(0).size(0);
   const VmapLevel vmap(batch_size);
   std::vector<std::string> ignored;
@@ -114,8 +78,11 @@ std::vector<at::Tensor> batched_vjp(
   for (const at::Tensor& cotangent : cotangents) {
     batched.push_back(at::functorch::makeBatched(cotangent, 0, vmap.level()));
   }
-  auto grads = Engine::get_default_engine().execute(
-      outputs, batched, options.keep_graph, options.create_graph, /*accumulate_grad=*/false, inputs);
+  TORCH_INTERNAL_ASSERT(split == nullptr || options.keep_graph);
+  auto grads = split != nullptr
+      ? split->execute(vmap, outputs, batched, inputs, options.create_graph)
+      : Engine::get_default_engine().execute(
+            outputs, batched, options.keep_graph, options.create_graph, /*accumulate_grad=*/false, inputs);
   batched.clear();
   for (at::Tensor& grad : grads) {
     if (grad.defined()) {
@@ -138,30 +105,6 @@ std::vector<at::Tensor> single_vjp(
     }
   }
   return grads;
-}
-
-std::string find_failing_node(
-    const edge_list& outputs,
-    const std::vector<at::Tensor>& cotangents,
-    const edge_list& inputs) {
-  if (failing_node().is_searching.exchange(true)) {
-    return "a Node";
-  }
-  const auto handle = at::addThreadLocalCallback(
-      at::RecordFunctionCallback(&on_node_begin, &on_node_end).scopes({at::RecordScope::BACKWARD_FUNCTION}));
-  try {
-    batched_vjp(outputs, cotangents, inputs, {});
-  } catch (...) {
-    discard_python_error();
-  }
-  at::removeCallback(handle);
-  std::string name;
-  {
-    const std::lock_guard<std::mutex> lock(failing_node().guard);
-    name.swap(failing_node().name);
-  }
-  failing_node().is_searching = false;
-  return name;
 }
 
 } // namespace highgrad::engine

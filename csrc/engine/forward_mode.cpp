@@ -1,9 +1,13 @@
 #include "engine/forward_mode.h"
 
+#include <ATen/core/grad_mode.h>
+#include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <exception>
+#include <limits>
 #include <utility>
 
 #include "engine/double_backward_jvp.h"
@@ -11,8 +15,46 @@
 #include "engine/jacobian_block.h"
 #include "engine/plain_tensor.h"
 #include "engine/sweeps.h"
+#include "structure/node_table.h"
 
 namespace highgrad::engine {
+namespace {
+
+// How far sums of columns may be from what they should be: far more than roundings, far less than a missing term.
+constexpr double kRoundings = 1e4;
+
+double epsilon_of(at::ScalarType dtype) {
+  if (dtype == at::kDouble) {
+    return std::numeric_limits<double>::epsilon();
+  }
+  return dtype == at::kFloat ? std::numeric_limits<float>::epsilon()
+                             : static_cast<float>(std::numeric_limits<c10::BFloat16>::epsilon());
+}
+
+// Note [Checking columns]
+// torch's double backward of some Nodes lacks a term, without an error. But the recorded product g(u) is plain reverse
+// mode: if the columns are right, their sums weighted by u are g(u). (R. Freivalds, "Probabilistic machines can use
+// less running time", 1977, whose random u is here one without a pattern.)
+bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at::Tensor& cotangent) {
+  const at::NoGradGuard no_grad;
+  if (product.is_meta()) {
+    return true;
+  }
+  const at::Tensor sums = columns.reshape({product.numel(), cotangent.numel()}).mv(cotangent.reshape({-1}));
+  const at::Tensor expected = product.reshape({-1});
+  const double tolerance = kRoundings * epsilon_of(product.scalar_type());
+  const auto norm = [](const at::Tensor& tensor) { return tensor.norm().item<double>(); };
+  return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
+}
+
+// Whether what create_graph records of a double backward can be trusted to be differentiable.
+bool is_known(const tape::Tape& tape) {
+  return std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const tape::TapeNode& entry) {
+    return !entry.runs || structure::facts_of(*entry.node) != nullptr;
+  });
+}
+
+} // namespace
 
 std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
   if (torch::autograd::AnomalyMode::is_enabled()) {
@@ -53,6 +95,9 @@ std::optional<std::vector<at::Tensor>> compute_columns(
     const torch::autograd::edge_list& inputs,
     const JacobianOptions& options,
     Progress& progress) {
+  if (options.create_graph && !is_known(tape::read_tape(root.edge, inputs))) {
+    return std::nullopt;
+  }
   std::vector<at::Tensor> columns;
   try {
     const Linearization linear = linearize(root, inputs);
@@ -74,6 +119,9 @@ std::optional<std::vector<at::Tensor>> compute_columns(
               [&](int64_t count, std::vector<at::Tensor> rows) { block.append(count, std::move(rows[0])); },
               progress);
       columns.push_back(block.finish());
+      if (!are_sums_of(product, columns.back(), linear.cotangent)) {
+        return std::nullopt;
+      }
     }
   } catch (...) {
     const std::exception_ptr exception = std::current_exception();

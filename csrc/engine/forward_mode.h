@@ -24,7 +24,7 @@ std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, c
 bool is_finite(const at::Tensor& tensor);
 
 // All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. None when the graph
-// has no double backward.
+// has no double backward, or a wrong one, or, with create_graph, one that may not be differentiable.
 std::optional<std::vector<at::Tensor>> compute_columns(
     const Endpoint& root,
     const torch::autograd::edge_list& inputs,

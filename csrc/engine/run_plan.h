@@ -19,7 +19,7 @@ struct PlannedOutput {
 void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool keep_graph, Progress& progress);
 
 // Fills the blocks as the plan says. Returns false, with the blocks as they were, if that plan does not serve: the
-// graph has no double backward, or an entry is not finite.
+// graph has no double backward that is right, or an entry is not finite.
 bool run_plan(
     const plan::OutputPlan& plan,
     const PlannedOutput& planned,

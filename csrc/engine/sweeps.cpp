@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <set>
 #include <utility>
 
 #include "engine/failure.h"
@@ -35,15 +34,14 @@ RowSweeps::RowSweeps(
     const tape::Tape& tape,
     const JacobianOptions& options,
     bool keep_graph)
-    : root_(std::move(root)),
+    : tape_(tape),
+      root_(std::move(root)),
       num_rows_(num_rows),
       seeds_(std::move(seeds)),
       options_(options),
       sweep_{keep_graph, options.create_graph} {
   // Anomaly mode looks at values, which vmap does not let it.
-  const bool distrusted =
-      tape.distrust == tape::Distrust::kValues || (tape.distrust == tape::Distrust::kGraph && options.create_graph);
-  if (distrusted || torch::autograd::AnomalyMode::is_enabled()) {
+  if (torch::autograd::AnomalyMode::is_enabled()) {
     chunk_size_ = 1;
   } else {
     chunk_size_ = options.chunk_size.has_value()
@@ -79,12 +77,24 @@ void RowSweeps::compile(const edge_list& inputs) {
   }
 }
 
-// One batched sweep; if it fails, changes chunk_size_ to what may work and returns false.
+std::vector<at::Tensor> RowSweeps::sweep(int64_t row, int64_t count, const edge_list& inputs) {
+  if (program_.has_value()) {
+    return program_->run(seeds_(row, count));
+  }
+  if (split_ == nullptr && SplitTape::is_needed(tape_, sweep_.create_graph)) {
+    split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
+  }
+  std::vector<std::string> looped_ops;
+  auto rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops, split_.get());
+  looped_ops_.insert(looped_ops.begin(), looped_ops.end());
+  return rows;
+}
+
+// One batched sweep; if it fails, changes what may help and returns false.
 bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs, std::vector<at::Tensor>& rows) {
   std::exception_ptr exception;
   try {
-    rows = program_.has_value() ? program_->run(seeds_(row, count))
-                                : batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops_);
+    rows = sweep(row, count, inputs);
     return true;
   } catch (...) {
     exception = std::current_exception();
@@ -97,11 +107,22 @@ bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs,
         throw_out_of_memory(count);
       }
       chunk_size_ = (count + 1) / 2;
+      if (count == 1) {
+        program_.reset();
+      }
       return false;
     case Failure::kOther:
-      failing_node_ = find_failing_node({root_.edge}, {seeds_(row, count)}, inputs);
-      fell_back_ = true;
-      chunk_size_ = 1;
+      if (program_.has_value()) {
+        program_.reset();
+      } else if (split_ == nullptr) {
+        // A sweep of two rows tells as well which Node it is.
+        split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
+        std::vector<at::Tensor> ignored;
+        try_batched(row, 2, inputs, ignored);
+      } else if (!split_->loop_failed()) {
+        fell_back_ = true;
+        chunk_size_ = 1;
+      }
       return false;
   }
   return false;
@@ -120,15 +141,17 @@ void RowSweeps::throw_out_of_memory(int64_t count) const {
 
 // Once the values are there, so that a graph on which the row loop fails as well raises that error alone.
 void RowSweeps::warn_of_loops() const {
+  const std::string nodes = split_ == nullptr ? "" : c10::Join(", ", split_->failed());
   if (fell_back_) {
-    const std::string culprit = failing_node_.empty() ? "a hook on the graph" : failing_node_;
     warn(
         options_,
-        "torch.vmap cannot run " + culprit + "; its Jacobian is computed row by row, with the same values but slower");
+        "torch.vmap cannot run " + (nodes.empty() ? "a hook on the graph" : nodes) +
+            "; the Jacobian is computed row by row, with the same values but slower");
+  } else if (!nodes.empty()) {
+    warn(options_, "torch.vmap cannot run " + nodes + ", which goes row by row, with the same values but slower");
   }
   if (!looped_ops_.empty()) {
-    const std::set<std::string> ops(looped_ops_.begin(), looped_ops_.end());
-    warn(options_, "torch.vmap has no batching rule for " + c10::Join(", ", ops) + " and loops over its rows");
+    warn(options_, "torch.vmap has no batching rule for " + c10::Join(", ", looped_ops_) + " and loops over its rows");
   }
 }
 

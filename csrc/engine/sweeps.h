@@ -5,12 +5,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "engine/batched_vjp.h"
 #include "engine/endpoint.h"
 #include "engine/options.h"
+#include "engine/split_tape.h"
 #include "tape/tape.h"
 #include "vjp/program.h"
 
@@ -26,10 +30,11 @@ Seeds basis_of(const at::Tensor& like);
 Seeds rows_of(at::Tensor matrix);
 
 // Vector-Jacobian products of any number of rows, in as few batched sweeps as fit the memory: smaller ones where memory
-// runs out, row by row where torch.vmap cannot go or is known to be wrong.
+// runs out. Nodes that torch.vmap cannot run, or is known to get wrong, are run row by row; so is all of the tape where
+// that does not help.
 class RowSweeps {
  public:
-  // `tape` is the one from `root` to the inputs.
+  // `tape` is one on which `root` and the inputs are, and must outlive the object.
   RowSweeps(
       Endpoint root,
       int64_t num_rows,
@@ -47,20 +52,22 @@ class RowSweeps {
 
  private:
   void compile(const torch::autograd::edge_list& inputs);
+  std::vector<at::Tensor> sweep(int64_t row, int64_t count, const torch::autograd::edge_list& inputs);
   bool try_batched(int64_t row, int64_t count, const torch::autograd::edge_list& inputs, std::vector<at::Tensor>& rows);
   [[noreturn]] void throw_out_of_memory(int64_t count) const;
   void warn_of_loops() const;
 
+  const tape::Tape& tape_;
   Endpoint root_;
   int64_t num_rows_;
   Seeds seeds_;
   const JacobianOptions& options_;
   SweepOptions sweep_;
   int64_t chunk_size_;
-  std::optional<vjp::Program> program_;
-  bool fell_back_ = false;
-  std::string failing_node_;
-  std::vector<std::string> looped_ops_;
+  std::optional<vjp::Program> program_; // where neither engine nor vmap is needed
+  std::unique_ptr<SplitTape> split_; // where Nodes go row by row
+  bool fell_back_ = false; // to rows, with all of the tape
+  std::set<std::string> looped_ops_;
 };
 
 } // namespace highgrad::engine

@@ -24,23 +24,43 @@ const LevelFunctions& level_functions() {
   return *functions;
 }
 
-} // namespace
-
-VmapLevel::VmapLevel(int64_t batch_size) {
-  py::gil_scoped_acquire gil;
+int64_t push_level(int64_t batch_size) {
+  const py::gil_scoped_acquire gil;
   // "same": a Node that recomputes its forward (checkpoint) draws for all rows what the row loop would draw for each.
-  level_ = level_functions().push(batch_size, "same").cast<int64_t>();
+  return level_functions().push(batch_size, "same").cast<int64_t>();
 }
 
-VmapLevel::~VmapLevel() {
-  py::gil_scoped_acquire gil;
-  // The pop may happen while a Python error of a backward is set; calling into Python then would fail.
+void pop_level() {
+  const py::gil_scoped_acquire gil;
+  level_functions().pop();
+}
+
+// `change` in a destructor: it may run while a Python error of a backward is set, and calling into Python then fails.
+template <typename Change>
+void change_level_at_end(const Change& change) {
+  const py::gil_scoped_acquire gil;
   const py::error_scope error;
   try {
-    level_functions().pop();
+    change();
   } catch (py::error_already_set& e) {
-    e.discard_as_unraisable("highgrad_ext: leaving a vmap level");
+    e.discard_as_unraisable("highgrad_ext: changing the vmap level");
   }
+}
+
+} // namespace
+
+VmapLevel::VmapLevel(int64_t batch_size) : batch_size_(batch_size), level_(push_level(batch_size)) {}
+
+VmapLevel::~VmapLevel() {
+  change_level_at_end(&pop_level);
+}
+
+OutsideVmapLevel::OutsideVmapLevel(const VmapLevel& level) : level_(level) {
+  pop_level();
+}
+
+OutsideVmapLevel::~OutsideVmapLevel() {
+  change_level_at_end([&] { push_level(level_.batch_size()); });
 }
 
 } // namespace highgrad::engine

@@ -16,8 +16,25 @@ class VmapLevel {
     return level_;
   }
 
+  int64_t batch_size() const {
+    return batch_size_;
+  }
+
  private:
+  int64_t batch_size_;
   int64_t level_;
+};
+
+// Outside of `level`, the innermost one, for the life of the object.
+class OutsideVmapLevel {
+ public:
+  explicit OutsideVmapLevel(const VmapLevel& level);
+  ~OutsideVmapLevel();
+  OutsideVmapLevel(const OutsideVmapLevel&) = delete;
+  OutsideVmapLevel& operator=(const OutsideVmapLevel&) = delete;
+
+ private:
+  const VmapLevel& level_;
 };
 
 } // namespace highgrad::engine

@@ -181,7 +181,8 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
     if (node.runs) {
       const auto links = links_of(tape, node);
       const auto computes = [&](size_t k) { return links[k].is_on_tape(); };
-      tape.distrust = std::max(tape.distrust, distrust_of(*node.node, computes));
+      node.distrust = distrust_of(*node.node, computes);
+      tape.distrust = std::max(tape.distrust, node.distrust);
     }
   }
   tape.output = slot_of(output);

@@ -31,6 +31,8 @@ struct TapeNode {
   int64_t bytes;
   // Whether a sweep runs the Node: it lies on a path to an input. Otherwise the Node only takes an input's cotangent.
   bool runs;
+  // What torch's vmap does to it, if it runs.
+  Distrust distrust = Distrust::kNone;
 };
 
 // What one sweep from an output to some inputs would run, read from the recorded graph without running anything.
