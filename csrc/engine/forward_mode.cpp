@@ -37,14 +37,8 @@ double epsilon_of(at::ScalarType dtype) {
 // less running time", 1977, whose random u is here one without a pattern.)
 bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at::Tensor& cotangent) {
   const at::NoGradGuard no_grad;
-  if (product.is_meta()) {
-    return true;
-  }
-  const at::Tensor sums = columns.reshape({product.numel(), cotangent.numel()}).mv(cotangent.reshape({-1}));
-  const at::Tensor expected = product.reshape({-1});
-  const double tolerance = kRoundings * epsilon_of(product.scalar_type());
-  const auto norm = [](const at::Tensor& tensor) { return tensor.norm().item<double>(); };
-  return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
+  return product.is_meta() ||
+      agree(columns.reshape({product.numel(), cotangent.numel()}).mv(cotangent.reshape({-1})), product.reshape({-1}));
 }
 
 // Whether what create_graph records of a double backward can be trusted to be differentiable.
@@ -88,6 +82,12 @@ std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, c
 
 bool is_finite(const at::Tensor& tensor) {
   return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
+}
+
+bool agree(const at::Tensor& sums, const at::Tensor& expected) {
+  const double tolerance = kRoundings * epsilon_of(expected.scalar_type());
+  const auto norm = [](const at::Tensor& tensor) { return tensor.norm().item<double>(); };
+  return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
 }
 
 std::optional<std::vector<at::Tensor>> compute_columns(
