@@ -29,12 +29,15 @@ constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
 // What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
-// cotangents, when there are few rows, which fit the caches, or all. Recording the graph for forward mode dispatches
+// cotangents, when there are few rows, which fit the caches, or all; and a multiplication by a factor, which few rows
+// read from memory, and all once. Recording the graph for forward mode dispatches
 // about so many times the operators of one sweep.
 constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kNanosecondsPerNode = 6e3;
 constexpr double kNanosecondsPerProbedByte = 0.05;
 constexpr double kNanosecondsPerDenseByte = 0.09;
+constexpr double kNanosecondsPerProbedMultiplication = 0.035;
+constexpr double kNanosecondsPerDenseMultiplication = 0.01;
 constexpr double kRecordingSweeps = 3;
 
 // What an entry takes to be found, coloured and put into its place.
@@ -197,16 +200,16 @@ class Search {
   }
 
   // A row of a batched sweep, but for what it takes to run its Nodes.
-  double row_time(double per_byte) const {
+  double row_time(double per_byte, double per_multiplication) const {
     return per_byte * static_cast<double>(problem_.tape.bytes_per_row) +
-        plan::cost_model(problem_.output.device()).multiplication * static_cast<double>(multiplications_);
+        per_multiplication * static_cast<double>(multiplications_);
   }
 
   SweepTimes reverse_times() const {
     return {
         0,
         kNanosecondsPerSweep + kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
-        row_time(kNanosecondsPerProbedByte)};
+        row_time(kNanosecondsPerProbedByte, kNanosecondsPerProbedMultiplication)};
   }
 
   SweepTimes forward_times() const {
@@ -227,7 +230,7 @@ class Search {
       budget.max_colors = static_cast<int64_t>(passes) / kLeastGain;
       return budget;
     }
-    const double dense = row_time(kNanosecondsPerDenseByte) * passes;
+    const double dense = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
     const double allowed = std::max(kFreeNanoseconds, kShareOfDense * dense) - times.setup - times.dispatch;
     const double blocks = allowed / times.product * kBlocksPerSample / (kBlocksPerSample + 1);
     if (blocks < static_cast<double>(kFewestFirstBlocks)) {
