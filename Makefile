@@ -24,6 +24,7 @@ test: build $(VENV)/test.deps
 bench: build $(VENV)/bench.deps
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/orders.py
+	$(BIN)/python benchmarks/pinns.py
 
 # On a machine with a GPU and no network: uses PYTHON, which has torch, as it is. GPU_CHECK=--rehearse goes without.
 gpu-check:

@@ -3,6 +3,7 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/Layout.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "engine/batched_vjp.h"
@@ -32,6 +33,13 @@ std::function<void(int64_t, int64_t)> make_after_sweep(const py::object& progres
 }
 
 using Plan = highgrad::plan::OutputPlan;
+
+// Not every torch that is supported can convert a torch.layout by itself.
+at::Layout layout_of(const py::object& layout) {
+  TORCH_CHECK_TYPE(
+      THPLayout_Check(layout.ptr()), "expected layout to be a torch.layout, got ", py::str(layout).cast<std::string>());
+  return reinterpret_cast<const THPLayout*>(layout.ptr())->layout;
+}
 
 engine::JacobianOptions make_options(
     std::string caller,
@@ -77,7 +85,7 @@ std::vector<at::Tensor> full_jacobian(
     std::optional<int64_t> chunk_size,
     const std::string& mode,
     const std::string& structure,
-    at::Layout layout,
+    const py::object& layout,
     int64_t batch_dims,
     const std::vector<std::shared_ptr<Plan>>& plans,
     const std::optional<std::vector<at::Tensor>>& out,
@@ -94,7 +102,7 @@ std::vector<at::Tensor> full_jacobian(
       chunk_size,
       mode,
       structure,
-      layout,
+      layout_of(layout),
       batch_dims);
   options.plans = {plans.begin(), plans.end()};
   options.after_sweep = make_after_sweep(progress);
@@ -111,12 +119,12 @@ std::vector<std::shared_ptr<Plan>> plan_jacobian(
     std::optional<int64_t> chunk_size,
     const std::string& mode,
     const std::string& structure,
-    at::Layout layout,
+    const py::object& layout,
     int64_t batch_dims) {
   std::vector<std::shared_ptr<Plan>> plans;
   HANDLE_TH_ERRORS
-  const engine::JacobianOptions options =
-      make_options(std::move(caller), false, true, true, false, chunk_size, mode, structure, layout, batch_dims);
+  const engine::JacobianOptions options = make_options(
+      std::move(caller), false, true, true, false, chunk_size, mode, structure, layout_of(layout), batch_dims);
   const py::gil_scoped_release no_gil;
   for (const auto& plan : engine::plan_jacobian(outputs, inputs, options)) {
     plans.push_back(std::make_shared<Plan>(*plan));

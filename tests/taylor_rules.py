@@ -222,10 +222,26 @@ def rows() -> list[Row]:
         Row("float_inside", lambda x: (x.float() * 2).double().sin()),
         Row("checkpoint_of_views", lambda x: x.clone().view(-1)[1:5].reshape(2, 2).contiguous() @ m),
         Row("mlp", lambda x: F.gelu(torch.tanh(x @ w + b) @ w.t()) @ w),
+        Row("gradient_of_tanh", gradient_of(torch.tanh)),
+        Row("gradient_of_sigmoid", gradient_of(torch.sigmoid)),
+        Row("gradient_of_softplus", gradient_of(lambda x: F.softplus(x, beta=2.0, threshold=1.0))),
+        Row("gradient_of_relu", gradient_of(torch.relu)),
+        Row("gradient_of_sine", gradient_of(torch.sin)),
         Row("as_strided", lambda x: torch.as_strided(x.sin(), (2, 2), (1, 2))),
         Row("unfold", lambda x: x.unfold(1, 2, 1).sin()),
     ]
     return table
+
+
+def gradient_of(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A first derivative that is on the tape, as torch records it; constant in the input where that is no leaf."""
+
+    def gradient(x: Tensor) -> Tensor:
+        weights = x.sin()
+        with torch.enable_grad():
+            return torch.autograd.grad((function(x) * weights).sum(), x, create_graph=True)[0]
+
+    return gradient
 
 
 def in_place_slice(x: Tensor) -> Tensor:

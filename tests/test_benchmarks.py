@@ -16,7 +16,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import highgrad_ext
-from benchmarks import compare, measure, memory, orders, peers, regret, report, run, structure
+from benchmarks import compare, measure, memory, orders, peers, pinns, regret, report, run, structure
 from benchmarks.problems import PROBLEMS, Case, Problem
 
 CUBES = Problem("cubes", lambda ops: _cubes(ops.array(np.arange(1.0, 4.0))))
@@ -242,6 +242,18 @@ def test_rows_of_orders_compute_what_their_peers_do() -> None:
     for row in orders.cases():
         if row.same and "768" not in row.problem and not any(f"order {n}" in row.problem for n in (7, 8)):
             assert row.measure(seconds=0)["difference"] < 1e-3
+
+
+@pytest.mark.parametrize("equation", pinns.equations(), ids=lambda equation: equation.name)
+def test_residuals_of_networks_agree(equation: pinns.Equation) -> None:
+    row = pinns.measure(equation, samples=5, width=6, seconds=0)
+    assert row["difference"] < 1e-4 and row["peers_differ"] < 1e-4
+
+
+def test_report_of_networks() -> None:
+    figures = pinns.run([(4, 5)], seconds=0, threads=1, only="continuity")
+    lines = pinns.markdown(json.loads(json.dumps(figures))).splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| cont")] == ["continuity, 3-D"]
 
 
 def test_regret() -> None:

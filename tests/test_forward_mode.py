@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian, nth_derivative
+from highgrad_ext import _C, full_jacobian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
 
 
@@ -162,12 +162,13 @@ def test_double_backward_that_lacks_a_term() -> None:
         assert_close(full_jacobian(f, x, create_graph=False, mode="forward"), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_right_columns_are_taken(dtype: torch.dtype) -> None:
-    """Roundings are not taken for missing terms, nor sums that cancel."""
+    """Of a Node that is not in the table: roundings, and sums that cancel, are not taken for missing terms."""
     x = torch.randn(3, requires_grad=True, dtype=dtype)
-    weight = torch.randn(200, 3, dtype=dtype)
+    hidden = torch.special.i0e(torch.randn(200, 3, dtype=dtype) @ x)
+    assert hidden.grad_fn is not None and hidden.grad_fn.name() not in _C.known_nodes()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for f in ((weight @ x).tanh(), (weight @ x).log_softmax(0), torch.cat([weight @ x, -(weight @ x)])):
+        for f in (hidden.tanh(), hidden.log_softmax(0), torch.cat([hidden, -hidden])):
             full_jacobian(f, x, create_graph=False, mode="forward")

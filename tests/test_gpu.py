@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import pytest
 import torch
+from gpu_cases import CASES, ConstantsFollow, NotOnThisDevice, leaf
+from gpu_cases import record as record_there
 from problems import PROBLEMS, Problem
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from highgrad_ext import biharmonic, curl, directional, divergence, full_jacobian, hessian, laplacian, nth_derivative
+from highgrad_ext import full_jacobian
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class ConstantsFollow(TorchFunctionMode):
-    """The table of problems has its constants on the CPU: where they meet a tensor of the device, they go there."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        arguments = (args, kwargs or {})
-        tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
-        if {tensor.device.type for tensor in tensors} == {"cpu", self.device}:
-            arguments = tree_map(lambda leaf: leaf.to(self.device) if isinstance(leaf, Tensor) else leaf, arguments)
-        return func(*arguments[0], **arguments[1])
-
-
 def record(problem: Problem, device: str) -> tuple[Tensor, Tensor]:
-    """f and its leaf on the device. Skips the test where the graph cannot be there."""
-    x = torch.linspace(-1.3, 1.1, problem.size, dtype=torch.float64).to(device).requires_grad_()
-    torch.manual_seed(0)
     try:
-        with ConstantsFollow(device):
-            return problem.build(x), x
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        if device == "cpu":
-            raise
-        pytest.skip(f"a graph of the CPU: {error}")
+        return record_there(problem, device)
+    except NotOnThisDevice as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1])
@@ -62,44 +37,6 @@ def test_constants_follow() -> None:
     with ConstantsFollow("meta"):
         f = torch.cat([torch.eye(3) @ x, torch.ones(2)]) + torch.ones(5)
     assert full_jacobian(f, x, create_graph=False).shape == (5, 3)
-
-
-# ---- Functions and options, of 4 samples of 3 numbers
-
-
-def scalar(x: Tensor) -> Tensor:
-    return (x.sin() * x.flip(-1).exp()).sum(-1).tanh()
-
-
-def vector(x: Tensor) -> Tensor:
-    return x.sin() * x.flip(-1) + x.square().sum(-1, keepdim=True)
-
-
-CASES: dict[str, Callable[[Tensor], Any]] = {
-    "forward mode": lambda x: full_jacobian(vector(x), x, mode="forward"),
-    "several": lambda x: full_jacobian((scalar(x), vector(x)), {"x": x}, create_graph=False),
-    "no path": lambda x: full_jacobian(x.detach(), x),
-    "out": lambda x: full_jacobian(scalar(x), x, create_graph=False, out=x.new_empty(4, 4, 3).detach()),
-    "batch_dims": lambda x: full_jacobian(vector(x), x, batch_dims=1),
-    "CSR": lambda x: full_jacobian(x.sin(), x, layout=torch.sparse_csr, create_graph=False).to_dense(),
-    "COO": lambda x: full_jacobian(vector(x), x, layout=torch.sparse_coo, create_graph=False).to_dense(),
-    "second derivatives": lambda x: nth_derivative(scalar(x), x, 2),
-    "nested": lambda x: nth_derivative(scalar(x), x, 3, method="nested", batch_dims=1),
-    "jets": lambda x: nth_derivative(scalar(x), x, 3, method="taylor", batch_dims=1),
-    "sum": lambda x: nth_derivative(scalar(x).sum(), x, 3, reduce="sum"),
-    "diagonal": lambda x: nth_derivative(vector(x), x, 2, reduce="diagonal"),
-    "past the degree": lambda x: nth_derivative(x.square().sum(), x, 4),
-    "laplacian": lambda x: laplacian(scalar(x), x, batch_dims=1),
-    "biharmonic": lambda x: biharmonic(scalar(x), x, batch_dims=1),
-    "hessian": lambda x: hessian(scalar(x), x, batch_dims=1),
-    "directional": lambda x: directional(scalar(x), x, torch.ones_like(x), 3),
-    "divergence": lambda x: divergence(vector(x), x, batch_dims=1),
-    "curl": lambda x: curl(vector(x), x, batch_dims=1),
-}
-
-
-def leaf(device: str, numel: int = 12) -> Tensor:
-    return torch.linspace(-1.3, 1.1, numel, dtype=torch.float64).to(device).requires_grad_()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -61,6 +61,18 @@ def test_laplacian_of_samples(kind: str) -> None:
     assert_close(laplacian(f, grid, batch_dims=2), trace(f, grid))
 
 
+@pytest.mark.parametrize("shape", [(7,), (2, 3), (1,)])
+@pytest.mark.parametrize("width", [5, 1100])
+def test_laplacian_behind_a_first_layer(shape: tuple[int, ...], width: int) -> None:
+    """Whose coefficients of first order are the same for all samples."""
+    x = leaf(*shape, 3)
+    first, second = torch.randn(2, 3, width, dtype=x.dtype)
+    f = (torch.tanh(x @ first) * torch.sin(x @ second)).sum(-1)
+    options = {"batch_dims": len(shape)}
+    assert_close(laplacian(f, x, create_graph=False, **options), trace(f, x).detach())
+    assert_close(laplacian(f, x, **options), trace(f, x))
+
+
 def test_laplacian_by_several_wrt() -> None:
     t, x = leaf(4, 1), leaf(4, 2)
     f = net(3)(torch.cat([t, x], 1))

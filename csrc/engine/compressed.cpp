@@ -1,17 +1,15 @@
 #include "engine/compressed.h"
 
-#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/eq.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/repeat_interleave.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/sparse_compressed_tensor.h>
 #include <ATen/ops/sparse_coo_tensor.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
@@ -126,24 +124,6 @@ CompressedBlock entries_of_columns(const Compression& structure, int64_t first, 
   return {{}, to_tensor(source), to_tensor(row_ptr), to_tensor(is_whole ? pattern.col_ind : col_ind)};
 }
 
-// Whether columns that are summed by colour can be right: weighted by the cotangent, each sum is that of the recorded
-// products. See Note [Checking columns].
-bool are_sums_of_products(const ForwardMap& forward, const at::Tensor& columns, const Coloring& passes) {
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> products;
-  for (const auto k : c10::irange(forward.map.roots.size())) {
-    const at::Tensor& root = forward.map.roots[k];
-    products.push_back(root.defined() ? root.reshape({-1}) : at::zeros({forward.map.rows[k]}, columns.options()));
-  }
-  // Columns that are not computed are summed past the last colour.
-  const at::Tensor colors = to_tensor(passes.colors).to(columns.device());
-  const at::Tensor places = at::where(colors.lt(0), at::scalar_tensor(passes.num_colors, colors.options()), colors);
-  const at::Tensor expected = at::zeros({passes.num_colors + 1}, columns.options())
-                                  .index_add_(0, places, at::cat(products))
-                                  .narrow(0, 0, passes.num_colors);
-  return agree(columns.mv(forward.cotangent.reshape({-1})), expected);
-}
-
 // The sums of the columns of each colour, [num_colors, output.numel()]; undefined where they cannot be computed.
 at::Tensor sweep_columns(const OutputProblem& problem, const Coloring& passes, const CompressedSweeps& sweeps) {
   const std::optional<ForwardMap> forward = forward_map(problem);
@@ -151,12 +131,11 @@ at::Tensor sweep_columns(const OutputProblem& problem, const Coloring& passes, c
     return {};
   }
   try {
-    at::Tensor columns = sweep_colors(forward->map, passes, sweeps)[0];
+    const at::Tensor columns = sweep_colors(forward->map, passes, sweeps)[0];
     if (!columns.defined() || !is_finite(columns)) {
       return {};
     }
-    columns = columns.reshape({passes.num_colors, problem.output.numel()});
-    return are_sums_of_products(*forward, columns, passes) ? columns : at::Tensor();
+    return columns.reshape({passes.num_colors, problem.output.numel()});
   } catch (...) {
     const std::exception_ptr exception = std::current_exception();
     if (judge_failure(exception) != Failure::kOther) {

@@ -18,7 +18,7 @@ struct Linearization {
   std::vector<at::Tensor> products; // g(u) by each input, or undefined where none arrives
 };
 
-// Records g(u) for a u whose elements lie between 1/2 and 3/2, without a pattern. Keeps the graph behind `root`.
-Linearization linearize(const Endpoint& root, const torch::autograd::edge_list& inputs);
+// Records g(u) for u = `cotangent`, of the root's shape, dtype and device. Keeps the graph behind `root`.
+Linearization linearize(const Endpoint& root, const torch::autograd::edge_list& inputs, at::Tensor cotangent);
 
 } // namespace highgrad::engine

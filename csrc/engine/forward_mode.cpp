@@ -1,6 +1,8 @@
 #include "engine/forward_mode.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/ones.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
@@ -31,17 +33,35 @@ double epsilon_of(at::ScalarType dtype) {
                              : static_cast<float>(std::numeric_limits<c10::BFloat16>::epsilon());
 }
 
+// The golden angle, no multiple of which is near a full turn.
+constexpr double kStep = 2.399963229728653;
+
 // Note [Checking columns]
 // torch's double backward of some Nodes lacks a term, without an error. But the recorded product g(u) is plain reverse
-// mode: if the columns are right, their sums weighted by u are g(u). (R. Freivalds, "Probabilistic machines can use
-// less running time", 1977, whose random u is here one without a pattern.)
-bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at::Tensor& cotangent) {
-  const at::NoGradGuard no_grad;
-  return product.is_meta() ||
-      agree(columns.reshape({product.numel(), cotangent.numel()}).mv(cotangent.reshape({-1})), product.reshape({-1}));
+// mode: if the columns are right, their sums weighted by u are g(u). So Nodes that are not in structure's table are
+// recorded for a u without a pattern, and the columns checked. (R. Freivalds, "Probabilistic machines can use less
+// running time", 1977, with a random u; but the state of the random number generator is the user's.)
+at::Tensor without_pattern(const at::Tensor& like) {
+  return at::arange(like.numel(), like.options().dtype(at::kFloat))
+      .mul_(kStep)
+      .cos_()
+      .add_(2)
+      .to(like.scalar_type())
+      .view(like.sizes());
 }
 
-// Whether what create_graph records of a double backward can be trusted to be differentiable.
+bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at::Tensor& cotangent) {
+  const at::NoGradGuard no_grad;
+  if (product.is_meta()) {
+    return true;
+  }
+  const at::Tensor sums = columns.reshape({product.numel(), cotangent.numel()}).mv(cotangent.reshape({-1}));
+  const at::Tensor expected = product.reshape({-1});
+  const double tolerance = kRoundings * epsilon_of(product.scalar_type());
+  const auto norm = [](const at::Tensor& tensor) { return tensor.norm().item<double>(); };
+  return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
+}
+
 bool is_known(const tape::Tape& tape) {
   return std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const tape::TapeNode& entry) {
     return !entry.runs || structure::facts_of(*entry.node) != nullptr;
@@ -84,23 +104,19 @@ bool is_finite(const at::Tensor& tensor) {
   return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
 }
 
-bool agree(const at::Tensor& sums, const at::Tensor& expected) {
-  const double tolerance = kRoundings * epsilon_of(expected.scalar_type());
-  const auto norm = [](const at::Tensor& tensor) { return tensor.norm().item<double>(); };
-  return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
-}
-
 std::optional<std::vector<at::Tensor>> compute_columns(
     const Endpoint& root,
     const torch::autograd::edge_list& inputs,
     const JacobianOptions& options,
     Progress& progress) {
-  if (options.create_graph && !is_known(tape::read_tape(root.edge, inputs))) {
-    return std::nullopt;
+  const bool is_trusted = is_known(tape::read_tape(root.edge, inputs));
+  if (!is_trusted && options.create_graph) {
+    return std::nullopt; // what is recorded of the double backward may not be differentiable again
   }
   std::vector<at::Tensor> columns;
   try {
-    const Linearization linear = linearize(root, inputs);
+    const Linearization linear = linearize(
+        root, inputs, is_trusted ? at::ones(root.like.sizes(), root.like.options()) : without_pattern(root.like));
     const Endpoint cotangent = endpoint_of(linear.cotangent);
     for (const at::Tensor& product : linear.products) {
       if (!product.defined()) {
@@ -119,7 +135,7 @@ std::optional<std::vector<at::Tensor>> compute_columns(
               [&](int64_t count, std::vector<at::Tensor> rows) { block.append(count, std::move(rows[0])); },
               progress);
       columns.push_back(block.finish());
-      if (!are_sums_of(product, columns.back(), linear.cotangent)) {
+      if (!is_trusted && !are_sums_of(product, columns.back(), linear.cotangent)) {
         return std::nullopt;
       }
     }

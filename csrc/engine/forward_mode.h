@@ -23,9 +23,6 @@ std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, c
 // 0 * inf = NaN arises in other places than in all rows in reverse mode, which is what users know.
 bool is_finite(const at::Tensor& tensor);
 
-// Whether sums of columns are what they should be, but for roundings; see Note [Checking columns].
-bool agree(const at::Tensor& sums, const at::Tensor& expected);
-
 // All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. None when the graph
 // has no double backward, or a wrong one, or, with create_graph, one that may not be differentiable.
 std::optional<std::vector<at::Tensor>> compute_columns(

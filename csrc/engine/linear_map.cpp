@@ -1,5 +1,6 @@
 #include "engine/linear_map.h"
 
+#include <ATen/ops/ones.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
@@ -47,7 +48,8 @@ std::optional<ForwardMap> forward_map(const OutputProblem& problem) {
   }
   Linearization linear;
   try {
-    linear = linearize(endpoint_of(problem.output), problem.edges);
+    const at::Tensor ones = at::ones(problem.output.sizes(), problem.output.options());
+    linear = linearize(endpoint_of(problem.output), problem.edges, ones);
   } catch (...) {
     const std::exception_ptr exception = std::current_exception();
     if (judge_failure(exception) != Failure::kOther) {

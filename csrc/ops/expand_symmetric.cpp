@@ -3,6 +3,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
+#include <c10/util/safe_numerics.h>
 
 #include "ops/symmetric_index.h"
 
@@ -62,7 +63,12 @@ SymmetricShape symmetric_shape(int64_t size, int64_t order) {
   int64_t full = 1;
   for (const auto k : c10::irange(order)) {
     (void)k;
-    full *= size;
+    TORCH_CHECK(
+        !c10::mul_overflows(full, size, &full),
+        "expand_symmetric: expected size^order to be an int64, got ",
+        size,
+        "^",
+        order);
   }
   const auto dims = static_cast<int>(order);
   return {packed_size(size, dims), full, size, dims};

@@ -14,13 +14,30 @@ namespace highgrad::ops {
 
 constexpr int kMaxOrder = 64;
 
+// Neither is negative. Where n is less than k, one of the factors is zero.
 HIGHGRAD_HOST_DEVICE int64_t binomial(int64_t n, int64_t k) {
   int64_t result = 1;
   HIGHGRAD_NO_UNROLL
   for (int64_t i = 1; i <= k; ++i) {
     result = result * (n - k + i) / i;
   }
-  return n < k ? 0 : result;
+  return result;
+}
+
+// C(digit + k, k + 1): what a digit adds to the rank as the k-th of a sorted multi-index. The first three are written
+// out, since a division by what the compiler knows is a product.
+HIGHGRAD_HOST_DEVICE int64_t rank_term(int64_t digit, int k) {
+  const auto i = static_cast<uint64_t>(digit);
+  switch (k) {
+    case 0:
+      return digit;
+    case 1:
+      return static_cast<int64_t>(i * (i + 1) / 2);
+    case 2:
+      return static_cast<int64_t>(i * (i + 1) / 2 * (i + 2) / 3);
+    default:
+      return binomial(digit + k, k + 1);
+  }
 }
 
 HIGHGRAD_HOST_DEVICE int64_t packed_size(int64_t size, int order) {
@@ -106,31 +123,19 @@ HIGHGRAD_HOST_DEVICE void sort_digits(MultiIndex& index, int order) {
   } while (++k < order);
 }
 
-// The rank of a sorted multi-index.
-HIGHGRAD_HOST_DEVICE int64_t rank_of(const MultiIndex& sorted, int order) {
-  int64_t rank = 0;
-  int k = 0;
-  HIGHGRAD_NO_UNROLL
-  do {
-    rank += binomial(digit(sorted, k) + k, k + 1);
-  } while (++k < order);
-  return rank;
-}
-
 // The sorted multi-index of rank `rank`: from the last digit on, each is the largest whose term is at most what is
-// left.
+// left. The first is what is left.
 HIGHGRAD_HOST_DEVICE MultiIndex unrank(int64_t rank, int64_t size, int order, int width) {
   MultiIndex sorted{0, width};
   int64_t most = size - 1;
-  int k = order - 1;
   HIGHGRAD_NO_UNROLL
-  do {
+  for (int k = order - 1; k > 0; --k) {
     int64_t low = 0;
-    int64_t term = 0; // C(low + k, k + 1)
+    int64_t term = 0; // of `low`
     HIGHGRAD_NO_UNROLL
     for (int64_t high = most; low < high;) {
       const int64_t middle = high - (high - low) / 2;
-      const int64_t next = binomial(middle + k, k + 1);
+      const int64_t next = rank_term(middle, k);
       if (next <= rank) {
         low = middle;
         term = next;
@@ -141,7 +146,8 @@ HIGHGRAD_HOST_DEVICE MultiIndex unrank(int64_t rank, int64_t size, int order, in
     add_to_digit(sorted, k, low);
     rank -= term;
     most = low;
-  } while (--k >= 0);
+  }
+  add_to_digit(sorted, 0, rank);
   return sorted;
 }
 
@@ -164,6 +170,61 @@ HIGHGRAD_HOST_DEVICE bool next_permutation(MultiIndex& index, int order) {
     swap_digits(index, left, right);
   }
   return true;
+}
+
+// What one of two digits adds to the rank of a multi-index that `others` sorted ones complete: the rank is the sum of
+// this for the smaller and for the larger of the two. The others' own terms, which depend on how many of the two are in
+// front of them, are in it.
+HIGHGRAD_HOST_DEVICE int64_t pair_term(const MultiIndex& sorted, int others, int64_t value, bool is_larger) {
+  int64_t sum = 0;
+  int place = 0; // of the value among the others
+  HIGHGRAD_NO_UNROLL
+  for (int k = 0; k < others; ++k) {
+    const int64_t other = digit(sorted, k);
+    const bool in_front = other <= value;
+    if (in_front || is_larger) {
+      // Of C(i + m, m + 1). The larger counts the others as if behind the smaller; where one is in front of the smaller
+      // as well, that takes the difference back, which by Pascal's rule is a term again.
+      const int64_t i = is_larger ? other : other - 1;
+      const int m = k + (in_front ? 1 : 2);
+      sum += is_larger ? binomial(i + m, m + 1) : -binomial(i + m, m + 1);
+    }
+    place += in_front;
+  }
+  place += is_larger;
+  return sum + binomial(value + place, place + 1);
+}
+
+// The ranks of sorted digits, of which there are some, with one more among them, which never decreases from call to
+// call. `terms` holds C(i + k, k + 1) at [k * size + i].
+struct InsertedRank {
+  int place; // of the one more
+  int64_t below; // what the digits in front of it add
+  int64_t above; // what those behind it add
+};
+
+// Before any digit is inserted.
+HIGHGRAD_HOST_DEVICE InsertedRank
+start_inserting(const MultiIndex& sorted, int others, const int64_t* terms, int64_t size) {
+  InsertedRank rank{0, 0, 0};
+  int k = 0;
+  HIGHGRAD_NO_UNROLL
+  do {
+    rank.above += terms[(k + 1) * size + digit(sorted, k)];
+  } while (++k < others);
+  return rank;
+}
+
+HIGHGRAD_HOST_DEVICE int64_t
+insert(InsertedRank& rank, const MultiIndex& sorted, int others, const int64_t* terms, int64_t size, int64_t value) {
+  HIGHGRAD_NO_UNROLL
+  while (rank.place < others && digit(sorted, rank.place) <= value) {
+    const int64_t term = rank.place * size + digit(sorted, rank.place);
+    rank.below += terms[term];
+    rank.above -= terms[term + size];
+    rank.place += 1;
+  }
+  return rank.below + terms[rank.place * size + value] + rank.above;
 }
 
 } // namespace highgrad::ops

@@ -168,6 +168,45 @@ void add_trigonometry(RuleTable& table) {
   });
 }
 
+// Of derivatives that are on the tape themselves: grad * slope, for a function that gives the slope's series.
+template <typename T, typename Slope>
+void add_gradient(RuleTable& table, Slope slope) {
+  add_rule<T>(table, product_degree, [slope](const Call& call, const T& node) {
+    const Series grad = call.series(0, call.saved(node.grad_output_));
+    return multiply(call.frame, grad, slope(call, node)).jet(call.frame);
+  });
+  table[typeid(T)].degree = [](torch::autograd::Node& node, c10::ArrayRef<int64_t> inputs) {
+    return inputs[1] == 0 ? inputs[0] : nonlinear_degree(node, inputs);
+  };
+}
+
+void add_gradients(RuleTable& table) {
+  add_gradient<TanhBackwardBackward0>(table, [](const Call& call, const TanhBackwardBackward0& node) {
+    const Frame& frame = call.frame;
+    return shift(scale(frame, square(frame, call.series(1, call.saved(node.output_))), -1), 1);
+  });
+  add_gradient<SigmoidBackwardBackward0>(table, [](const Call& call, const SigmoidBackwardBackward0& node) {
+    const Series y = call.series(1, call.saved(node.output_));
+    return add(call.frame, y, square(call.frame, y), -1);
+  });
+  add_gradient<SoftplusBackwardBackward0>(table, [](const Call& call, const SoftplusBackwardBackward0& node) {
+    const Series x = call.series(1, call.saved(node.self_));
+    const Series scaled = scale(call.frame, x, node.beta.toDouble());
+    const Series one(at::ones({}, x[0].options()));
+    return select(call.frame, scaled[0] > node.threshold.toDouble(), one, sigmoid_of(call.frame, scaled));
+  });
+  add_rule<ThresholdBackwardBackward0>(
+      table,
+      [](torch::autograd::Node& /*node*/, c10::ArrayRef<int64_t> inputs) { return inputs[0]; },
+      [](const Call& call, const ThresholdBackwardBackward0& node) -> Jet {
+        if (call.inputs[0].is_zero()) {
+          return {};
+        }
+        const at::Tensor passes = call.saved(node.self_) > node.threshold;
+        return {call.inputs[0].rows * passes.to(call.frame.dtype), call.inputs[0].terms};
+      });
+}
+
 void add_activations(RuleTable& table) {
   add_function_of_result<SigmoidBackward0>(
       table, [](const Frame& f, const Series& x, at::Tensor y) { return sigmoid(f, x, std::move(y)); });
@@ -218,6 +257,7 @@ void add_pointwise_rules(RuleTable& table) {
   add_exponentials(table);
   add_trigonometry(table);
   add_activations(table);
+  add_gradients(table);
   for (auto& [type, rule] : table) {
     rule.samples = &pointwise_samples;
   }

@@ -82,6 +82,10 @@ Jet bilinear(const Frame& frame, const Jet& a, const Jet& b, WithB&& with_b, Wit
 
 // [R, n, k] x [k, m], and [n, k] x [R, k, m], each as one product of matrices.
 at::Tensor rows_by_matrix(const at::Tensor& rows, const at::Tensor& matrix) {
+  if (rows.stride(1) == 0 && rows.size(1) > 1) {
+    // The same for all samples, as the directions of an operator are.
+    return at::mm(rows.select(1, 0), matrix).unsqueeze(1).expand({rows.size(0), rows.size(1), matrix.size(1)});
+  }
   const at::Tensor flat = rows.reshape({rows.size(0) * rows.size(1), rows.size(2)});
   return at::mm(flat, matrix).view({rows.size(0), rows.size(1), matrix.size(1)});
 }

@@ -208,6 +208,93 @@ void solve_range(const Problem<double>& problem, int64_t begin, int64_t end, Scr
   solve_blocks(problem, begin, end, scratch);
 }
 
+// Note [Collapsed second order]
+// y_1 = w x_1 and y_2 = w x_2 + w' sum_d x_1^2 / 2 over directions d: elements are streamed, direction after direction,
+// beside a sum that stays in the nearest cache. x_1 may repeat for all samples, as behind the first layer of a network.
+template <typename T>
+struct SecondOrder {
+  int64_t directions;
+  int64_t numel;
+  int64_t period; // x_1 has this many elements a direction, which repeat
+  Slope slope;
+  const T* weights; // or null for ones
+  const T* y0;
+  const T* w0;
+  const T* first; // x_1
+  const T* second; // x_2, or null
+  T* y;
+};
+
+// Elements at once.
+constexpr int64_t kStretch = 1024;
+
+template <typename T>
+HIGHGRAD_INLINE void solve_stretch(const SecondOrder<T>& p, int64_t begin, int64_t length, T* sum) {
+  for (int64_t e = 0; e < length; ++e) {
+    sum[e] = 0;
+  }
+  const T* w = p.w0 + begin;
+  for (int64_t d = 0; d < p.directions; ++d) {
+    const T* x = p.first + d * p.period + begin % p.period;
+    T* y = p.y + d * p.numel + begin;
+    const T weight = p.weights == nullptr ? T(1) : p.weights[d];
+    for (int64_t e = 0; e < length; ++e) {
+      const T value = x[e];
+      y[e] = w[e] * value;
+      sum[e] += weight * value * value;
+    }
+  }
+  const T* y0 = p.y0 + begin;
+  T* y = p.y + p.directions * p.numel + begin;
+  const T linear = static_cast<T>(p.slope.linear / 2), square = static_cast<T>(p.slope.square);
+  const T companion = static_cast<T>(p.slope.companion / 2);
+  for (int64_t e = 0; e < length; ++e) {
+    y[e] = sum[e] * (companion != 0 ? companion * y0[e] : (linear + square * y0[e]) * w[e]);
+  }
+  if (p.second != nullptr) {
+    const T* x = p.second + begin;
+    for (int64_t e = 0; e < length; ++e) {
+      y[e] += w[e] * x[e];
+    }
+  }
+}
+
+template <typename T>
+HIGHGRAD_INLINE void solve_stretches(const SecondOrder<T>& p, int64_t begin, int64_t end) {
+  T sum[kStretch];
+  while (begin < end) {
+    const int64_t length = std::min({kStretch, end - begin, p.period - begin % p.period});
+    solve_stretch(p, begin, length, sum);
+    begin += length;
+  }
+}
+
+HIGHGRAD_VECTOR_WIDTHS
+void solve_range(const SecondOrder<float>& problem, int64_t begin, int64_t end) {
+  solve_stretches(problem, begin, end);
+}
+
+HIGHGRAD_VECTOR_WIDTHS
+void solve_range(const SecondOrder<double>& problem, int64_t begin, int64_t end) {
+  solve_stretches(problem, begin, end);
+}
+
+// How many elements of [D, *shape] repeat along the leading dimensions of `shape`, or 0 if its memory is laid out
+// otherwise.
+int64_t find_period(const at::Tensor& rows) {
+  int64_t period = 1;
+  int64_t dim = rows.dim() - 1;
+  for (; dim > 0 && rows.stride(dim) == period; --dim) {
+    period *= rows.size(dim);
+  }
+  for (; dim > 0; --dim) {
+    if (rows.stride(dim) != 0 && rows.size(dim) != 1) {
+      return 0;
+    }
+  }
+  return rows.stride(0) == period ? period : 0;
+}
+
 template <typename T>
 void solve_all(const Problem<T>& problem) {
   const int64_t blocks = (problem.elements() + Block<T>::kElements - 1) / Block<T>::kElements;
@@ -221,37 +308,55 @@ void solve_all(const Problem<T>& problem) {
 template <typename T>
 at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0, const Slope& slope) {
   // What pointers point into is kept alive here.
-  std::vector<at::Tensor> held{y0.contiguous(), w0.contiguous()};
-  Problem<T> problem{
-      frame.order,
-      frame.directions,
-      y0.numel(),
-      frame.collapsed,
-      slope,
-      nullptr,
-      held[0].const_data_ptr<T>(),
-      held[1].const_data_ptr<T>(),
-      {},
-      nullptr};
-  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
-    if (!x[k].defined()) {
-      problem.x.push_back(nullptr);
-      continue;
+  std::vector<at::Tensor> held;
+  const auto pointer = [&](const at::Tensor& tensor) -> const T* {
+    if (!tensor.defined()) {
+      return nullptr;
     }
-    held.push_back(x[k].contiguous());
-    problem.x.push_back(held.back().const_data_ptr<T>());
-  }
-  if (frame.weights.defined()) {
-    held.push_back(frame.weights.contiguous());
-    problem.weights = held.back().const_data_ptr<T>();
-  }
+    held.push_back(tensor.contiguous());
+    return held.back().const_data_ptr<T>();
+  };
   c10::DimVector shape(y0.sizes());
   shape.insert(shape.begin(), frame.rows(frame.order));
   at::Tensor rows = at::empty(shape, y0.options().memory_format(at::MemoryFormat::Contiguous));
-  problem.y = rows.mutable_data_ptr<T>();
-  if (problem.numel > 0) {
-    solve_all(problem);
+  T* y = rows.mutable_data_ptr<T>();
+  const int64_t numel = y0.numel();
+  if (numel == 0) {
+    return rows;
   }
+  if (frame.collapsed && frame.order == 2 && x[1].defined()) {
+    const int64_t period = find_period(x[1]);
+    const SecondOrder<T> problem{
+        frame.directions,
+        numel,
+        period > 0 ? period : numel,
+        slope,
+        pointer(frame.weights),
+        pointer(y0),
+        pointer(w0),
+        period > 0 ? x[1].const_data_ptr<T>() : pointer(x[1]),
+        pointer(x[2]),
+        y};
+    at::parallel_for(0, numel, std::max<int64_t>(1, kGrainSize / frame.directions), [&](int64_t begin, int64_t end) {
+      solve_range(problem, begin, end);
+    });
+    return rows;
+  }
+  Problem<T> problem{
+      frame.order,
+      frame.directions,
+      numel,
+      frame.collapsed,
+      slope,
+      pointer(frame.weights),
+      pointer(y0),
+      pointer(w0),
+      {},
+      y};
+  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
+    problem.x.push_back(pointer(x[k]));
+  }
+  solve_all(problem);
   return rows;
 }
 

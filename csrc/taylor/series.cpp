@@ -18,6 +18,18 @@
 namespace highgrad::taylor {
 namespace {
 
+at::Tensor times(at::Tensor tensor, double factor) {
+  return !tensor.defined() || factor == 1 ? tensor : tensor * factor;
+}
+
+// The same for a tensor that nobody else holds: in place where nothing is recorded.
+at::Tensor own_times(at::Tensor tensor, double factor) {
+  if (!tensor.defined() || factor == 1) {
+    return tensor;
+  }
+  return at::GradMode::is_enabled() ? tensor * factor : tensor.mul_(factor);
+}
+
 // Accumulates products and sums; in place where nothing is recorded.
 class Sum {
  public:
@@ -33,28 +45,38 @@ class Sum {
     total_ = total_.defined() ? total_ + term : term;
   }
 
-  void add_product(const at::Tensor& a, const at::Tensor& b) {
+  void add_product(const at::Tensor& a, const at::Tensor& b, double factor = 1) {
     if (!a.defined() || !b.defined()) {
       return;
     }
     if (!total_.defined()) {
-      total_ = out_.defined() ? at::mul_out(out_, a, b) : a * b;
+      total_ = own_times(out_.defined() ? at::mul_out(out_, a, b) : a * b, factor);
     } else if (owned_ && !at::GradMode::is_enabled()) {
-      total_.addcmul_(a, b);
+      total_.addcmul_(a, b, factor);
     } else {
-      total_ = at::addcmul(total_, a, b);
+      total_ = at::addcmul(total_, a, b, factor);
     }
     owned_ = true;
   }
 
   // Of rows of orders j and l.
-  void add_product(const Frame& frame, int64_t j, const at::Tensor& a, int64_t l, const at::Tensor& b) {
+  void add_product(
+      const Frame& frame,
+      int64_t j,
+      const at::Tensor& a,
+      int64_t l,
+      const at::Tensor& b,
+      double factor = 1) {
     if (!frame.is_multivariate() || !a.defined() || !b.defined()) {
-      add_product(a, b);
+      add_product(a, b, factor);
       return;
     }
     const at::Tensor product = multiply_rows(frame, j, a, l, b);
-    total_ = !total_.defined() ? product : at::GradMode::is_enabled() ? total_ + product : total_.add_(product);
+    if (!total_.defined()) {
+      total_ = own_times(product, factor);
+    } else {
+      total_ = at::GradMode::is_enabled() ? at::add(total_, product, factor) : total_.add_(product, factor);
+    }
     owned_ = true;
   }
 
@@ -68,18 +90,6 @@ class Sum {
   bool owned_ = false;
 };
 
-at::Tensor times(at::Tensor tensor, double factor) {
-  return !tensor.defined() || factor == 1 ? tensor : tensor * factor;
-}
-
-// The same for a tensor that nobody else holds: in place where nothing is recorded.
-at::Tensor own_times(at::Tensor tensor, double factor) {
-  if (!tensor.defined() || factor == 1) {
-    return tensor;
-  }
-  return at::GradMode::is_enabled() ? tensor * factor : tensor.mul_(factor);
-}
-
 // a + alpha * b, either of which may be undefined for zero.
 at::Tensor plus(const at::Tensor& a, const at::Tensor& b, double alpha = 1) {
   if (!a.defined()) {
@@ -88,8 +98,8 @@ at::Tensor plus(const at::Tensor& a, const at::Tensor& b, double alpha = 1) {
   return b.defined() ? at::add(a, b, alpha) : a;
 }
 
-// Coefficient k of factor * a * a, without the terms of a[0] if `inner`.
-at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, double factor = 1, bool inner = false) {
+// Coefficient k of a * a, without the terms of a[0] if `inner`.
+at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, bool inner = false) {
   Sum sum;
   for (int64_t j = std::max<int64_t>(1, k - a.terms()); 2 * j < k; ++j) {
     sum.add_product(frame, j, a[j], k - j, a[k - j]);
@@ -100,7 +110,7 @@ at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, doubl
     cross.add_product(frame, k / 2, a[k / 2], k / 2, a[k / 2]);
   }
   cross.add(twice);
-  at::Tensor total = own_times(cross.take(), factor);
+  at::Tensor total = cross.take();
   if (total.defined() && frame.collapsed && k == frame.order) {
     total = sum_directions(frame, total);
   }
@@ -108,7 +118,7 @@ at::Tensor convolve_square(const Frame& frame, int64_t k, const Series& a, doubl
     return total;
   }
   Sum all;
-  all.add_product(a[0] * (2 * factor), a[k]);
+  all.add_product(a[0] * 2, a[k]);
   all.add(total);
   return all.take();
 }
@@ -145,29 +155,56 @@ class Highest {
   std::vector<Product> products_;
 };
 
-// y_k = factor * sum of a[j] * b[k - j] over j in [first, last].
-void push_product(
-    const Frame& frame,
-    Series& y,
-    int64_t k,
-    const Series& a,
-    const Series& b,
-    int64_t first,
-    int64_t last,
-    double factor = 1) {
+// y_k = (a * b)_k.
+void push_product(const Frame& frame, Series& y, int64_t k, const Series& a, const Series& b) {
   if (!frame.contracts(k)) {
-    y.push(own_times(convolve(frame, k, a, b, first, last, y.slot(frame, k)), factor));
+    y.push(convolve(frame, k, a, b, 0, k));
     return;
   }
   Highest sum;
-  for (int64_t j = std::max<int64_t>(first, 1); j <= std::min(last, k - 1); ++j) {
-    sum.add_product(a[j], b[k - j], j, factor);
+  for (const auto j : c10::irange<int64_t>(1, k)) {
+    sum.add_product(a[j], b[k - j], j, 1);
   }
-  if (first <= 0 && b.terms() == k) {
-    sum.add(b, factor, a[0]);
+  if (b.terms() == k) {
+    sum.add(b, 1, a[0]);
   }
-  if (last >= k && a.terms() == k) {
-    sum.add(a, factor, b[0]);
+  if (a.terms() == k) {
+    sum.add(a, 1, b[0]);
+  }
+  sum.push_onto(frame, y);
+}
+
+// Coefficient k of the integral of w x': the sum of (j / k) x_j w_(k-j). Written into `out` where that serves.
+at::Tensor integral(const Frame& frame, int64_t k, const Series& x, const Series& w, const at::Tensor& out = {}) {
+  const bool collapses = frame.collapsed && k == frame.order;
+  Sum sum(collapses ? at::Tensor() : out);
+  if (!collapses) {
+    sum.add_product(x[k], w[0]);
+  }
+  for (int64_t j = std::min(k - 1, x.terms()); j > 0; --j) {
+    sum.add_product(frame, j, x[j], k - j, w[k - j], static_cast<double>(j) / static_cast<double>(k));
+  }
+  if (collapses) {
+    const at::Tensor total = sum.take();
+    sum = Sum();
+    sum.add(total.defined() ? sum_directions(frame, total) : total);
+    sum.add_product(x[k], w[0]);
+  }
+  return sum.take();
+}
+
+// y_k of y' = w x'.
+void push_integral(const Frame& frame, Series& y, int64_t k, const Series& x, const Series& w) {
+  if (!frame.contracts(k)) {
+    y.push(integral(frame, k, x, w, y.slot(frame, k)));
+    return;
+  }
+  Highest sum;
+  for (const auto j : c10::irange<int64_t>(1, k)) {
+    sum.add_product(x[j], w[k - j], j, static_cast<double>(j) / static_cast<double>(k));
+  }
+  if (x.terms() == k) {
+    sum.add(x, 1, w[0]);
   }
   sum.push_onto(frame, y);
 }
@@ -186,15 +223,6 @@ void push_sum(const Frame& frame, Series& y, int64_t k, const Series& a, double 
     sum.add(b, beta);
   }
   sum.push_onto(frame, y);
-}
-
-// The coefficients j x_j of t x'(t).
-Series derivative(const Frame& frame, const Series& x) {
-  Series result{at::Tensor()};
-  for (const auto k : c10::irange<int64_t>(1, x.terms() + 1)) {
-    push_sum(frame, result, k, x, static_cast<double>(k), Series(), 0);
-  }
-  return result;
 }
 
 // The collapsed second order, y_2 = w x_2 + w_1 x_1 / 2, with w_1 = slope_by_x x_1 taken out of the sum over
@@ -224,8 +252,7 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
       Series y = Series::of_rows(solved, solution.y, std::move(y0));
       if (frame.contracted) {
         const Series w = Series::of_rows(solved, solution.w, std::move(w0));
-        push_product(
-            frame, y, frame.order, derivative(frame, x), w, 1, frame.order, 1.0 / static_cast<double>(frame.order));
+        push_integral(frame, y, frame.order, x, w);
       }
       return y;
     }
@@ -240,25 +267,36 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
     const at::Tensor slope_by_x = has_companion ? y0 * rule.companion : (y0 * (2 * rule.square) + rule.linear) * w0;
     return solve_second_order(frame, x, std::move(y0), w0, slope_by_x);
   }
-  const Series dx = derivative(frame, x);
-  Series y(std::move(y0));
+  Series y(y0);
   if (x[1].defined()) {
     y.allocate(frame, x[1].sizes());
   }
   Series w(std::move(w0));
+  at::Tensor slope_by_y;
+  if (frame.order > 1 && rule.square != 0) {
+    slope_by_y = y0 * (2 * rule.square);
+    slope_by_y = rule.linear != 0 ? slope_by_y + rule.linear : slope_by_y;
+  }
+  const Frame lowered = frame.lowered();
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    const double factor = 1.0 / static_cast<double>(k);
-    push_product(frame, y, k, dx, w, 1, k, factor);
+    push_integral(frame, y, k, x, w);
     if (k == frame.order) {
       break;
     }
     if (has_companion) {
-      w.push(own_times(convolve(frame.lowered(), k, dx, y, 1, k), rule.companion * factor));
-    } else {
-      const bool is_linear = rule.square == 0;
-      w.push(plus(
-          times(y[k], rule.linear), is_linear ? at::Tensor() : convolve_square(frame.lowered(), k, y, rule.square)));
+      w.push(own_times(integral(lowered, k, x, y), rule.companion));
+      continue;
     }
+    if (rule.square == 0) {
+      w.push(times(y[k], rule.linear));
+      continue;
+    }
+    Sum sum;
+    sum.add_product(slope_by_y, y[k]);
+    for (int64_t j = 1; 2 * j <= k; ++j) {
+      sum.add_product(lowered, j, y[j], k - j, y[k - j], 2 * j == k ? rule.square : 2 * rule.square);
+    }
+    w.push(sum.take());
   }
   return y;
 }
@@ -268,7 +306,20 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
 Series::Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim) : value_(std::move(value)) {
   // Broadcasting counts dimensions from the right, and every coefficient has one more on the left.
   dim = std::max(dim, value_.dim());
-  for (const auto k : c10::irange<int64_t>(1, std::min(jet.terms, frame.order) + 1)) {
+  const int64_t terms = std::min(jet.terms, frame.order);
+  if (terms > 1 && at::GradMode::is_enabled()) {
+    // Together: going back, their gradients are then joined once, not each padded with zeros and added.
+    std::vector<int64_t> sizes;
+    for (const auto k : c10::irange<int64_t>(1, jet.terms + 1)) {
+      sizes.push_back(frame.rows_of_order(k));
+    }
+    const std::vector<at::Tensor> parts = jet.rows.split_with_sizes(sizes);
+    for (const auto k : c10::irange(terms)) {
+      coefficients_.push_back(align(parts[k], dim));
+    }
+    return;
+  }
+  for (const auto k : c10::irange<int64_t>(1, terms + 1)) {
     coefficients_.push_back(align(coefficient(frame, jet, k), dim));
   }
 }
@@ -381,7 +432,7 @@ Series shift(const Series& a, double constant) {
 Series multiply(const Frame& frame, const Series& a, const Series& b) {
   Series result(a[0] * b[0]);
   for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, a.terms() + b.terms()) + 1)) {
-    push_product(frame, result, k, a, b, 0, k);
+    push_product(frame, result, k, a, b);
   }
   return result;
 }
@@ -390,7 +441,7 @@ Series square(const Frame& frame, const Series& a) {
   Series result(a[0] * a[0]);
   for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, 2 * a.terms()) + 1)) {
     if (frame.contracts(k)) {
-      push_product(frame, result, k, a, a, 0, k);
+      push_product(frame, result, k, a, a);
     } else {
       result.push(convolve_square(frame, k, a));
     }
@@ -422,10 +473,9 @@ Series select(const Frame& frame, const at::Tensor& mask, const Series& a, const
 }
 
 Series integrate(const Frame& frame, const Series& x, const Series& slope, at::Tensor value) {
-  const Series dx = derivative(frame, x);
   Series y(std::move(value));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    push_product(frame, y, k, dx, slope, 1, k, 1.0 / static_cast<double>(k));
+    push_integral(frame, y, k, x, slope);
   }
   return y;
 }
@@ -461,7 +511,7 @@ Series sqrt(const Frame& frame, const Series& x, at::Tensor y) {
   const at::Tensor half_slope = 0.5 / y;
   Series result(std::move(y));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    const at::Tensor rest = plus(x[k], convolve_square(frame, k, result, 1, /*inner=*/true), -1);
+    const at::Tensor rest = plus(x[k], convolve_square(frame, k, result, /*inner=*/true), -1);
     result.push(rest.defined() ? rest * half_slope : rest);
   }
   return result;
@@ -472,10 +522,9 @@ Series power(const Frame& frame, const Series& x, double exponent, at::Tensor y)
   const at::Tensor inverse = x[0].reciprocal();
   const at::Tensor slope = y * inverse * exponent;
   Series w(slope);
-  const Series dx = derivative(frame, x);
   Series result(std::move(y));
   for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    push_product(frame, result, k, dx, w, 1, k, 1.0 / static_cast<double>(k));
+    push_integral(frame, result, k, x, w);
     if (k < frame.order) {
       const at::Tensor rest = plus(times(result[k], exponent), convolve(frame.lowered(), k, x, w, 1, k), -1);
       w.push(rest.defined() ? rest * inverse : rest);

@@ -65,7 +65,7 @@ TABLE = [
     ),
     Row(
         "launch_expand_symmetric",
-        ("expand_symmetric_kernel",),
+        ("expand_tiles_kernel", "expand_columns_kernel"),
         symmetric_calls.expand_calls,
         symmetric_calls.expand_huge,
         symmetric_calls.expand_quick,
@@ -73,7 +73,7 @@ TABLE = [
     ),
     Row(
         "launch_fold_symmetric",
-        ("fold_symmetric_kernel",),
+        ("fold_tiles_kernel", "fold_entries_kernel"),
         symmetric_calls.fold_calls,
         symmetric_calls.fold_huge,
         symmetric_calls.fold_quick,

@@ -31,7 +31,7 @@ class Symmetric:
 
     @property
     def packed(self) -> int:
-        return comb(self.size + self.order - 1, self.order) if self.order else 1
+        return comb(self.size + self.order - 1, self.order)
 
     @property
     def full(self) -> int:
@@ -39,17 +39,24 @@ class Symmetric:
 
     def layout(self) -> Struct:
         """csrc/ops/cuda/launch.h"""
-        size, order = (self.size, self.order) if self.order else (1, 1)
-        return Struct((self.rows, self.lanes, self.packed, self.full, size, order))
+        return Struct((self.rows, self.lanes, self.packed, self.full, self.size, self.order))
 
-    def blocks(self, columns: int) -> Callable[[int], list[int]]:
-        """Those that do the first and the last columns of the first and the last row."""
-        last_lane = (self.rows - 1) % self.lanes * columns
-        items = (0, columns - 1, last_lane, last_lane + columns - 1, self.lanes * columns - 1)
-        return lambda grid: sorted({item // 256 % grid for item in items})
+    def blocks(self, threads: int, tiled: bool) -> Callable[[int], list[int]]:
+        """Those that do the first and the last columns, or tiles, of the first and the last row, and some between."""
+        across = -(-self.size // 32)
+        items, block = (comb(across + 1, 2) * self.size ** (self.order - 2), 1) if tiled else (threads, 256)
+        last_lane = (self.rows - 1) % self.lanes * items
+        every = (0, items * 5 // 7, items - 1, last_lane, last_lane + items - 1, self.lanes * items - 1)
+        return lambda grid: sorted({item // block % grid for item in every})
+
+    @property
+    def tiled(self) -> bool:
+        """csrc/ops/symmetric_tiles.h"""
+        return self.order >= 2 and self.size >= 32
 
     def __str__(self) -> str:
-        return f"{self.size}^{self.order}, {self.rows} rows of {self.lanes} at once"
+        how = "tiled" if self.tiled and self.order == 2 else "gathered"
+        return f"{self.size}^{self.order}, {self.rows} rows of {self.lanes} at once, {how}"
 
     # The index arithmetic once more, by tables and the numbers of Python, for tensors that are too large to exist.
 
@@ -82,9 +89,10 @@ class Symmetric:
 
 
 SYMMETRIC = [
-    *(Symmetric(5, 0, 3, 2), Symmetric(4, 1, 3, 3), Symmetric(1, 7, 2, 2), Symmetric(1, 64, 1, 1)),
+    *(Symmetric(1, 7, 2, 2), Symmetric(1, 64, 1, 1)),
     *(Symmetric(3, 2, 1, 1), Symmetric(17, 2, 5, 2), Symmetric(6, 3, 4, 3), Symmetric(9, 3, 1, 1)),
-    *(Symmetric(4, 4, 5, 1), Symmetric(3, 5, 2, 1), Symmetric(2, 9, 1, 1)),
+    *(Symmetric(4, 4, 5, 1), Symmetric(3, 5, 2, 1), Symmetric(2, 9, 1, 1), Symmetric(4, 3, 11, 2)),
+    *(Symmetric(32, 2, 3, 2), Symmetric(75, 2, 2, 1), Symmetric(33, 3, 1, 1)),
 ]
 
 
@@ -111,7 +119,8 @@ def huge_expand_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     out, source = HugeOutput(shape.rows * shape.full, dtype, expected), HugeInput(shape.rows * shape.packed, dtype)
     arguments = (out, source, dtype.itemsize, shape.layout(), Stream())
     label = f"expand_symmetric {name(dtype)} huge {shape}"
-    return Call(label, "launch_expand_symmetric", arguments, blocks=shape.blocks(shape.full))
+    threads = -(-shape.size // 4) * shape.full // shape.size
+    return Call(label, "launch_expand_symmetric", arguments, blocks=shape.blocks(threads, shape.tiled))
 
 
 HUGE_SYMMETRIC = [
@@ -126,22 +135,24 @@ def expand_huge() -> Iterator[Call]:
         yield huge_expand_call(dtype, shape)
 
 
-QUICK_SYMMETRIC = [Symmetric(17, 2, 5, 2), Symmetric(6, 3, 4, 3), Symmetric(4, 4, 3, 1), Symmetric(7, 1, 3, 2)]
+QUICK_SYMMETRIC = [
+    *(Symmetric(17, 2, 5, 2), Symmetric(6, 3, 4, 3), Symmetric(4, 4, 3, 1)),
+    *(Symmetric(3, 5, 11, 2), Symmetric(70, 2, 3, 2), Symmetric(33, 3, 1, 1)),
+    *(Symmetric(44, 2, 1, 1), Symmetric(52, 2, 1, 1), Symmetric(60, 2, 1, 1)),
+]
 
 
 def expand_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex128):
         for shape in QUICK_SYMMETRIC:
             yield expand_call(dtype, shape)
-        for shape in HUGE_SYMMETRIC[:3]:
+        for shape in HUGE_SYMMETRIC[:4]:
             yield huge_expand_call(dtype, shape)
 
 
 BUSY_SYMMETRIC = [
-    Symmetric(300, 2, 1, 1),
-    Symmetric(100, 2, 5, 5),
-    Symmetric(5, 4, 200, 200),
-    Symmetric(3, 2, 5000, 1000),
+    *(Symmetric(300, 2, 1, 1), Symmetric(1000, 2, 1, 1), Symmetric(100, 2, 5, 5), Symmetric(64, 3, 1, 1)),
+    *(Symmetric(20, 4, 1, 1), Symmetric(5, 4, 200, 200), Symmetric(3, 2, 5000, 1000)),
 ]
 
 
@@ -179,7 +190,8 @@ def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     out, source = HugeOutput(shape.rows * shape.packed, dtype, expected), HugeInput(shape.rows * shape.full, dtype)
     arguments = (out, source, dtype, shape.layout(), Stream())
     label = f"fold_symmetric {name(dtype)} huge {shape}"
-    return Call(label, "launch_fold_symmetric", arguments, blocks=shape.blocks(shape.packed))
+    blocks = shape.blocks(shape.packed, shape.tiled and shape.order == 2)
+    return Call(label, "launch_fold_symmetric", arguments, blocks=blocks)
 
 
 def fold_huge() -> Iterator[Call]:

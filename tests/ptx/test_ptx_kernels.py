@@ -57,7 +57,6 @@ def test_every_kernel_has_a_row() -> None:
 
 # What moves for what must: see docs/cuda.md.
 MOST = 1.1
-GATHERS = ("launch_expand_symmetric", "launch_fold_symmetric")
 
 
 def most_moved(call: Call) -> tuple[float, float]:
@@ -65,11 +64,11 @@ def most_moved(call: Call) -> tuple[float, float]:
 
     More is requested where rows start inside of a sector, since neighbouring tiles or warps share it, and where the
     two parts of a complex number are added one after the other. Where a warp's reads lie apart, most of a sector is
-    left to others, and blocks that run later read an entry of a large row once more.
+    left to others; and a sum of six elements or more may find them in sectors that blocks long before have read.
     """
-    if call.launcher in GATHERS:
-        return 1.3, 9.0
-    return MOST, 1.6 if any(word in call.label for word in ("odd", "narrow", "in parts")) else MOST
+    if "gathered" in call.label:
+        return 1.2 if call.launcher == "launch_fold_symmetric" else MOST, 11.0
+    return MOST, 1.7 if any(word in call.label for word in ("odd", "narrow", "in parts", "tiled")) else MOST
 
 
 @rows

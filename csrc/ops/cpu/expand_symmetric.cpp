@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/irange.h>
 #include <torch/library.h>
@@ -15,18 +16,69 @@
 namespace highgrad::ops {
 namespace {
 
+// Elements below which a second thread costs more than it saves, and columns whose ranks are kept at a time.
 constexpr int64_t kGrainSize = 1 << 14;
+constexpr int64_t kChunk = 1 << 11;
 
-// C(i + k, k + 1) at [k][i].
-std::vector<int64_t> rank_terms(int64_t size, int64_t order) {
-  std::vector<int64_t> terms(static_cast<size_t>(size * order));
-  for (const auto k : c10::irange(order)) {
-    for (const auto i : c10::irange(size)) {
-      terms[k * size + i] = binomial(i + k, k + 1);
+// The ranks of the columns of a full row, a chunk at a time.
+class Ranks {
+ public:
+  explicit Ranks(const SymmetricShape& shape)
+      : size_(shape.size),
+        order_(shape.order),
+        width_(digit_width(shape.size)),
+        runs_(shape.full / shape.size),
+        chunk_runs_(std::max<int64_t>(1, kChunk / shape.size)),
+        terms_(static_cast<size_t>(size_ * order_)) {
+    for (const auto k : c10::irange(order_)) {
+      for (const auto i : c10::irange(size_)) {
+        terms_[k * size_ + i] = rank_term(i, k);
+      }
     }
   }
-  return terms;
-}
+
+  int64_t num_chunks() const {
+    return (runs_ + chunk_runs_ - 1) / chunk_runs_;
+  }
+
+  int64_t first_column(int64_t chunk) const {
+    return chunk * chunk_runs_ * size_;
+  }
+
+  // Of all columns of a chunk, which are runs that differ in the last index alone.
+  void fill(int64_t chunk, std::vector<int64_t>& ranks) const {
+    const int64_t begin = chunk * chunk_runs_;
+    const int64_t end = std::min(begin + chunk_runs_, runs_);
+    ranks.resize(static_cast<size_t>((end - begin) * size_));
+    const int others = order_ - 1;
+    MultiIndex index = split_index(begin, size_, others, width_);
+    int64_t* rank = ranks.data();
+    for (int64_t run = begin; run < end; ++run) {
+      MultiIndex sorted = index;
+      sort_digits(sorted, others);
+      InsertedRank inserted = start_inserting(sorted, others, terms_.data(), size_);
+      // Between two of the others, only the term of the last index changes.
+      for (int64_t last = 0; last < size_;) {
+        const int64_t first_rank = insert(inserted, sorted, others, terms_.data(), size_, last);
+        const int64_t* terms = terms_.data() + inserted.place * size_;
+        const int64_t until = inserted.place < others ? digit(sorted, inserted.place) : size_;
+        const int64_t rest = first_rank - terms[last];
+        for (; last < until; ++last) {
+          *rank++ = rest + terms[last];
+        }
+      }
+      next_index(index, size_, others);
+    }
+  }
+
+ private:
+  int64_t size_;
+  int order_;
+  int width_;
+  int64_t runs_;
+  int64_t chunk_runs_;
+  std::vector<int64_t> terms_; // C(i + k, k + 1) at [k][i]
+};
 
 at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t order) {
   const SymmetricShape shape = check_expand_symmetric(packed, size, order);
@@ -39,37 +91,26 @@ at::Tensor expand_symmetric_cpu(const at::Tensor& packed, int64_t size, int64_t 
   if (shape.order <= 1) {
     return result.copy_(source);
   }
-  const std::vector<int64_t> terms = rank_terms(shape.size, shape.order);
-  const int width = digit_width(shape.size);
+  const Ranks ranks(shape);
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "expand_symmetric", [&] {
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
-    // Threads share the columns, in runs that differ in the last index alone.
-    const int others = shape.order - 1;
-    const int64_t grain = std::max<int64_t>(1, kGrainSize / (rows * shape.size));
-    at::parallel_for(0, shape.full / shape.size, grain, [&](int64_t begin, int64_t end) {
-      // What sorted digits from k on add to the rank, behind one that is none of the larger.
-      int64_t above[kMaxOrder + 1];
-      MultiIndex index = split_index(begin, shape.size, others, width);
-      for (int64_t run = begin; run < end; ++run) {
-        MultiIndex sorted = index;
-        sort_digits(sorted, others);
-        above[others] = 0;
-        for (int k = others - 1; k >= 0; --k) {
-          above[k] = above[k + 1] + terms[(k + 1) * shape.size + digit(sorted, k)];
+    // Threads share the chunks of all rows, the same chunk of all rows first, since its ranks are found once.
+    const int64_t chunks = ranks.num_chunks();
+    const int64_t grain = std::max<int64_t>(1, kGrainSize * chunks / shape.full);
+    at::parallel_for(0, chunks * rows, grain, [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> places;
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t chunk = item / rows;
+        const int64_t row = item - chunk * rows;
+        if (item == begin || row == 0) {
+          ranks.fill(chunk, places);
         }
-        int slot = 0; // of the last index among the others
-        int64_t below = 0; // what those in front of it add
-        for (const auto last : c10::irange(shape.size)) {
-          for (; slot < others && digit(sorted, slot) <= last; ++slot) {
-            below += terms[slot * shape.size + digit(sorted, slot)];
-          }
-          const int64_t rank = below + terms[slot * shape.size + last] + above[slot];
-          for (const auto row : c10::irange(rows)) {
-            to[row * shape.full + run * shape.size + last] = from[row * shape.packed + rank];
-          }
+        const scalar_t* source_row = from + row * shape.packed;
+        scalar_t* columns = to + row * shape.full + ranks.first_column(chunk);
+        for (const int64_t place : places) {
+          *columns++ = source_row[place];
         }
-        next_index(index, shape.size, others);
       }
     });
   });
@@ -80,29 +121,36 @@ at::Tensor fold_symmetric_cpu(const at::Tensor& full, int64_t size, int64_t orde
   const SymmetricShape shape = check_fold_symmetric(full, size, order);
   const int64_t rows = full.size(0);
   const at::Tensor source = full.contiguous().resolve_conj().resolve_neg();
-  const at::Tensor result = at::empty({rows, shape.packed}, full.options());
+  at::Tensor result = at::empty({rows, shape.packed}, full.options());
   if (result.numel() == 0) {
     return result;
   }
-  const int width = digit_width(shape.size);
-  const int64_t grain = std::max<int64_t>(1, kGrainSize * shape.packed / (rows * shape.full));
+  if (shape.order <= 1) {
+    return at::add_out(result, source, 0); // the sum of one, which a zero of either sign is in
+  }
+  const Ranks ranks(shape);
   AT_DISPATCH_FLOATING_AND_COMPLEX_TYPES_AND2(at::kHalf, at::kBFloat16, source.scalar_type(), "fold_symmetric", [&] {
+    using sum_t = at::opmath_type<scalar_t>;
     const auto* from = source.const_data_ptr<scalar_t>();
     auto* to = result.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, shape.packed, grain, [&](int64_t begin, int64_t end) {
-      std::vector<at::opmath_type<scalar_t>> sums(static_cast<size_t>(rows));
-      for (const auto rank : c10::irange(begin, end)) {
-        MultiIndex index = unrank(rank, shape.size, shape.order, width);
-        std::fill(sums.begin(), sums.end(), at::opmath_type<scalar_t>(0));
-        do {
-          const int64_t column = join_index(index, shape.size, shape.order);
-          for (const auto row : c10::irange(rows)) {
-            sums[row] += static_cast<at::opmath_type<scalar_t>>(from[row * shape.full + column]);
+    // Threads share the rows: an entry is the sum of its columns in their order, which is that of its permutations.
+    const int64_t grain = std::max<int64_t>(1, kGrainSize / shape.full);
+    at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> places;
+      std::vector<sum_t> sums(static_cast<size_t>(shape.packed));
+      for (int64_t row = begin; row < end; ++row) {
+        std::fill(sums.begin(), sums.end(), sum_t(0));
+        const scalar_t* columns = from + row * shape.full;
+        for (const auto chunk : c10::irange(ranks.num_chunks())) {
+          if (row == begin || ranks.num_chunks() > 1) {
+            ranks.fill(chunk, places);
           }
-        } while (next_permutation(index, shape.order));
-        for (const auto row : c10::irange(rows)) {
-          to[row * shape.packed + rank] = static_cast<scalar_t>(sums[row]);
+          for (const int64_t place : places) {
+            sums[place] += static_cast<sum_t>(*columns++);
+          }
         }
+        std::transform(
+            sums.begin(), sums.end(), to + row * shape.packed, [](sum_t sum) { return static_cast<scalar_t>(sum); });
       }
     });
   });

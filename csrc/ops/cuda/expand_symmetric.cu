@@ -1,7 +1,7 @@
 #include "ops/cuda/dispatch.cuh"
 #include "ops/cuda/expand_symmetric.cuh"
 #include "ops/cuda/launch.h"
-#include "ops/launch_plan.h"
+#include "ops/symmetric_tiles.h"
 
 namespace highgrad::ops::cuda {
 
@@ -11,11 +11,18 @@ void launch_expand_symmetric(
     int64_t element_size,
     const SymmetricLayout& layout,
     cudaStream_t stream) {
-  const LaunchPlan plan = plan_launch(layout.lanes * layout.full);
   dispatch_size(element_size, [&](auto tag) {
     using element_t = typename decltype(tag)::type;
-    expand_symmetric_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(
-        static_cast<element_t*>(full), static_cast<const element_t*>(packed), layout);
+    auto* to = static_cast<element_t*>(full);
+    const auto* from = static_cast<const element_t*>(packed);
+    const LaunchPlan plan = plan_launch(layout.lanes * expand_threads(layout.size, layout.order, layout.full));
+    if (has_symmetric_tiles(layout.size, layout.order)) {
+      const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.full);
+      expand_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
+    } else {
+      const SymmetricColumns columns = plan_symmetric_columns(layout.size, layout.full);
+      expand_columns_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, columns);
+    }
   });
 }
 
@@ -25,11 +32,18 @@ void launch_fold_symmetric(
     ElementType type,
     const SymmetricLayout& layout,
     cudaStream_t stream) {
-  const LaunchPlan plan = plan_launch(layout.lanes * layout.packed);
   const auto launch = [&](auto tag) {
     using element_t = typename decltype(tag)::type;
-    fold_symmetric_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(
-        static_cast<element_t*>(packed), static_cast<const element_t*>(full), layout);
+    auto* to = static_cast<element_t*>(packed);
+    const auto* from = static_cast<const element_t*>(full);
+    const LaunchPlan plan =
+        plan_launch(layout.lanes * fold_threads(layout.size, layout.order, layout.full, layout.packed));
+    if (has_fold_tiles(layout.size, layout.order)) {
+      const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.full);
+      fold_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
+    } else {
+      fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout);
+    }
   };
   if (is_complex(type)) {
     dispatch_complex(type, launch);

@@ -2,30 +2,142 @@
 
 #include "ops/cuda/element.cuh"
 #include "ops/cuda/launch.h"
-#include "ops/symmetric_index.h"
+#include "ops/launch_plan.h"
+#include "ops/symmetric_tiles.h"
 
 namespace highgrad::ops::cuda {
 
-// full: [rows, size^order]. packed: [rows, packed]. One thread a column of every `lanes`-th row, then a grid further
-// on: it finds where its column comes from once. Neighbouring threads have neighbouring elements of `full`, each
-// written by one thread, once.
+// Note [Symmetric tiles]
+// Of rows that are long in every dimension, a block does a tile of the first and the last index, all others fixed, and
+// its mirror image. Both hold the same entries, which lie close together along the smaller of the two indices, so they
+// are read and written in whole sectors by way of shared memory, and from memory once. What each index adds to the rank
+// is found once for the tile (pair_term).
+//
+// Element [a, z] of a tile, a <= z, is at values[z * kTilePitch + a]. A thread has one `a` or one `z` and every
+// kTileRows-th of the other.
+constexpr int kTilePitch = kSymmetricTile + 1;
+constexpr int kTileRows = kBlockThreads / kSymmetricTile;
+constexpr int kTileItems = kSymmetricTile / kTileRows;
+
+// So that a <= z + this tells, by places in the tile, whether the first index is at most the last: always, but on the
+// diagonal.
+__device__ inline int tile_is_ahead(const SymmetricTile& tile) {
+  return tile.first_a == tile.first_z ? 0 : kSymmetricTile;
+}
+
+// full: [rows, size^order]. packed: [rows, packed]. A tile of every `lanes`-th row, then a grid further on. Tiles and
+// their mirror images are disjoint, so every element is written by one thread, once.
 template <typename element_t>
-__global__ void expand_symmetric_kernel(
+__global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
     element_t* __restrict__ full,
     const element_t* __restrict__ packed,
-    SymmetricLayout layout) {
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  const int64_t items = layout.lanes * layout.full;
+    SymmetricLayout layout,
+    SymmetricTiles tiles) {
+  __shared__ element_t values[kSymmetricTile * kTilePitch];
+  __shared__ SymmetricTile tile;
+  __shared__ int64_t as_smaller[kSymmetricTile];
+  __shared__ int64_t as_larger[kSymmetricTile];
+  const int fast = threadIdx.x % kSymmetricTile;
+  const int slow = threadIdx.x / kSymmetricTile;
   const int width = digit_width(layout.size);
+  const int64_t outer_stride = layout.full / layout.size;
+  const int64_t all_tiles = tiles.in_matrix * tiles.matrices * layout.lanes;
 #pragma unroll 1
-  for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += threads) {
-    const int64_t lane = item / layout.full;
-    MultiIndex index = split_index(item - lane * layout.full, layout.size, layout.order, width);
-    sort_digits(index, layout.order);
-    const int64_t rank = rank_of(index, layout.order);
+  for (int64_t index = blockIdx.x; index < all_tiles; index += gridDim.x) {
+    if (threadIdx.x == 0) {
+      tile = place_symmetric_tile(tiles, index, layout.size);
+    }
+    __syncthreads();
+    if (threadIdx.x < 2 * kSymmetricTile) {
+      MultiIndex others{0, width};
+      if (layout.order > 2) {
+        others = split_index(tile.middle, layout.size, layout.order - 2, width);
+        sort_digits(others, layout.order - 2);
+      }
+      const bool is_larger = threadIdx.x >= kSymmetricTile;
+      const int64_t value = (is_larger ? tile.first_z : tile.first_a) + fast;
+      (is_larger ? as_larger : as_smaller)[fast] = pair_term(others, layout.order - 2, value, is_larger);
+    }
+    __syncthreads();
+    const int ahead = tile_is_ahead(tile);
+    const int64_t upper = tile.first_a * outer_stride + tile.middle * layout.size + tile.first_z;
+    const int64_t lower = tile.first_z * outer_stride + tile.middle * layout.size + tile.first_a;
+#pragma unroll 1
+    for (int64_t row = tile.lane; row < layout.rows; row += layout.lanes) {
+      const element_t* from = packed + row * layout.packed;
+      element_t* to = full + row * layout.full;
+#pragma unroll
+      for (int k = 0; k < kTileItems; ++k) {
+        const int z = slow + k * kTileRows;
+        if (z < tile.size_z && fast <= z + ahead) {
+          values[z * kTilePitch + fast] = from[as_smaller[fast] + as_larger[z]];
+        }
+      }
+      __syncthreads();
+#pragma unroll
+      for (int k = 0; k < kTileItems; ++k) {
+        const int a = slow + k * kTileRows;
+        if (fast < tile.size_z && a <= fast + ahead) {
+          to[upper + a * outer_stride + fast] = values[fast * kTilePitch + a];
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kTileItems; ++k) {
+        const int z = slow + k * kTileRows;
+        if (z < tile.size_z && fast < z + ahead) {
+          to[lower + z * outer_stride + fast] = values[z * kTilePitch + fast];
+        }
+      }
+      __syncthreads();
+    }
+  }
+}
+
+// The same of rows that are short in every dimension. One thread a column of the last indices and kExpandValues values
+// of the first, of every `lanes`-th row, then a grid further on: it finds where these elements come from once.
+// Neighbouring threads have neighbouring elements of `full`, each written by one thread, once.
+template <typename element_t>
+__global__ void expand_columns_kernel(
+    element_t* __restrict__ full,
+    const element_t* __restrict__ packed,
+    SymmetricLayout layout,
+    SymmetricColumns plan) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const int width = digit_width(layout.size);
+  const int others = layout.order - 1;
+  __shared__ int64_t terms[kMostShortTerms];
+#pragma unroll 1
+  for (int i = threadIdx.x; i < layout.order * static_cast<int>(layout.size); i += kBlockThreads) {
+    const int k = i / static_cast<int>(layout.size);
+    terms[i] = binomial(i - k * layout.size + k, k + 1);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < layout.lanes * plan.threads;
+       item += stride) {
+    const int64_t lane = item / plan.threads;
+    const int64_t group = (item - lane * plan.threads) / plan.columns;
+    const int64_t column = item - lane * plan.threads - group * plan.columns;
+    MultiIndex sorted = split_index(column, layout.size, others, width);
+    sort_digits(sorted, others);
+    InsertedRank rank = start_inserting(sorted, others, terms, layout.size);
+    int64_t ranks[kExpandValues];
+    const int64_t first = group * plan.values;
+    const auto in_group = static_cast<int>(layout.size - first < plan.values ? layout.size - first : plan.values);
+#pragma unroll
+    for (int k = 0; k < kExpandValues; ++k) {
+      ranks[k] = k < in_group ? insert(rank, sorted, others, terms, layout.size, first + k) : 0;
+    }
 #pragma unroll 1
     for (int64_t row = lane; row < layout.rows; row += layout.lanes) {
-      full[item + (row - lane) * layout.full] = packed[row * layout.packed + rank];
+      const element_t* from = packed + row * layout.packed;
+      element_t* to = full + row * layout.full + first * plan.columns + column;
+#pragma unroll
+      for (int k = 0; k < kExpandValues; ++k) {
+        if (k < in_group) {
+          to[k * plan.columns] = from[ranks[k]];
+        }
+      }
     }
   }
 }
@@ -44,11 +156,68 @@ __device__ Complex<real_t> plus(Complex<real_t> a, Complex<real_t> b) {
   return {a.real + b.real, a.imag + b.imag};
 }
 
-// The adjoint. One thread an entry of every `lanes`-th row, then a grid further on: it adds the permutations of its
-// multi-index in the CPU's order. Neighbouring threads have neighbouring elements of `packed`, each written by one
-// thread, once.
 template <typename element_t>
-__global__ void fold_symmetric_kernel(
+__device__ Sum<element_t> plus_element(Sum<element_t> sum, element_t value) {
+  return plus(sum, Convert<Sum<element_t>, element_t>::apply(value));
+}
+
+// The adjoint of expand_tiles_kernel, of order 2: every entry is the sum of an element and its mirror image. The tile
+// comes by way of shared memory, its mirror image as the threads need it.
+template <typename element_t>
+__global__ void fold_tiles_kernel(
+    element_t* __restrict__ packed,
+    const element_t* __restrict__ full,
+    SymmetricLayout layout,
+    SymmetricTiles tiles) {
+  __shared__ element_t values[kSymmetricTile * kTilePitch];
+  __shared__ SymmetricTile tile;
+  const int fast = threadIdx.x % kSymmetricTile;
+  const int slow = threadIdx.x / kSymmetricTile;
+  const int64_t all_tiles = tiles.in_matrix * tiles.matrices * layout.lanes;
+#pragma unroll 1
+  for (int64_t index = blockIdx.x; index < all_tiles; index += gridDim.x) {
+    if (threadIdx.x == 0) {
+      tile = place_symmetric_tile(tiles, index, layout.size);
+    }
+    __syncthreads();
+    const int ahead = tile_is_ahead(tile);
+#pragma unroll 1
+    for (int64_t row = tile.lane; row < layout.rows; row += layout.lanes) {
+      const element_t* from = full + row * layout.full;
+#pragma unroll
+      for (int k = 0; k < kTileItems; ++k) {
+        const int a = slow + k * kTileRows;
+        if (fast < tile.size_z && a <= fast + ahead) {
+          values[fast * kTilePitch + a] = from[(tile.first_a + a) * layout.size + tile.first_z + fast];
+        }
+      }
+      __syncthreads();
+#pragma unroll
+      for (int k = 0; k < kTileItems; ++k) {
+        const int z = slow + k * kTileRows;
+        if (z < tile.size_z && fast <= z + ahead) {
+          Sum<element_t> sum = plus_element<element_t>(Sum<element_t>{}, values[z * kTilePitch + fast]);
+          const int64_t last = tile.first_z + z;
+          if (fast < z + ahead) {
+            sum = plus_element<element_t>(sum, from[last * layout.size + tile.first_a + fast]);
+          }
+          packed[row * layout.packed + rank_term(last, 1) + tile.first_a + fast] =
+              Convert<element_t, Sum<element_t>>::apply(sum);
+        }
+      }
+      __syncthreads();
+    }
+  }
+}
+
+// Rows that share the steps from one permutation to the next.
+constexpr int kFoldRows = 4;
+
+// The adjoint of any order. One thread an entry of every `lanes`-th row, then a grid further on: it adds the
+// permutations of its multi-index in the CPU's order. Neighbouring threads have neighbouring elements of `packed`, each
+// written by one thread, once.
+template <typename element_t>
+__global__ void fold_entries_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout) {
@@ -58,17 +227,39 @@ __global__ void fold_symmetric_kernel(
 #pragma unroll 1
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += threads) {
     const int64_t lane = item / layout.packed;
-    const MultiIndex sorted = unrank(item - lane * layout.packed, layout.size, layout.order, width);
+    const int64_t rank = item - lane * layout.packed;
+    const MultiIndex sorted = unrank(rank, layout.size, layout.order, width);
 #pragma unroll 1
-    for (int64_t row = lane; row < layout.rows; row += layout.lanes) {
-      Sum<element_t> sum{};
+    for (int64_t first_row = lane; first_row < layout.rows; first_row += kFoldRows * layout.lanes) {
+      Sum<element_t> sums[kFoldRows] = {};
+      const auto add = [&](int64_t column) {
+#pragma unroll
+        for (int k = 0; k < kFoldRows; ++k) {
+          const int64_t row = first_row + k * layout.lanes;
+          if (row < layout.rows) {
+            sums[k] = plus_element<element_t>(sums[k], full[row * layout.full + column]);
+          }
+        }
+      };
       MultiIndex index = sorted;
 #pragma unroll 1
       do {
         const int64_t column = join_index(index, layout.size, layout.order);
-        sum = plus(sum, Convert<Sum<element_t>, element_t>::apply(full[row * layout.full + column]));
+        add(column);
+        // Every other step exchanges the last two digits.
+        const int64_t rise = digit(index, layout.order - 1) - digit(index, layout.order - 2);
+        if (rise > 0) {
+          swap_digits(index, layout.order - 2, layout.order - 1);
+          add(column + rise * (layout.size - 1));
+        }
       } while (next_permutation(index, layout.order));
-      packed[item + (row - lane) * layout.packed] = Convert<element_t, Sum<element_t>>::apply(sum);
+#pragma unroll
+      for (int k = 0; k < kFoldRows; ++k) {
+        const int64_t row = first_row + k * layout.lanes;
+        if (row < layout.rows) {
+          packed[row * layout.packed + rank] = Convert<element_t, Sum<element_t>>::apply(sums[k]);
+        }
+      }
     }
   }
 }

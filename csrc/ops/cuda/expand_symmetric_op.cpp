@@ -1,5 +1,6 @@
 #include "ops/expand_symmetric.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -8,14 +9,14 @@
 
 #include "ops/cuda/launch.h"
 #include "ops/cuda/scalar_type.h"
-#include "ops/launch_plan.h"
+#include "ops/symmetric_tiles.h"
 
 namespace highgrad::ops::cuda {
 namespace {
 
-// `columns` is what the threads share among them: `full` or `packed`.
-SymmetricLayout layout_of(int64_t rows, int64_t columns, const SymmetricShape& shape) {
-  return {rows, plan_lanes(rows, columns), shape.packed, shape.full, shape.size, shape.order};
+// `threads` are those of one row.
+SymmetricLayout layout_of(int64_t rows, int64_t threads, const SymmetricShape& shape) {
+  return {rows, plan_lanes(rows, threads), shape.packed, shape.full, shape.size, shape.order};
 }
 
 at::Tensor expand_symmetric_cuda(const at::Tensor& packed, int64_t size, int64_t order) {
@@ -26,11 +27,14 @@ at::Tensor expand_symmetric_cuda(const at::Tensor& packed, int64_t size, int64_t
   if (result.numel() == 0) {
     return result;
   }
+  if (shape.order <= 1) {
+    return result.copy_(source);
+  }
   launch_expand_symmetric(
       result.mutable_data_ptr(),
       source.const_data_ptr(),
       static_cast<int64_t>(result.element_size()),
-      layout_of(result.size(0), shape.full, shape),
+      layout_of(result.size(0), expand_threads(shape.size, shape.order, shape.full), shape),
       c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return result;
@@ -40,15 +44,18 @@ at::Tensor fold_symmetric_cuda(const at::Tensor& full, int64_t size, int64_t ord
   const SymmetricShape shape = check_fold_symmetric(full, size, order);
   const c10::cuda::CUDAGuard guard(full.device());
   const at::Tensor source = full.contiguous().resolve_conj().resolve_neg();
-  const at::Tensor result = at::empty({full.size(0), shape.packed}, full.options());
+  at::Tensor result = at::empty({full.size(0), shape.packed}, full.options());
   if (result.numel() == 0) {
     return result;
+  }
+  if (shape.order <= 1) {
+    return at::add_out(result, source, 0); // the sum of one, which a zero of either sign is in
   }
   launch_fold_symmetric(
       result.mutable_data_ptr(),
       source.const_data_ptr(),
       element_type(full.scalar_type()),
-      layout_of(result.size(0), shape.packed, shape),
+      layout_of(result.size(0), fold_threads(shape.size, shape.order, shape.full, shape.packed), shape),
       c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return result;

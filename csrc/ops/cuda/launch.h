@@ -44,8 +44,8 @@ void launch_decompress(void* dst, const void* src, int64_t element_size, const E
 // dst[source[k]] += src[target[k]]; dst holds zeros.
 void launch_compress(void* dst, const void* src, ElementType type, const Entries& entries, cudaStream_t stream);
 
-// Rows of symmetric tensors (ops/symmetric_index.h); every `lanes`-th row has the same thread. Nothing is empty,
-// and the order is at least 1: a number is a vector of one.
+// Rows of symmetric tensors (ops/symmetric_index.h); every `lanes`-th row has the same thread. Nothing is empty, and
+// the order is at least 2: below, both ops are copies.
 struct SymmetricLayout {
   int64_t rows;
   int64_t lanes;
@@ -63,7 +63,8 @@ void launch_expand_symmetric(
     const SymmetricLayout& layout,
     cudaStream_t stream);
 
-// [rows, full] to [rows, packed]: the sum of what launch_expand_symmetric copies an entry to.
+// [rows, full] to [rows, packed]: the sum of what launch_expand_symmetric copies an entry to. The order is at least 1:
+// a number is a vector of one.
 void launch_fold_symmetric(
     void* packed,
     const void* full,
