@@ -150,25 +150,37 @@ def hessian(
     f: TensorTree,
     wrt: TensorTree,
     *,
-    batch_dims: int = 0,
     create_graph: bool = True,
     retain_graph: bool = True,
+    allow_unused: bool = True,
+    strict: bool = False,
     chunk_size: int | None = None,
-    progress: bool | Report = False,
+    mode: Literal["auto", "reverse", "forward"] = "auto",
+    structure: Literal["auto", "dense"] = "auto",
     method: Literal["auto", "nested", "taylor"] = "auto",
+    batch_dims: int = 0,
+    symmetric: bool = True,
+    out: TensorTree | None = None,
+    progress: bool | Report = False,
 ) -> TensorTree:
-    """All second derivatives: ``nth_derivative(f, wrt, 2, ...)``, of shape ``f.shape + wrt.shape * 2``; with
-    `batch_dims`, ``batch + f_rest + wrt_rest * 2``."""
+    """All second derivatives: ``nth_derivative(f, wrt, 2, ...)`` with the same options, of shape
+    ``f.shape + wrt.shape * 2``; with `batch_dims`, ``batch + f_rest + wrt_rest * 2``."""
     return nth_derivative(
         f,
         wrt,
         2,
-        batch_dims=batch_dims,
         create_graph=create_graph,
         retain_graph=retain_graph,
+        allow_unused=allow_unused,
+        strict=strict,
         chunk_size=chunk_size,
-        progress=progress,
+        mode=mode,
+        structure=structure,
         method=method,
+        batch_dims=batch_dims,
+        symmetric=symmetric,
+        out=out,
+        progress=progress,
     )
 
 

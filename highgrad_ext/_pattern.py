@@ -56,13 +56,15 @@ def spy(plan: Plan, axes: Axes | None = None, *, output: int = 0) -> Axes:
     """Plots the sparsity pattern of one output of a plan, each entry in the colour of its pass.
 
     Args:
-        plan: from :func:`plan`; ValueError if that output has no structure.
+        plan: from :func:`plan`; TypeError for anything else, ValueError if that output has no structure.
         axes: matplotlib axes to draw on, or None for new ones. Needs matplotlib.
         output: which tensor of `f`.
 
     Returns:
         the axes.
     """
+    if not hasattr(plan, "outputs"):
+        raise TypeError(f"spy: expected a Plan, got {type(plan).__name__}")
     structure = plan.outputs[output].structure
     if structure is None:
         raise ValueError(f"spy: expected a plan with structure, got one without: {plan.outputs[output].reason}")

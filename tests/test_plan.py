@@ -85,6 +85,8 @@ def test_it_is_a_frozen_value() -> None:
     assert spy(p).get_xlim()[1] == pytest.approx(89.5)
     with pytest.raises(ValueError, match="spy: expected a plan with structure"):
         spy(p, output=1)
+    with pytest.raises(TypeError, match="spy: expected a Plan, got Tensor"):
+        spy(torch.ones(2))  # type: ignore[arg-type]
     assert x.grad is None
 
 

@@ -102,6 +102,16 @@ def test_elements_in_blocks(function: Any, shape: tuple[int, ...], dtype: torch.
             assert_close(jets(f, x, directions, order, **options), recorded, **tolerance)
 
 
+@pytest.mark.parametrize("name", ["elu", "selu", "celu", "relu"])
+def test_kinks_are_torchs(name: str) -> None:
+    """At zero, where derivatives from left and right differ."""
+    row = Row(name, lambda x: SCALAR[name][0](x) * x.exp() if name in SCALAR else x.relu() * x.exp(), (1,))
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    direction = torch.ones(1, 1, dtype=x.dtype)
+    found = jets(row.function(x), x, direction)[:, 0, 0]
+    assert_close(found, torch.stack(nested(row, x.detach(), direction[0], torch.ones(1, dtype=x.dtype))))
+
+
 @every_row
 def test_degree(row: Row) -> None:
     x = point(row).requires_grad_()

@@ -17,7 +17,8 @@ from test_op_db import DIFFERENTIABLE, problems, scale
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import _C
+from highgrad_ext import _C, full_jacobian
+from highgrad_ext._reference import full_jacobian_loop
 
 BATCH = 3
 MAX_SECOND_ORDER = 400
@@ -145,3 +146,52 @@ def test_every_rule() -> None:
     for name, f, inputs in graphs():
         compare(name, f, inputs, met)
     assert set(_C.vjp_rules()) - met == set(), "rules that no graph meets"
+
+
+inf, nan = float("inf"), float("nan")
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 6.0, 88.0, inf, -inf, nan, 1e-200, -1e200]
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{
+        name: getattr(torch, name)
+        for name in ("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sqrt", "rsqrt")
+    },
+    **{name: getattr(torch, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh")},
+    **{
+        name: getattr(torch, name) for name in ("acosh", "atanh", "tanh", "sigmoid", "erf", "abs", "reciprocal", "relu")
+    },
+    **{name: getattr(F, name) for name in ("leaky_relu", "elu", "gelu", "softplus", "silu", "hardtanh", "relu6")},
+    **{f"to the power of {n}": lambda x, n=n: x**n for n in (0, 0.5, 1, 1.5, 2, 3, 4, -1, -2)},
+    "threshold": lambda x: F.threshold(x, 0.5, 1.0),
+    "clamp": lambda x: x.clamp(-1, 1),
+    "where": lambda x: torch.where(x > 0, x.log(), x),
+    "softmax": lambda x: x.softmax(0),
+    "log_softmax": lambda x: x.log_softmax(0),
+    "logsumexp": lambda x: x.logsumexp(0, keepdim=True),
+}
+PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    name: getattr(torch, name) for name in ("atan2", "mul", "div", "pow", "maximum", "minimum")
+}
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_special_arguments(name: str, create_graph: bool) -> None:
+    for argument in SPECIAL:
+        for others in ([0.3], [argument, -0.7]):
+            x = torch.tensor([argument, *others], dtype=torch.float64, requires_grad=True)
+            f = FUNCTIONS[name](x)
+            actual = full_jacobian(f, x, create_graph=create_graph, structure="dense", mode="reverse")
+            assert_close(actual, full_jacobian_loop(f, x), rtol=1e-12, atol=0, equal_nan=True, msg=f"at {argument}")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_special_pairs(name: str) -> None:
+    for first in SPECIAL:
+        for second in SPECIAL:
+            x = torch.tensor([first, 0.3], dtype=torch.float64, requires_grad=True)
+            y = torch.tensor([second, 0.6], dtype=torch.float64, requires_grad=True)
+            f = PAIRS[name](x, y)
+            jacobians = full_jacobian(f, (x, y), create_graph=False, structure="dense", mode="reverse")
+            for actual, wrt in zip(jacobians, (x, y), strict=True):
+                expected = full_jacobian_loop(f, wrt).detach()
+                assert_close(actual, expected, rtol=1e-12, atol=0, equal_nan=True, msg=f"at {first}, {second}")

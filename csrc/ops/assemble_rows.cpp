@@ -1,5 +1,6 @@
 #include "ops/assemble_rows.h"
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
@@ -95,6 +96,7 @@ void check_assemble_rows_(const at::Tensor& rows, const std::optional<at::Tensor
         rows.sizes(),
         ", got ",
         block->sizes());
+    at::assert_no_partial_overlap(rows, *block);
   }
 }
 

@@ -3,6 +3,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 
+#include "ops/check_dtype.h"
+
 namespace highgrad::ops {
 namespace {
 
@@ -55,11 +57,7 @@ void check_entries(
     const at::Tensor& source,
     const std::optional<at::Tensor>& target,
     int64_t whole) {
-  TORCH_CHECK(
-      from.is_floating_point() || from.is_complex(),
-      name,
-      ": expected a floating point or complex dtype, got ",
-      from.scalar_type());
+  check_dtype(name, from.scalar_type());
   check_index(name, "source", source, from);
   if (target.has_value()) {
     check_index(name, "target", *target, from);

@@ -5,6 +5,7 @@
 #include <c10/util/irange.h>
 #include <c10/util/safe_numerics.h>
 
+#include "ops/check_dtype.h"
 #include "ops/symmetric_index.h"
 
 namespace highgrad::ops {
@@ -22,11 +23,7 @@ SymmetricShape check(const char* name, const at::Tensor& tensor, int64_t size, i
       size,
       " and ",
       order);
-  TORCH_CHECK(
-      tensor.is_floating_point() || tensor.is_complex(),
-      name,
-      ": expected a floating point or complex dtype, got ",
-      tensor.scalar_type());
+  check_dtype(name, tensor.scalar_type());
   const SymmetricShape shape = symmetric_shape(size, order);
   const int64_t columns = is_packed ? shape.packed : shape.full;
   TORCH_CHECK(

@@ -104,12 +104,15 @@ Series gelu_tanh(const Frame& frame, const Series& x) {
   return scale(frame, multiply(frame, x, shift(tanh(frame, inner, inner[0].tanh()), 1)), 0.5);
 }
 
-// below * (exp(inner x) - 1) where x is not positive, above * x elsewhere.
+// below * (exp(inner x) - 1) where x is not positive, above * x elsewhere. At zero, torch has the slope of the one and
+// the curvature of the other.
 Series elu(const Frame& frame, const Series& x, double below, double above, double inner) {
   const Series scaled = scale(frame, x, inner);
   // exp only where it is used: it overflows where x is large.
   const Series decay = exp(frame, scaled, scaled[0].clamp_max(0).exp());
-  return select(frame, x[0] <= 0, scale(frame, decay, below), scale(frame, x, above));
+  const at::Tensor slope = (x[0] == 0).to(frame.dtype) * (below * inner - above) + above;
+  const Series line = x.map([&](const at::Tensor& coefficient) { return coefficient * slope; });
+  return select(frame, x[0] < 0, scale(frame, decay, below), line);
 }
 
 void add_exponentials(RuleTable& table) {
@@ -249,6 +252,20 @@ void add_activations(RuleTable& table) {
   add_piecewise_linear<ClampBackward1>(table);
   add_piecewise_linear<ClampMinBackward0>(table);
   add_piecewise_linear<ClampMaxBackward0>(table);
+  add_piecewise_linear<Deg2RadBackward0>(table);
+  add_piecewise_linear<FmodBackward0>(table);
+  add_piecewise_linear<FracBackward0>(table);
+  add_piecewise_linear<HardshrinkBackward0>(table);
+  add_piecewise_linear<NanToNumBackward0>(table);
+  add_piecewise_linear<Rad2DegBackward0>(table);
+  add_piecewise_linear<RemainderBackward0>(table);
+  add_piecewise_linear<SoftshrinkBackward0>(table);
+  add_rule<PreluKernelBackward0>(table, product_degree, [](const Call& call, const PreluKernelBackward0& /*node*/) {
+    if (!call.inputs[1].is_zero()) {
+      throw Unsupported("a prelu whose weight depends on wrt");
+    }
+    return Jet{call.inputs[0].rows * slope_of(call), call.inputs[0].terms};
+  });
 }
 
 } // namespace

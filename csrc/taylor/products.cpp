@@ -1,10 +1,12 @@
 // Rules of products, quotients and powers of tensors.
 
 #include <ATen/TensorOperators.h>
+#include <ATen/WrapDimUtils.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/linalg_cross.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones_like.h>
@@ -168,6 +170,22 @@ void add_linear_algebra(RuleTable& table) {
   add_rule<AddmvBackward0>(table, addmm_degree, [](const Call& c, const AddmvBackward0& node) {
     const Jet product = vector_product(c, c.inputs[1], c.inputs[2], c.saved(node.mat_), c.saved(node.vec_));
     return plus_product(c, node.beta, node.alpha, product);
+  });
+  add_rule<LinalgCrossBackward0>(table, product_degree, [](const Call& c, const LinalgCrossBackward0& node) {
+    const auto rank = static_cast<int64_t>(c.output_shape().size());
+    const int64_t dim = at::maybe_wrap_dim(node.dim, rank) - rank;
+    const at::Tensor a0 = c.saved(node.self_);
+    const at::Tensor b0 = c.saved(node.other_);
+    const auto cross = [rank, dim](const at::Tensor& x, const at::Tensor& y) {
+      return at::linalg_cross(align(x, rank), align(y, rank), dim);
+    };
+    return bilinear(
+        c.frame,
+        c.inputs[0],
+        c.inputs[1],
+        [&](const at::Tensor& rows) { return cross(rows, b0.unsqueeze(0)); },
+        [&](const at::Tensor& rows) { return cross(a0.unsqueeze(0), rows); },
+        cross);
   });
   add_rule<DotBackward0>(table, product_degree, [](const Call& c, const DotBackward0& node) {
     const at::Tensor a0 = c.saved(node.self_);

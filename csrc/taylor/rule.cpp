@@ -51,6 +51,7 @@ const Rule* find_rule(Node& node) {
     add_product_rules(*rules);
     add_reduction_rules(*rules);
     add_shape_rules(*rules);
+    add_compound_rules(*rules);
     add_sample_rules(*rules);
     mark_contracting_rules(*rules);
     return rules;

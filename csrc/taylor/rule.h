@@ -82,6 +82,7 @@ void add_pointwise_rules(RuleTable& table);
 void add_product_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
+void add_compound_rules(RuleTable& table);
 // What is known of samples, in rows that are there.
 void add_sample_rules(RuleTable& table);
 // Which rows contract, among those that are there.

@@ -96,7 +96,8 @@ void add_trigonometry(RuleTable& table) {
   add_rule<Atan2Backward0>(table, [](const Call& call, const Atan2Backward0& node) -> BatchedVjp {
     const at::Tensor y = call.saved(node.self_);
     const at::Tensor x = call.saved(node.other_);
-    const at::Tensor inverse = (y * y + x * x).reciprocal();
+    const at::Tensor square = y * y + x * x;
+    const at::Tensor inverse = square.reciprocal().masked_fill(square.eq(0), 0);
     const at::Tensor by_y = call.wants(0) ? x * inverse : at::Tensor();
     const at::Tensor by_x = call.wants(1) ? -y * inverse : at::Tensor();
     return [by_y, by_x](Cotangents& taken, Cotangents& given) {
@@ -139,7 +140,7 @@ void add_activations(RuleTable& table) {
     return y * (1 + x * (1 - y));
   });
   add_mask<HardtanhBackward0>(table, [](const at::Tensor& x, const HardtanhBackward0& node) {
-    return at::logical_and(x.gt(node.min_val), x.lt(node.max_val));
+    return at::logical_or(x.le(node.min_val), x.ge(node.max_val)).logical_not_(); // NaN is kept
   });
   add_factor_of_self<ErfBackward0>(
       table, [](const at::Tensor& x) { return (-x.pow(2)).exp() * (2 / std::sqrt(M_PI)); });

@@ -61,7 +61,7 @@ at::Tensor entries_autograd(
     node.target = SavedVariable(target, /*is_output=*/false);
     node.shape = from.sym_sizes().vec();
   };
-  return record<Backward>(from, fill, [&] { return op(from, source, target, shape); });
+  return record_linear<Backward>(from, fill, [&](const at::Tensor& x) { return op(x, source, target, shape); });
 }
 
 } // namespace

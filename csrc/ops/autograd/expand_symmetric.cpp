@@ -42,7 +42,7 @@ at::Tensor symmetric_autograd(const at::Tensor& tensor, int64_t size, int64_t or
     node.size = size;
     node.order = order;
   };
-  return record<Backward>(tensor, fill, [&] { return op(tensor, size, order); });
+  return record_linear<Backward>(tensor, fill, [&](const at::Tensor& x) { return op(x, size, order); });
 }
 
 } // namespace

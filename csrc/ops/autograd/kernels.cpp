@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "ops/assemble_rows.h"
@@ -71,14 +72,28 @@ at::Tensor assemble_rows_autograd(
     node.rows_shape = {first_row};
     node.rows_shape.insert(node.rows_shape.end(), like.sym_sizes().begin(), like.sym_sizes().end());
   };
-  return record<AssembleRowsBackward>(
-      at::TensorList(present), fill, [&] { return assemble_rows(blocks, row_counts, output_shape, like); });
+  at::Tensor result = record<AssembleRowsBackward>(at::TensorList(present), fill, [&](at::TensorList) {
+    return assemble_rows(blocks, row_counts, output_shape, like);
+  });
+  if (std::any_of(present.begin(), present.end(), has_tangent)) {
+    OptionalTensorList tangents;
+    for (const auto k : c10::irange(blocks.size())) {
+      const std::optional<at::Tensor> block = blocks.get(k);
+      const bool moves = block.has_value() && has_tangent(*block);
+      tangents.push_back(moves ? std::optional<at::Tensor>(block->_fw_grad(/*level=*/0)) : std::nullopt);
+    }
+    const at::Tensor tangent = assemble_rows(tangents, row_counts, output_shape, like);
+    result._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+  }
+  return result;
 }
 
 void assemble_rows_autograd_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
   TORCH_CHECK(
-      !torch::autograd::compute_requires_grad(rows, block),
-      "assemble_rows_: expected tensors that do not require grad, since it is not differentiable; assemble_rows is");
+      !torch::autograd::compute_requires_grad(rows, block) && !has_tangent(rows) &&
+          !(block.has_value() && has_tangent(*block)),
+      "assemble_rows_: expected tensors that do not require grad and have no tangent, since it is not differentiable; "
+      "assemble_rows is");
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     assemble_rows_(rows, block);

@@ -14,6 +14,7 @@ at::Tensor decompress_vmap(
     const at::Tensor& source,
     const std::optional<at::Tensor>& target,
     at::IntArrayRef shape) {
+  check_entries("decompress", compressed, source, target, c10::multiply_integers(shape));
   const at::Tensor values = compressed.reshape({-1}).index_select(0, source);
   if (!target.has_value()) {
     return values.reshape(shape);
@@ -27,6 +28,7 @@ at::Tensor compress_vmap(
     const at::Tensor& source,
     const std::optional<at::Tensor>& target,
     at::IntArrayRef shape) {
+  check_entries("compress", values, source, target, values.numel());
   const at::Tensor flat = values.reshape({-1});
   const at::Tensor zeros = at::zeros({c10::multiply_integers(shape)}, values.options());
   return at::scatter_add(zeros, 0, source, target.has_value() ? flat.index_select(0, *target) : flat).reshape(shape);
