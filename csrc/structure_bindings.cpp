@@ -33,12 +33,19 @@ Array to_array(const std::vector<int64_t>& values) {
   return Array(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
-std::vector<std::pair<int64_t, int64_t>> to_python(const structure::Digits& digits) {
-  std::vector<std::pair<int64_t, int64_t>> pairs;
+// Of each digit: its size, stride, and the arcs of its window, (first, count), with the size that they go round.
+py::list to_python(const structure::Digits& digits) {
+  py::list all;
   for (const structure::Digit& digit : digits) {
-    pairs.emplace_back(digit.size, digit.stride);
+    py::list arcs;
+    if (digit.window != nullptr) {
+      for (const structure::Arc& arc : digit.window->arcs) {
+        arcs.append(py::make_tuple(arc.first, arc.count));
+      }
+    }
+    all.append(py::make_tuple(digit.size, digit.stride, digit.out_size(), arcs));
   }
-  return pairs;
+  return all;
 }
 
 py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
@@ -55,7 +62,7 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
     ties.append(
         py::make_tuple(
             to_python(of_input.upper),
-            of_input.lower.has_value() ? py::cast(to_python(*of_input.lower)) : py::object(py::none())));
+            of_input.lower.has_value() ? py::object(to_python(*of_input.lower)) : py::object(py::none())));
   }
   return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
 }
@@ -105,6 +112,13 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("num_passes", &structure::num_passes)
       .def_property_readonly("num_colors", [](const Compression& c) { return c.coloring.num_colors; })
       .def_property_readonly("is_global", [](const Compression& c) { return c.is_global; })
+      .def(
+          "as_global",
+          [](Compression c) {
+            c.is_global = true;
+            c.reason += ", and asserted to hold for all values";
+            return std::make_shared<Compression>(std::move(c));
+          })
       .def_property_readonly("signature", [](const Compression& c) { return c.signature; })
       .def_property_readonly("reason", [](const Compression& c) { return c.reason; })
       .def(py::pickle([](const Compression& c) { return to_state(c); }, &from_state));

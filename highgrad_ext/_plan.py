@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -55,6 +55,23 @@ class Plan:
         """Of each output, the pattern as a boolean ``scipy.sparse.csr_array`` (f.numel(), wrt.numel()), the columns of
         all `wrt` next to one another; None where it is dense or unknown. Needs SciPy."""
         return tuple(None if o.structure is None else to_scipy(o.structure) for o in self.outputs)
+
+    def assume_global(self) -> Plan:
+        """This plan, with your word that its sparsity patterns hold for all values of the tensors.
+
+        A pattern that was found to hold for the values at hand (behind an index, a sort, a mask) is otherwise looked
+        for again on every graph. Where it does not hold, entries are missed, and others are wrong, without an error;
+        ``full_jacobian(..., verify=True)`` notices.
+
+        Example:
+            >>> order = torch.randperm(90)
+            >>> x = torch.rand(90, requires_grad=True)
+            >>> kept = plan(x[order] ** 2, x).assume_global()  # order never changes
+            >>> kept.outputs[0].structure.is_global
+            True
+        """
+        outputs = [o if o.structure is None else o.with_structure(o.structure.as_global()) for o in self.outputs]
+        return replace(self, outputs=tuple(outputs))
 
     def __repr__(self) -> str:
         lines = [f"Plan: {self.passes} passes, {self.bytes / 2**20:.3g} MiB a sweep"]

@@ -35,15 +35,19 @@ def pattern(structure: _C.Structure) -> np.ndarray:
     return mask
 
 
-def mask_of_ties(rows: int, ties: list[tuple[int, int]]) -> np.ndarray:
-    """Which entries the digits of an input, (size, stride in the output's index or -1), allow."""
-    columns = int(np.prod([size for size, _ in ties], initial=1))
+def mask_of_ties(rows: int, ties: list[_C.Digit]) -> np.ndarray:
+    """Which entries the digits of an input allow: (size, stride in the output's index or -1, size there, windows)."""
+    columns = int(np.prod([size for size, *_ in ties], initial=1))
     mask = np.ones((rows, columns), dtype=bool)
     i, j = np.arange(rows)[:, None], np.arange(columns)[None, :]
     place = 1
-    for size, stride in reversed(ties):
-        if stride != -1:
-            mask &= i // stride % size == j // place % size
+    for size, stride, out_size, arcs in reversed(ties):
+        mine, theirs = j // place % size, i // stride % out_size
+        if arcs:
+            first, count = np.array(arcs).T[:, mine]
+            mask &= (theirs - first) % out_size < count
+        elif stride != -1:
+            mask &= theirs == mine
         place *= size
     return mask
 

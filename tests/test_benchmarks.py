@@ -16,7 +16,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import highgrad_ext
-from benchmarks import compare, measure, memory, orders, peers, pinns, regret, report, run
+from benchmarks import compare, measure, memory, orders, peers, pinns, regret, report, run, structure
 from benchmarks.problems import PROBLEMS, Case, Problem
 
 CUBES = Problem("cubes", lambda ops: _cubes(ops.array(np.arange(1.0, 4.0))))
@@ -262,3 +262,17 @@ def test_regret() -> None:
         assert [row["problem"] for row in rows] == ["ger of 3"]
     assert "of 1 problems" in regret.report(rows) and "| ger of 3" in regret.report(rows)
     assert len(regret.problems()) == 48
+
+
+def test_structure() -> None:
+    rows = structure.measure(0, "sin(x)") + structure.measure(0, "batch_dims")
+    assert [row["passes"] for row in rows] == [1, 1, 1]
+    assert "| sin(x) exp(x) of 2000, sparse" in structure.report(rows) and "one backward" in structure.report(rows)
+    assert len(structure.cases()) == 5
+
+
+def test_structure_checks_values() -> None:
+    wrong = structure.Variant("wrong", 1.0, lambda function, x: lambda: torch.zeros(4, 4))
+    case = structure.Case(torch.sin, torch.rand(4), (wrong,))
+    with pytest.raises(AssertionError):
+        structure.check(case, wrong, wrong.call(case.function, case.x)(), case.x.requires_grad_())

@@ -18,13 +18,16 @@ from torch.testing import assert_close
 from highgrad_ext import Plan, full_jacobian, plan, spy
 from highgrad_ext._reference import full_jacobian_loop
 
+ORDER = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+
 CASES: dict[str, Any] = {
     "reverse": lambda x: network(90, 8)(x),
     "forward": lambda x: (constant(500, 40) * x.exp()).sin().sum(1),
     "parameters": lambda x: (constant(500, 90) * x).sin().sum(1),
     "split": lambda x: network(90, 3, 200)(x),
     "structure": tridiagonal,
-    "local structure": lambda x: tridiagonal(x.relu()),
+    "masked structure": lambda x: tridiagonal(x.relu()),
+    "local structure": lambda x: tridiagonal(x[ORDER]),
     "constant": lambda x: x.detach() * torch.ones(3, 1, requires_grad=True, dtype=x.dtype),
     "hooked": lambda x: hooked(x),
 }
@@ -59,7 +62,7 @@ def test_a_kept_plan_gives_the_same(name: str, create_graph: bool) -> None:
         ("forward", "forward: 40 inputs against 500 outputs"),
         ("parameters", "parameters of layers: the rows of 500 samples share passes"),
         ("split", "split where all of the graph passes through 3 elements, with 90 inputs and 200 outputs"),
-        ("structure", r"structure: found by \d+ probes in \d sweeps"),
+        ("structure", r"structure: axes that the tape ties to those of the output, and 3 probes in 1 sweep"),
         ("constant", "zero: nothing of wrt is on the graph"),
     ],
 )
@@ -153,3 +156,19 @@ def test_newton_keeps_its_plan() -> None:
         step = torch.linalg.solve(full_jacobian(r, u, plan=kept, create_graph=False), r.detach())
         u = (u.detach() - step).requires_grad_()
     assert residual(u).abs().max() < 1e-9
+
+
+def test_assumed_patterns_are_not_looked_for_again() -> None:
+    x, y = leaf(90), leaf(90)
+    found = plan(x[ORDER].sin(), x)
+    kept = found.assume_global()
+    assert not found.outputs[0].structure.is_global and kept.outputs[0].structure.is_global
+    assert "asserted to hold for all values" in kept.reason
+    assert_close(full_jacobian(y[ORDER].sin(), y, plan=kept), full_jacobian_loop(y[ORDER].sin(), y))
+    # The word is taken: of another order, entries are missed, which a check notices.
+    other = y[ORDER.flip(0)].sin()
+    assert_close(full_jacobian(other, y, plan=found), full_jacobian_loop(other, y))
+    with pytest.raises(RuntimeError):
+        full_jacobian(other, y, plan=kept, verify=True)
+    dense = plan(network(90, 8)(x), x)
+    assert dense.assume_global() == dense

@@ -119,13 +119,13 @@ BY_AXES = {
     "matrices": (lambda x: x @ constant(6, 3, 3, seed=1), (6, 2, 3), 3),
     "attention": (lambda x: (x @ x.mT).softmax(-1) @ x, (9, 3, 2), 6),
     "convolution": (lambda x: torch.conv2d(x, constant(2, 1, 3, 3)), (10, 1, 4, 4), 8),
-    "convolution of equal channels": (lambda x: torch.conv1d(x, constant(3, 3, 3), padding=1), (10, 3, 4), 12),
+    "convolution of equal channels": (lambda x: torch.conv1d(x, constant(3, 3, 3), padding=1), (10, 3, 4), 9),
     "layer norm": (lambda x: nn.functional.layer_norm(x, (4,)), (12, 4), 4),
     "sum over an axis": (lambda x: (x**2).sum(1), (20, 5), 1),
     "sum over two": (lambda x: (x**2).sum((0, 2)), (3, 20, 5), 1),
     "mean kept": (lambda x: x - x.mean(-1, keepdim=True), (20, 4), 4),
     "softmax over the first": (lambda x: x.softmax(0), (4, 20), 4),
-    "repeated scalar": (lambda x: x.expand(3, 20) * constant(3, 20), (20,), 3),
+    "repeated, by columns": (lambda x: x.expand(3, 20) * constant(3, 20), (20,), 1),
     "permuted": (lambda x: x.permute(2, 0, 1).sin(), (4, 5, 6), 1),
     "selected": (lambda x: x[:, 0] * x[:, 1], (20, 3), 1),
     "stacked": (lambda x: torch.stack([x.sin(), x.cos()], -1), (20,), 2),
@@ -161,7 +161,7 @@ def test_axes_prove_dense_tapes_dense(name: str) -> None:
     calls = []
     f = function(x)
     ((_, lower),), is_known, _, _ = _C.analyze_axes(f, [x])
-    assert is_known and lower is not None and all(stride == -1 for _, stride in lower)
+    assert is_known and lower is not None and all(stride == -1 for _, stride, *_ in lower)
     f.grad_fn.register_hook(lambda *_: calls.append(1))  # a hook would count probes, were it not for the hook
     assert find(function(x), x) is None
 
@@ -198,7 +198,6 @@ def test_probes(name: str) -> None:
     structure = check_structure(f, x, dense(f, x))
     if least is not None:
         assert structure is not None and least <= structure.num_colors <= most
-        assert "probes" in structure.reason
 
 
 def test_tensors_without_axes() -> None:
@@ -218,9 +217,10 @@ def test_local_and_global_patterns() -> None:
     x = leaf(90)
     mask = torch.arange(90) % 2 == 0
     assert find(tridiagonal(x), x).is_global
-    assert not find(tridiagonal(x.relu()), x).is_global
+    assert find(tridiagonal(x.relu()), x).is_global
     assert not find(x[torch.arange(90).roll(1)] * 2, x).is_global
-    assert not find(torch.where(mask, x.roll(1), x), x).is_global
+    assert find(torch.where(mask, x.roll(1), x), x).is_global
+    assert not find(torch.where(mask, x[PERMUTATION], x), x).is_global
     assert find(x.roll(1) ** 2, x).is_global
 
 
@@ -231,9 +231,10 @@ def test_kept_structures() -> None:
     check_equal(jacobian_with(structure, tridiagonal(y), y)[0], dense(tridiagonal(y), y))
 
     def masked(x: Tensor) -> Tensor:
-        return tridiagonal(x.relu())
+        return tridiagonal(x[PERMUTATION].relu())
 
     structure = find(masked(x), x)
+    assert not structure.is_global
     check_equal(jacobian_with(structure, masked(y), y)[0], dense(masked(y), y))
     for other in (tridiagonal(y.sin()), masked(y).roll(1), tridiagonal(y)):
         with pytest.raises(ValueError, match="a graph like the one that was planned"):
@@ -307,7 +308,7 @@ def leaf_hooked(x: Tensor) -> Tensor:
 
 def changed_in_place(x: Tensor) -> Tensor:
     out = x.clone()
-    out[1:].i0_()
+    out[1:].view(-1, 1).renorm_(2, 0, 1.0)
     return out
 
 

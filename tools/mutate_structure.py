@@ -25,13 +25,13 @@ from torch.utils.cpp_extension import library_paths
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Those that most faults break come first.
-TESTS = ["structure", "columns", "pde_codes", "coloring", "sparse_results", "node_table"]
+TESTS = ["windows", "structure", "columns", "pde_codes", "coloring", "sparse_results", "node_table"]
 SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """In `file` of csrc/, `old`, which is there once, becomes `new`."""
+    """In `file` of csrc/, `old`, which is there once, becomes `new`. A header is part of the one file in PARTS."""
 
     name: str
     file: str
@@ -40,10 +40,13 @@ class Mutant:
 
 
 AXES, DIGITS, COMPRESSION = "structure/axes.cpp", "structure/digits.cpp", "structure/compression.cpp"
-TABLE, ROWS = "structure/node_table.cpp", "structure/node_rows.cpp"
+TABLE, ROWS, READERS = "structure/node_table.cpp", "structure/node_rows.cpp", "structure/node_readers.h"
+WINDOWS = "structure/windows.cpp"
 PROBES, PROBE, FIND = "structure/nan_probes.cpp", "engine/probe.cpp", "engine/find_structure.cpp"
 COLORING, COMPRESSED = "structure/coloring.cpp", "engine/compressed.cpp"
 STAR, FULL = "structure/star_coloring.cpp", "structure/bicoloring.cpp"
+
+PARTS = {READERS: ROWS}
 
 MUTANTS = [
     Mutant("axes: broadcast from the first axis", AXES, "out.size() - in.size() + axis; // wraps", "axis; // wraps"),
@@ -56,11 +59,11 @@ MUTANTS = [
     Mutant(
         "axes: mixing does not mix",
         AXES,
-        "return is_in_dims(axis) ? -1 : axis; }, out, in, digits);\n    case Flow::kResize",
-        "return axis; }, out, in, digits);\n    case Flow::kResize",
+        "along == nullptr ? all_free(in[axis])",
+        "along == nullptr ? axis_of_size(axes, out, axis, in[axis])",
     ),
-    Mutant("axes: select counts from the wrong axis", AXES, "(axis > dims[0] ? 1 : 0)", "0"),
-    Mutant("axes: stack counts from the wrong axis", AXES, "(axis >= dims[0] ? 1 : 0)", "(axis > dims[0] ? 1 : 0)"),
+    Mutant("axes: select counts from the wrong axis", AXES, "(d > dim ? 1 : 0)", "0"),
+    Mutant("axes: stack counts from the wrong axis", AXES, "(axis >= dim ? 1 : 0)", "(axis > dim ? 1 : 0)"),
     Mutant("axes: convolution keeps channels", AXES, "return axis == 0 ? 0 : -1;", "return axis <= 1 ? axis : -1;"),
     Mutant(
         "axes: of two paths the last one counts",
@@ -70,15 +73,55 @@ MUTANTS = [
     ),
     Mutant("digits: any two are neighbours", DIGITS, "&& digit.stride == low.stride * low.size", ""),
     Mutant("digits: the high part keeps its stride", DIGITS, "    digit.stride *= size;\n", ""),
+    Mutant("digits: of two ties the first counts", DIGITS, "|| a.stride != b.stride ", ""),
+    Mutant("digits: windows of other sizes", DIGITS, " || a.out_size() != b.out_size()", ""),
     Mutant(
-        "digits: of two ties the first counts", DIGITS, "x.stride == y.stride ? x.stride : Digit::kFree", "x.stride"
+        "digits: a window has parts", DIGITS, "  if (digit.window != nullptr) {\n    digit = {digit.size};\n  }\n", ""
     ),
-    Mutant("ties: rows of one colour share a digit", COMPRESSION, "weight *= place.digit.size;", "weight *= 1;"),
+    Mutant("ties: rows of one colour share a digit", COMPRESSION, "all.num_colors *= digit.coloring.num_colors;", ""),
+    Mutant("ties: columns are not shifted", COMPRESSION, "% digit_.size * place_;", "% digit_.size;"),
     Mutant(
-        "ties: columns are not shifted",
+        "ties: inputs share their columns' colours",
         COMPRESSION,
-        "% place.digit.size * place.value;\n    }\n    return column",
-        "% place.digit.size;\n    }\n    return column",
+        "push_back(all.num_colors + color)",
+        "push_back(color)",
+    ),
+    Mutant("ties: windows of one input count for all", COMPRESSION, "is_free |= !tie.has_value();", ""),
+    Mutant("windows: ends of an arc are not turned", WINDOWS, "(ahead < 0 ? ahead + size : ahead)", "ahead"),
+    Mutant("windows: kernels are shorter", WINDOWS, "(slide.kernel - 1) * slide.dilation", "(slide.kernel - 1)"),
+    Mutant("windows: padded on the other side", WINDOWS, "position + slide.padding;", "position - slide.padding;"),
+    Mutant(
+        "windows: of two paths the first one counts", WINDOWS, "hull(joint.arcs[k], b.arcs[k], a.size)", "joint.arcs[k]"
+    ),
+    Mutant(
+        "windows: the first of several windows counts",
+        WINDOWS,
+        "k < reached.count; ++k",
+        "k < std::min<int64_t>(reached.count, 1); ++k",
+    ),
+    Mutant("windows: what is rolled twice is rolled once", AXES, "is_once ? slide(", "is_once || true ? slide("),
+    Mutant(
+        "windows: parts begin at the first",
+        AXES,
+        "const size_t part = std::max<size_t>(k, nr);",
+        "const size_t part = 0;",
+    ),
+    Mutant("windows: written at the beginning", TABLE, "1, step, -starts[d]}", "1, step, 0}"),
+    Mutant("windows: a written axis has no step", TABLE, "1, step, -starts[d]}", "1, 1, -starts[d]}"),
+    Mutant(
+        "windows: groups of channels mix",
+        AXES,
+        "split_by_axis(axes[1], {attributes.groups, out[1] / attributes.groups})[0]",
+        "split_by_axis(axes[1], {out[1] / attributes.groups, attributes.groups})[1]",
+    ),
+    Mutant("windows: slices start at the first", READERS, "{shifted_by(-start)}", "{shifted_by(0)}"),
+    Mutant("windows: transposed convolutions are not", READERS, "convolution.transposed ? Slide::Kind::kUnder :", ""),
+    Mutant("windows: pools have no padding", READERS, "stride[axis], padding[axis],", "stride[axis], 0,"),
+    Mutant(
+        "windows: joined tensors start together",
+        READERS,
+        "start += sizes.size() == 1",
+        "start += true ? 0 : sizes.size() == 1",
     ),
     Mutant("table: softmax is elementwise", ROWS, '{"SoftmaxBackward0", kMixing', '{"SoftmaxBackward0", kSmooth'),
     Mutant("table: cumsum is elementwise", ROWS, '{"CumsumBackward0", kMoving', '{"CumsumBackward0", kSmooth'),
@@ -94,9 +137,9 @@ MUTANTS = [
     ),
     Mutant(
         "table: roll's shifts are not read",
-        ROWS,
-        "&generated::RollBackward0::dims, &generated::RollBackward0::shifts",
-        "&generated::RollBackward0::dims",
+        READERS,
+        "{Slide::Kind::kTurn, 1, 1, shift}",
+        "{Slide::Kind::kTurn, 1, 1, 0}",
     ),
     Mutant(
         "table: logcumsumexp lets NaN through",
@@ -104,13 +147,15 @@ MUTANTS = [
         '{"CumsumBackward0"',
         '{"LogcumsumexpBackward0", kAnyLocal},\n    {"CumsumBackward0"',
     ),
-    Mutant("table: sparse factors are dense", ROWS, "!factor.defined() || factor.layout() == at::kStrided", "true"),
+    Mutant(
+        "table: sparse factors are dense", READERS, "!factor->defined() || factor->layout() == at::kStrided", "true"
+    ),
     Mutant("table: hooks are ignored", TABLE, "!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() ||", ""),
     Mutant(
         "table: a view may be changed by anything",
         TABLE,
-        "return facts == nullptr ? nullptr : facts->is_global",
-        "return facts == nullptr || facts->is_global",
+        "if (facts == nullptr) {\n      return nullptr;",
+        "if (facts == nullptr) {\n      return &kAnyGlobal;",
     ),
     Mutant("table: where a view lies is not read", TABLE, "  reader.append(others, slices.view);\n", ""),
     Mutant(
@@ -234,12 +279,18 @@ class Tree:
         }
 
     def build(self, mutant: Mutant) -> None:
+        file = PARTS.get(mutant.file, mutant.file)
         source = (ROOT / "csrc" / mutant.file).read_text()
         if source.count(mutant.old) != 1 and mutant.old != mutant.new:
             raise SystemExit(f"mutate_structure: {mutant.name}: expected once in {mutant.file}: {mutant.old}")
         changed, compiled = self.folder / "mutant.cpp", self.folder / "mutant.o"
-        changed.write_text(source.replace(mutant.old, mutant.new))
-        entry = self.commands[mutant.file]
+        changed.write_text((ROOT / "csrc" / file).read_text())
+        # A header is found first beside the file that includes it.
+        shutil.rmtree(self.folder / "structure", ignore_errors=True)
+        place = changed if file == mutant.file else self.folder / mutant.file
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(source.replace(mutant.old, mutant.new))
+        entry = self.commands[file]
         output = entry["output"]
         command = entry["command"].replace(entry["file"], str(changed)).replace(output, str(compiled))
         subprocess.run(shlex.split(command), check=True, capture_output=True, text=True)

@@ -43,10 +43,7 @@ bool are_apart(const OutputProblem& problem, int64_t batch_dims) {
       map,
       plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device()),
       /*may_loop=*/true);
-  int64_t columns = 0;
-  for (const at::Tensor& input : problem.inputs) {
-    columns += input.numel();
-  }
+  const int64_t columns = problem.count_columns();
   for (const auto bit : c10::irange(bits)) {
     std::vector<int64_t> group_of_row;
     for (const auto row : c10::irange(problem.output.numel())) {

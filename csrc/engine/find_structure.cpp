@@ -2,13 +2,14 @@
 #include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "engine/compressed.h"
 #include "engine/forward_mode.h"
+#include "engine/plain_tensor.h"
 #include "engine/probe.h"
 #include "plan/chunking.h"
+#include "plan/cost.h"
 #include "structure/axes.h"
 #include "structure/nan_probes.h"
 #include "structure/passes.h"
@@ -28,12 +29,15 @@ constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
 // What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
-// cotangents, when there are few rows, which fit the caches, or all. Recording the graph for forward mode dispatches
+// cotangents, when there are few rows, which fit the caches, or all; and a multiplication by a factor, which few rows
+// read from memory, and all once. Recording the graph for forward mode dispatches
 // about so many times the operators of one sweep.
 constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kNanosecondsPerNode = 6e3;
 constexpr double kNanosecondsPerProbedByte = 0.05;
 constexpr double kNanosecondsPerDenseByte = 0.09;
+constexpr double kNanosecondsPerProbedMultiplication = 0.035;
+constexpr double kNanosecondsPerDenseMultiplication = 0.01;
 constexpr double kRecordingSweeps = 3;
 
 // What an entry takes to be found, coloured and put into its place.
@@ -41,6 +45,9 @@ constexpr double kNanosecondsPerEntry = 20;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
+
+// So many times fewer colours than rows are few: what else there is to be found is within their pattern.
+constexpr int64_t kGoodGain = 8;
 
 constexpr int64_t kFirstBlocks = 16;
 constexpr int64_t kFewestFirstBlocks = 4;
@@ -60,22 +67,13 @@ constexpr int64_t kManyMoreRows = 1024;
 constexpr int64_t kManyRows = 4096;
 
 bool may_compress(const OutputProblem& problem) {
-  constexpr c10::DispatchKeySet kWrapped(
-      {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python});
   const auto is_odd = [&](const at::Tensor& tensor) {
-    return tensor.key_set().has_any(kWrapped) || tensor.is_meta() || tensor.layout() != at::kStrided ||
+    return !is_plain(tensor) || tensor.is_meta() || tensor.layout() != at::kStrided ||
         tensor.device() != problem.output.device() || tensor.numel() == 0;
   };
   return problem.output.numel() > 1 && !problem.inputs.empty() && !is_odd(problem.output) &&
       std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) &&
       problem.tape.distrust != tape::Distrust::kValues && !torch::autograd::AnomalyMode::is_enabled();
-}
-
-int64_t count_columns(const OutputProblem& problem) {
-  return std::accumulate(
-      problem.inputs.begin(), problem.inputs.end(), int64_t{0}, [](int64_t sum, const at::Tensor& input) {
-        return sum + input.numel();
-      });
 }
 
 // The ties of the inputs that the tape reaches, in the problem's order; their lower ones where `lower` and known.
@@ -110,26 +108,31 @@ class Search {
         axes_(axes),
         effort_(effort),
         rows_(problem.output.numel()),
-        columns_(count_columns(problem)),
+        columns_(problem.count_columns()),
         may_go_forward_(
-            problem.may_go_forward && forward_obstacle(problem.output, problem.tape, problem.inputs).empty()) {}
+            problem.may_go_forward && forward_obstacle(problem.output, problem.tape, problem.inputs).empty()) {
+    for (const tape::TapeNode& node : problem.tape.nodes) {
+      multiplications_ += plan::work_of(problem.tape, node).multiplications;
+    }
+  }
 
   // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
   std::shared_ptr<const Compression> run() const {
     const std::vector<Digits> upper = *ties_of(problem_, axes_, false);
-    const int64_t tied = structure::rows_a_color(rows_, upper);
+    const int64_t colors = structure::colors_of_ties(rows_, upper);
     const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
-    const bool has_more = !lower.has_value() || structure::rows_a_color(rows_, *lower) >= 2 * kLeastGain * tied;
+    const bool has_more = !lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors;
     // Without more structure: the rows that axes leave, or a plan that knows none.
-    double passes = static_cast<double>(rows_ / tied);
+    auto passes = static_cast<double>(colors);
     if (problem_.dense_cost.has_value()) {
       passes = std::min(passes, *problem_.dense_cost);
     }
     std::shared_ptr<Compression> result;
     if (has_more) {
-      result = probe(passes);
+      const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
+      result = are_few ? narrow(upper) : probe(passes);
     }
-    if (result == nullptr && tied >= kLeastGain) {
+    if (result == nullptr && colors * kLeastGain <= rows_) {
       result = from_ties(upper, passes);
     }
     if (result != nullptr) {
@@ -143,38 +146,70 @@ class Search {
     return effort_ == Effort::kThorough;
   }
 
+  bool is_tall() const {
+    return may_go_forward_ && rows_ >= kTall * columns_;
+  }
+
+  // A kept structure is chosen by its passes alone, whatever the size of this one problem.
   structure::ColoringLimits coloring_limits() const {
-    return {may_go_forward_, is_thorough()};
+    structure::ColoringLimits limits{may_go_forward_};
+    limits.is_thorough = is_thorough();
+    if (!is_thorough()) {
+      const SweepTimes times = forward_times();
+      limits.recording_cost = std::max(1.0, (times.setup + times.dispatch) / reverse_times().product);
+    }
+    return limits;
   }
 
   std::shared_ptr<Compression> from_ties(const std::vector<Digits>& upper, double passes) const {
-    auto result = std::make_shared<Compression>(*structure::compression_of_ties(rows_, upper));
-    if (may_go_forward_ && structure::max_row_degree(result->pattern) * kTall <= result->coloring.num_colors) {
-      if (auto colored = structure::color_pattern(result->pattern, {}, std::nullopt, coloring_limits());
-          colored.has_value() && structure::cost_of(*colored) < structure::cost_of(*result)) {
-        result = std::make_shared<Compression>(std::move(*colored));
-        result->is_global = true;
-      }
-    }
+    auto result = std::make_shared<Compression>(structure::compression_of_ties(rows_, upper, coloring_limits()));
     result->reason = "axes that the tape ties to those of the output";
-    return is_thorough() || structure::cost_of(*result) <= passes ? result : nullptr;
+    return is_thorough() || coloring_limits().cost_of(*result) <= passes ? result : nullptr;
+  }
+
+  // What axes leave, less what one probe for each of its colours shows to be zero. That a pattern holds for all values
+  // is worth more than what is zero at this point alone.
+  std::shared_ptr<Compression> narrow(const std::vector<Digits>& upper) const {
+    if (!axes_.is_global) {
+      return nullptr;
+    }
+    Compression ties = structure::compression_of_ties(rows_, upper, {/*may_use_columns=*/false});
+    const LinearMap map = reverse_map(problem_);
+    auto narrowed = structure::narrow_pattern(ties.pattern, ties.coloring, probe_of(map, ties.coloring.num_colors));
+    if (!narrowed.has_value()) {
+      return nullptr;
+    }
+    auto colored = structure::color_pattern(std::move(*narrowed), {}, std::nullopt, coloring_limits());
+    if (!colored.has_value()) {
+      return nullptr;
+    }
+    auto result = std::make_shared<Compression>(std::move(*colored));
+    result->reason = "axes that the tape ties to those of the output, and " + std::to_string(ties.coloring.num_colors) +
+        " probes in 1 sweep";
+    result->is_global = true;
+    return result;
   }
 
   std::shared_ptr<Compression> probe(double passes) const {
-    const bool is_tall = may_go_forward_ && rows_ >= kTall * columns_;
-    std::shared_ptr<Compression> result = is_tall ? probe_columns(passes) : probe_rows(passes);
+    std::shared_ptr<Compression> result = is_tall() ? probe_columns(passes) : probe_rows(passes);
     // A second search is for those who want a structure at a price.
     if (result == nullptr && is_thorough()) {
-      result = is_tall ? probe_rows(passes) : may_go_forward_ ? probe_columns(passes) : nullptr;
+      result = is_tall() ? probe_rows(passes) : may_go_forward_ ? probe_columns(passes) : nullptr;
     }
     return result;
+  }
+
+  // A row of a batched sweep, but for what it takes to run its Nodes.
+  double row_time(double per_byte, double per_multiplication) const {
+    return per_byte * static_cast<double>(problem_.tape.bytes_per_row) +
+        per_multiplication * static_cast<double>(multiplications_);
   }
 
   SweepTimes reverse_times() const {
     return {
         0,
         kNanosecondsPerSweep + kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
-        kNanosecondsPerProbedByte * static_cast<double>(problem_.tape.bytes_per_row)};
+        row_time(kNanosecondsPerProbedByte, kNanosecondsPerProbedMultiplication)};
   }
 
   SweepTimes forward_times() const {
@@ -195,7 +230,7 @@ class Search {
       budget.max_colors = static_cast<int64_t>(passes) / kLeastGain;
       return budget;
     }
-    const double dense = kNanosecondsPerDenseByte * static_cast<double>(problem_.tape.bytes_per_row) * passes;
+    const double dense = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
     const double allowed = std::max(kFreeNanoseconds, kShareOfDense * dense) - times.setup - times.dispatch;
     const double blocks = allowed / times.product * kBlocksPerSample / (kBlocksPerSample + 1);
     if (blocks < static_cast<double>(kFewestFirstBlocks)) {
@@ -260,7 +295,7 @@ class Search {
       bool is_global) const {
     auto colored = structure::color_pattern(
         std::move(found.pattern), std::move(found.full_columns), std::move(found.coloring), coloring_limits());
-    if (!colored.has_value() || structure::cost_of(*colored) > static_cast<double>(budget.max_colors)) {
+    if (!colored.has_value() || coloring_limits().cost_of(*colored) > static_cast<double>(budget.max_colors)) {
       return nullptr;
     }
     auto result = std::make_shared<Compression>(std::move(*colored));
@@ -290,6 +325,7 @@ class Search {
   const int64_t rows_;
   const int64_t columns_;
   const bool may_go_forward_;
+  int64_t multiplications_ = 0; // of a row
 };
 
 } // namespace
@@ -310,7 +346,7 @@ std::shared_ptr<const Compression> renew_structure(
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
   TORCH_CHECK_VALUE(
       axes.has_value() && axes->is_known && axes->signature == kept->signature &&
-          problem.output.numel() == kept->pattern.rows && count_columns(problem) == kept->pattern.columns,
+          problem.output.numel() == kept->pattern.rows && problem.count_columns() == kept->pattern.columns,
       caller,
       ": expected a graph like the one that was planned, got one whose operations, shapes or links differ; plan it anew");
   if (!may_compress(problem)) {

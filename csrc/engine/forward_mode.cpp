@@ -3,7 +3,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>
-#include <c10/core/DispatchKeySet.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
@@ -16,6 +15,7 @@
 #include "engine/double_backward_jvp.h"
 #include "engine/failure.h"
 #include "engine/jacobian_block.h"
+#include "engine/plain_tensor.h"
 #include "engine/sweeps.h"
 #include "structure/node_table.h"
 
@@ -74,8 +74,7 @@ std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tenso
   if (torch::autograd::AnomalyMode::is_enabled()) {
     return "anomaly mode is on";
   }
-  if (output.key_set().has_any(
-          c10::DispatchKeySet({c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}))) {
+  if (!is_plain(output)) {
     return "f is inside a torch.func transform, or of a tensor subclass";
   }
   for (const at::Tensor& input : inputs) {

@@ -5,20 +5,11 @@
 
 #include <utility>
 
+#include "engine/plain_tensor.h"
 #include "ops/joined_shape.h"
 
 namespace highgrad::engine {
 namespace {
-
-// A tensor with memory of its own that a kernel may write to: no functorch wrapper, no subclass, no fake tensor.
-bool is_plain(const at::Tensor& tensor) {
-  constexpr c10::DispatchKeySet kWrapped(
-      {c10::DispatchKey::FuncTorchBatched,
-       c10::DispatchKey::FuncTorchGradWrapper,
-       c10::DispatchKey::Python,
-       c10::DispatchKey::Functionalize});
-  return !tensor.key_set().has_any(kWrapped);
-}
 
 // Whether nobody else can see the memory of `tensor`. A view made without grad mode still keeps its base alive, which
 // does not count when only the view holds it.

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "engine/batched_vjp.h"
+#include "engine/plain_tensor.h"
 #include "structure/node_table.h"
 #include "tape/node_rules.h"
 
@@ -60,9 +61,7 @@ at::Tensor weight_of(Node& node, size_t operand) {
 } // namespace
 
 std::optional<KnownHead> find_known_head(const Endpoint& root, const Tape& tape, bool create_graph) {
-  constexpr c10::DispatchKeySet kWrapped(
-      {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python});
-  if (root.like.numel() < 2 || root.like.key_set().has_any(kWrapped) || torch::autograd::AnomalyMode::is_enabled()) {
+  if (root.like.numel() < 2 || !is_plain(root.like) || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
   }
   // Down the tape while it does not branch: views keep the rows' order, elementwise Nodes scale them.

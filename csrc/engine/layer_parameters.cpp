@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "engine/plain_tensor.h"
 #include "ops/joined_shape.h"
 #include "structure/axes.h"
 
@@ -265,26 +266,26 @@ class Layers {
   Output output_;
 };
 
-bool is_plain(const Tape& tape, int32_t node) {
+bool has_no_hooks(const Tape& tape, int32_t node) {
   return tape::is_vjp_linear(*tape.nodes[node].node);
 }
 
 std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources, Slot slot, int64_t samples) {
   const auto shape = tape::shape_of(*tape.nodes[slot.node].node, slot.input_nr);
   auto source = sources.of(slot);
-  if (!shape.has_value() || !source.has_value() || tape.nodes[slot.node].runs || !is_plain(tape, slot.node)) {
+  if (!shape.has_value() || !source.has_value() || tape.nodes[slot.node].runs || !has_no_hooks(tape, slot.node)) {
     return std::nullopt;
   }
   const bool transposed = dynamic_cast<TBackward0*>(tape.nodes[source->node].node) != nullptr;
   const int32_t transpose = source->node;
   if (transposed) {
     source = sources.of({transpose, 0});
-    if (!source.has_value() || !is_plain(tape, transpose)) {
+    if (!source.has_value() || !has_no_hooks(tape, transpose)) {
       return std::nullopt;
     }
   }
   Node& node = *tape.nodes[source->node].node;
-  if (!is_plain(tape, source->node) || node.num_inputs() == 0 ||
+  if (!has_no_hooks(tape, source->node) || node.num_inputs() == 0 ||
       !tape::takes_dtype(node, node.input_metadata(0).dtype())) {
     return std::nullopt;
   }
@@ -311,12 +312,7 @@ std::optional<Found> find(const OutputProblem& problem) {
       problem.inputs.empty() || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
   }
-  const auto is_wrapped = [](const at::Tensor& tensor) {
-    return tensor.key_set().has_any(
-        c10::DispatchKeySet(
-            {c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Python}));
-  };
-  if (is_wrapped(problem.output) || std::any_of(problem.inputs.begin(), problem.inputs.end(), is_wrapped)) {
+  if (!is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), is_plain)) {
     return std::nullopt;
   }
   const int64_t samples = problem.output.size(0);

@@ -19,17 +19,9 @@ namespace {
 using plan::Mode;
 using plan::OutputPlan;
 
-int64_t count_columns(const OutputProblem& problem) {
-  int64_t columns = 0;
-  for (const at::Tensor& input : problem.inputs) {
-    columns += input.numel();
-  }
-  return columns;
-}
-
 // Without structure.
 OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
-  plan::Request request{problem.tape, problem.output.numel(), count_columns(problem), problem.output.device(), mode};
+  plan::Request request{problem.tape, problem.output.numel(), problem.count_columns(), problem.output.device(), mode};
   std::string obstacle;
   if (mode != Mode::kReverse) {
     obstacle = plain_obstacle(problem.output, problem.inputs);
@@ -68,17 +60,18 @@ std::shared_ptr<const OutputPlan> make_plan(
     structured.may_go_forward = options.mode == Mode::kAuto;
     structured.dense_cost = std::min(plan->cost, shared_passes);
     plan->structure = find_structure(structured, effort);
-    const bool has_better = plan->structure != nullptr && structure::cost_of(*plan->structure) < shared_passes;
+    const bool has_better = plan->structure != nullptr &&
+        structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) < shared_passes;
     if (samples > 1 && shared_passes <= plan->cost && !has_better) {
       plan->structure = nullptr;
       plan->samples = samples;
-      plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), count_columns(problem)}};
+      plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), problem.count_columns()}};
       plan->reason = "parameters of layers: the rows of " + std::to_string(samples) + " samples share passes";
     }
   }
   if (effort == Effort::kThorough) {
     plan->rows = problem.output.numel();
-    plan->columns = count_columns(problem);
+    plan->columns = problem.count_columns();
     plan->signature = tape::signature_of(problem.tape);
     plan->bytes_per_row = problem.tape.peak_bytes_per_row;
     const int64_t passes = plan->structure == nullptr ? plan->segments.front().passes() / plan->samples
@@ -101,7 +94,7 @@ std::shared_ptr<const OutputPlan> renew_plan(
     const OutputProblem& problem,
     const JacobianOptions& options,
     const std::shared_ptr<const OutputPlan>& kept) {
-  const bool is_alike = problem.output.numel() == kept->rows && count_columns(problem) == kept->columns &&
+  const bool is_alike = problem.output.numel() == kept->rows && problem.count_columns() == kept->columns &&
       (problem.inputs.empty() || tape::signature_of(problem.tape) == kept->signature);
   TORCH_CHECK_VALUE(
       is_alike,
@@ -113,7 +106,7 @@ std::shared_ptr<const OutputPlan> renew_plan(
       " inputs, got one of ",
       problem.output.numel(),
       " and ",
-      count_columns(problem),
+      problem.count_columns(),
       " whose operations, shapes, dtypes, hooks or links may differ; plan it anew");
   const bool is_obstructed = !kept->is_plain_reverse() && !plain_obstacle(problem.output, problem.inputs).empty();
   if (kept->structure == nullptr && !is_obstructed) {

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -44,6 +45,15 @@ struct OutputProblem {
   bool may_go_forward = true;
   // What the Jacobian costs without structure, in rows of reverse mode; all rows, unless there is a better plan.
   std::optional<double> dense_cost = std::nullopt;
+
+  // Elements of all inputs.
+  int64_t count_columns() const {
+    int64_t columns = 0;
+    for (const at::Tensor& input : inputs) {
+      columns += input.numel();
+    }
+    return columns;
+  }
 };
 
 } // namespace highgrad::engine

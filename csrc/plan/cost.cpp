@@ -1,8 +1,12 @@
 #include "plan/cost.h"
 
 #include <array>
+#include <cstdint>
+#include <optional>
 #include <string_view>
 #include <typeinfo>
+
+#include "structure/node_table.h"
 
 namespace highgrad::plan {
 namespace {
@@ -22,6 +26,9 @@ constexpr double kOperatorsOfProduct = 10;
 constexpr std::array<std::string_view, 6> kMatrixProducts =
     {"MmBackward0", "AddmmBackward0", "BmmBackward0", "BaddbmmBackward0", "MvBackward0", "AddmvBackward0"};
 
+// Convolutions take channels so many at a time, with zeros where there are fewer.
+constexpr int64_t kChannelsTogether = 16;
+
 int64_t numel(const std::vector<int64_t>& shape) {
   int64_t product = 1;
   for (const int64_t size : shape) {
@@ -30,14 +37,49 @@ int64_t numel(const std::vector<int64_t>& shape) {
   return product;
 }
 
+// As "...<length><name>E".
+bool is_mangled(std::string_view type, std::string_view name) {
+  return type.size() > name.size() && type.substr(type.size() - 1 - name.size(), name.size()) == name;
+}
+
+int64_t padded_channels(int64_t channels) {
+  return (channels + kChannelsTogether - 1) / kChannelsTogether * kChannelsTogether;
+}
+
+// By the input and by the weight alike: every element of out by every kernel element that it meets.
+int64_t multiplications_of_convolution(const tape::Tape& tape, const tape::TapeNode& node) {
+  const auto links = links_of(tape, node);
+  const auto out = tape::shape_of(*node.node, 0);
+  const tape::Slot& input = links.front();
+  const auto in = input.is_on_tape() ? tape::shape_of(*tape.nodes[input.node].node, input.input_nr) : std::nullopt;
+  if (!out.has_value() || !in.has_value() || in->size() < 3 || out->size() != in->size()) {
+    return 0;
+  }
+  const auto rank = static_cast<int64_t>(in->size());
+  const auto attributes = structure::attributes_of(*node.node, rank, rank);
+  if (!attributes.has_value() || attributes->slides.size() + 2 != in->size()) {
+    return 0;
+  }
+  const int64_t groups = attributes->groups;
+  int64_t count = out->front() * groups * padded_channels((*in)[1] / groups) * padded_channels((*out)[1] / groups);
+  for (size_t axis = 2; axis < in->size(); ++axis) {
+    const structure::Slide& slide = attributes->slides[axis - 2];
+    count *= slide.kernel * (slide.kind == structure::Slide::Kind::kUnder ? (*in)[axis] : (*out)[axis]);
+  }
+  return count;
+}
+
 } // namespace
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   Work work{node.runs ? 1 : 0, node.bytes, 0};
   const std::string_view type(typeid(*node.node).name());
+  if (is_mangled(type, "ConvolutionBackward0")) {
+    work.multiplications = multiplications_of_convolution(tape, node);
+    return work;
+  }
   for (const std::string_view name : kMatrixProducts) {
-    // Mangled as "...<length><name>E".
-    if (type.size() <= name.size() || type.substr(type.size() - 1 - name.size(), name.size()) != name) {
+    if (!is_mangled(type, name)) {
       continue;
     }
     const auto out = tape::shape_of(*node.node, 0);

@@ -73,6 +73,44 @@ Digits reduced(const std::vector<int64_t>& dims, const Shape& out, const Shape& 
   return join_axes(result);
 }
 
+// In's axes are out's, but for `dims`: these lie along out's as `slide(i)` of dims[i] says, or are free where it is
+// null.
+template <typename SlideOf>
+Digits resized(
+    const std::vector<int64_t>& dims,
+    SlideOf&& slide,
+    const Shape& out,
+    const Shape& in,
+    const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    const auto place = std::find(dims.begin(), dims.end(), static_cast<int64_t>(axis));
+    if (place == dims.end()) {
+      result[axis] = axis_of_size(axes, out, axis, in[axis]);
+      continue;
+    }
+    // An axis may be rolled twice.
+    const bool is_once = std::find(place + 1, dims.end(), *place) == dims.end();
+    const Slide* along = is_once ? slide(static_cast<size_t>(place - dims.begin())) : nullptr;
+    result[axis] = along == nullptr ? all_free(in[axis]) : slide_digits(*along, axes[axis], in[axis]);
+  }
+  return join_axes(result);
+}
+
+// Samples are the same, channels of one group depend on those of that group, and the other axes slide.
+Digits convolved(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  result[0] = axis_of_size(axes, out, 0, in[0]);
+  const Digits group = split_by_axis(axes[1], {attributes.groups, out[1] / attributes.groups})[0];
+  result[1] = join_axes({group, all_free(in[1] / attributes.groups)});
+  for (size_t axis = 2; axis < in.size(); ++axis) {
+    result[axis] = slide_digits(attributes.slides[axis - 2], axes[axis], in[axis]);
+  }
+  return join_axes(result);
+}
+
 // In's axis k is out's axis from(k), or free where that is negative.
 template <typename From>
 Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& digits) {
@@ -83,6 +121,62 @@ Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& 
     result[axis] = place < 0 ? all_free(in[axis]) : axis_of_size(axes, out, static_cast<size_t>(place), in[axis]);
   }
   return join_axes(result);
+}
+
+// In's axis `dim` at one position: what all of out depends on, that position does.
+Digits taken(int64_t dim, int64_t position, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    const auto d = static_cast<int64_t>(axis);
+    result[axis] = d == dim ? all_free(in[axis]) : axis_of_size(axes, out, axis - (d > dim ? 1 : 0), in[axis]);
+  }
+  const auto common = std::find_if(
+      digits.begin(), digits.end(), [](const Digit& digit) { return digit.size == 1 && digit.window != nullptr; });
+  if (common != digits.end()) {
+    const int64_t size = in[dim];
+    result[dim] =
+        slide_digits({Slide::Kind::kOver, 1, 1, position < 0 ? -position - size : -position}, {*common}, size);
+  }
+  return join_axes(result);
+}
+
+// Out's axis `dim` has in at one position.
+Digits inserted(int64_t dim, int64_t position, const Shape& out, const Shape& in, const Digits& digits) {
+  const Slide slide{Slide::Kind::kOver, 1, 1, position < 0 ? position + out[dim] : position};
+  const Digits at_position = slide_digits(slide, split_by_axis(digits, out)[dim], 1);
+  return join_axes(
+      {at_position, rearranged([&](int64_t axis) { return axis + (axis >= dim ? 1 : 0); }, out, in, digits)});
+}
+
+Digits unfolded(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  const Axes axes = split_by_axis(digits, out);
+  Axes result(in.size());
+  for (size_t axis = 0; axis < in.size(); ++axis) {
+    result[axis] = static_cast<int64_t>(axis) == attributes.dims[0]
+        ? slide_digits(attributes.slides[0], axes[axis], in[axis])
+        : axis_of_size(axes, out, axis, in[axis]);
+  }
+  return join_axes(result);
+}
+
+// What is written to the view of a base, which out is.
+Digits written(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  if (attributes.slides.size() < attributes.view.size() || attributes.view.size() < in.size()) {
+    return all_free(numel_of(in));
+  }
+  const Axes axes = split_by_axis(digits, out);
+  Axes view;
+  Axes fixed;
+  for (size_t i = 0; i < attributes.slides.size(); ++i) {
+    const int64_t along = attributes.dims[i];
+    const bool is_fixed = i >= attributes.view.size();
+    const int64_t size = is_fixed ? 1 : attributes.view[i];
+    (is_fixed ? fixed : view)
+        .push_back(along < 0 ? all_free(size) : slide_digits(attributes.slides[i], axes[along], size));
+  }
+  fixed.push_back(pointwise(attributes.view, in, join_axes(view)));
+  return join_axes(fixed);
 }
 
 Digits product(size_t k, size_t num_ins, const Shape& out, const Shape& in, const Digits& digits) {
@@ -227,6 +321,9 @@ class Walk {
         if (attributes.has_value()) {
           hash_.add(attributes->dims);
           hash_.add(attributes->others);
+          for (const Slide& slide : attributes->slides) {
+            hash_.add({static_cast<int64_t>(slide.kind), slide.kernel, slide.stride, slide.padding, slide.dilation});
+          }
         } else {
           analysis_.is_global = false;
         }
@@ -241,7 +338,7 @@ class Walk {
           continue;
         }
         const auto flow = [&](const Digits& digits) {
-          return flow_through(facts->flow, attributes->dims, k, links.size(), *out, *ins[k], digits);
+          return flow_through(facts->flow, *attributes, nr, k, links.size(), *out, *ins[k], digits);
         };
         Ties ties{flow(state.ties.upper), std::nullopt};
         if (facts->is_full && state.ties.lower.has_value()) {
@@ -264,14 +361,21 @@ class Walk {
 
 Digits flow_through(
     Flow flow,
-    const std::vector<int64_t>& dims,
+    const NodeAttributes& attributes,
+    uint32_t nr,
     size_t k,
     size_t num_ins,
     const Shape& out,
     const Shape& in,
     const Digits& digits) {
   const Digits unknown = all_free(numel_of(in));
-  const auto is_in_dims = [&](int64_t axis) { return contains(dims, static_cast<size_t>(axis)); };
+  const std::vector<int64_t>& dims = attributes.dims;
+  const std::vector<Slide>& slides = attributes.slides;
+  const auto slide_of = [&](size_t i) -> const Slide* {
+    const size_t part = std::max<size_t>(k, nr);
+    const size_t at = slides.size() == dims.size() ? i : part;
+    return at < slides.size() ? &slides[at] : nullptr;
+  };
   switch (flow) {
     case Flow::kOther:
       return unknown;
@@ -288,22 +392,25 @@ Digits flow_through(
       return reduced(dims, out, in, digits);
     case Flow::kMix:
       // Weights and biases besides the input have an axis for each of `dims` alone. No dims are all, as roll's.
-      return k > 0 || in != out || dims.empty()
-          ? unknown
-          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+      if (k > 0 || in != out || (dims.empty() && in.size() != 1)) {
+        return unknown;
+      }
+      return resized(dims.empty() ? std::vector<int64_t>{0} : dims, slide_of, out, in, digits);
     case Flow::kResize:
-      return in.size() != out.size()
-          ? unknown
-          : rearranged([&](int64_t axis) { return is_in_dims(axis) ? -1 : axis; }, out, in, digits);
+      return in.size() != out.size() ? unknown : resized(dims, slide_of, out, in, digits);
     case Flow::kTake:
       return in.size() != out.size() + 1
           ? unknown
-          : rearranged(
-                [&](int64_t axis) { return axis == dims[0] ? -1 : axis - (axis > dims[0] ? 1 : 0); }, out, in, digits);
+          : taken(dims[0], attributes.others.empty() ? nr : attributes.others[0], out, in, digits);
     case Flow::kInsert:
       return in.size() + 1 != out.size()
           ? unknown
-          : rearranged([&](int64_t axis) { return axis + (axis >= dims[0] ? 1 : 0); }, out, in, digits);
+          : inserted(
+                dims[0], attributes.others.empty() ? static_cast<int64_t>(k) : attributes.others[0], out, in, digits);
+    case Flow::kUnfold:
+      return in.size() + 1 != out.size() || slides.size() != 1 ? unknown : unfolded(attributes, out, in, digits);
+    case Flow::kWrite:
+      return k == 0 ? pointwise(out, in, digits) : written(attributes, out, in, digits);
     case Flow::kMatrixProduct:
       return product(k, num_ins, out, in, digits);
     case Flow::kMatrices:
@@ -312,8 +419,11 @@ Digits flow_through(
           : rearranged(
                 [&](int64_t axis) { return axis + 2 < static_cast<int64_t>(in.size()) ? axis : -1; }, out, in, digits);
     case Flow::kConvolution:
-      return k > 0 || in.size() != out.size()
-          ? unknown
+      if (k > 0 || in.size() != out.size()) {
+        return unknown;
+      }
+      return slides.size() + 2 == in.size()
+          ? convolved(attributes, out, in, digits)
           : rearranged([&](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
   }
   return unknown;
@@ -329,13 +439,14 @@ std::optional<AxisAnalysis> analyze_axes(const Tape& tape) {
 
 bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, int64_t own) {
   const auto axes = split_by_axis(digits, {samples, own});
-  return samples == 1 || (axes[0].size() == 1 && axes[0][0].size == samples && axes[0][0].stride == rest);
+  return samples == 1 ||
+      (axes[0].size() == 1 && axes[0][0].is_equal() && axes[0][0].size == samples && axes[0][0].stride == rest);
 }
 
 int64_t tied_samples(const Digits& digits, int64_t rest) {
   int64_t samples = 1;
   for (const Digit& digit : digits) {
-    if (digit.is_free()) {
+    if (!digit.is_equal()) {
       continue;
     }
     if (digit.stride >= rest) {

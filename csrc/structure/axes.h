@@ -31,10 +31,11 @@ struct AxisAnalysis {
   uint64_t signature = 0;
 };
 
-// The digits of an operator's in number `k`, of shape `in`, by those of its out, of shape `out`.
+// The digits of an operator's in number `k`, of shape `in`, by those of its out number `nr`, of shape `out`.
 Digits flow_through(
     Flow flow,
-    const std::vector<int64_t>& dims,
+    const NodeAttributes& attributes,
+    uint32_t nr,
     size_t k,
     size_t num_ins,
     const Shape& out,

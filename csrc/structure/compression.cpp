@@ -1,10 +1,16 @@
 #include "structure/compression.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
+
+#include "structure/passes.h"
 
 namespace highgrad::structure {
 namespace {
+
+// Colouring one digit of the output may take so many steps, however small it is.
+constexpr int64_t kColoringSteps = int64_t{1} << 16;
 
 int64_t numel_of(const Digits& digits) {
   int64_t numel = 1;
@@ -14,147 +20,279 @@ int64_t numel_of(const Digits& digits) {
   return numel;
 }
 
-// The output's own index: each digit that the input ties is tied to itself, the others are free.
-Digits ties_in_output(const Digits& input, int64_t rows) {
-  Digits tied;
-  for (const Digit& digit : input) {
-    if (!digit.is_free()) {
-      tied.push_back(digit);
-    }
-  }
-  std::sort(tied.begin(), tied.end(), [](const Digit& a, const Digit& b) { return a.stride > b.stride; });
-  Digits result;
-  int64_t above = rows; // what the digits so far leave below them
-  for (const Digit& digit : tied) {
-    const int64_t reach = digit.stride * digit.size;
-    if (reach > above || above % reach != 0) {
-      return all_free(rows);
-    }
-    if (above != reach) {
-      result.push_back({above / reach, Digit::kFree});
-    }
-    result.push_back(digit);
-    above = digit.stride;
-  }
-  if (above > 1) {
-    result.push_back({above, Digit::kFree});
-  }
-  return result;
-}
-
-Digits ties_of_all(int64_t rows, const std::vector<Digits>& inputs) {
-  Digits common = rows == 1 ? Digits{} : Digits{{rows, 1}};
-  for (const Digits& input : inputs) {
-    common = common_ties(common, ties_in_output(input, rows));
-  }
-  return common;
-}
-
-// A digit with its place value in the index that it is part of.
-struct Place {
-  Digit digit;
-  int64_t value;
+// One digit of the output's index, (row / stride) % size, and colours of its values: rows whose values differ, but not
+// in colour, share no column.
+struct OutputDigit {
+  int64_t stride;
+  int64_t size;
+  Coloring coloring;
 };
 
-std::vector<Place> places_of(const Digits& digits) {
-  std::vector<Place> places;
-  int64_t value = 1;
-  for (auto digit = digits.rbegin(); digit != digits.rend(); ++digit) {
-    places.push_back({*digit, value});
-    value *= digit->size;
-  }
-  return places;
+Coloring one_color(int64_t size) {
+  return {std::vector<int64_t>(size, 0), 1};
 }
 
-// The columns of one input in every row: first(row), plus each of `offsets`, ascending.
-struct RowColumns {
-  std::vector<Place> tied;
-  std::vector<int64_t> offsets{0};
+Coloring all_colors(int64_t size) {
+  Coloring coloring{std::vector<int64_t>(size), size};
+  std::iota(coloring.colors.begin(), coloring.colors.end(), 0);
+  return coloring;
+}
 
-  explicit RowColumns(const Digits& digits) {
-    // From the least significant digit on, so that each further one moves all offsets past those there are.
-    for (const Place& place : places_of(digits)) {
-      if (!place.digit.is_free()) {
-        tied.push_back(place);
-        continue;
+// The values of the output's digit by the positions of all windows of it.
+SparsityPattern pattern_of_windows(int64_t size, const std::vector<const Window*>& windows) {
+  std::vector<int64_t> row_of;
+  std::vector<int64_t> column_of;
+  int64_t columns = 0;
+  for (const Window* window : windows) {
+    for (const Arc& arc : window->arcs) {
+      for (int64_t k = 0; k < arc.count; ++k) {
+        row_of.push_back((arc.first + k) % size);
+        column_of.push_back(columns);
       }
-      const size_t count = offsets.size();
-      for (int64_t i = 1; i < place.digit.size; ++i) {
-        for (size_t k = 0; k < count; ++k) {
-          offsets.push_back(offsets[k] + i * place.value);
+      ++columns;
+    }
+  }
+  return pattern_of_entries(size, columns, row_of, column_of);
+}
+
+Coloring color(const SparsityPattern& pattern) {
+  const SparsityPattern transposed = transpose(pattern);
+  return *color_rows(pattern, transposed, std::max(greedy_work(transposed), kColoringSteps));
+}
+
+// Where the digits that inputs are tied to begin and end: divisors of `rows`, ascending, each of the next. None if they
+// do not line up.
+std::optional<std::vector<int64_t>> find_cuts(int64_t rows, const std::vector<Digits>& inputs) {
+  std::vector<int64_t> cuts{1, rows};
+  for (const Digits& input : inputs) {
+    for (const Digit& digit : input) {
+      if (!digit.is_free()) {
+        cuts.push_back(digit.stride);
+        cuts.push_back(digit.stride * digit.out_size());
+      }
+    }
+  }
+  std::sort(cuts.begin(), cuts.end());
+  cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
+  for (size_t k = 1; k < cuts.size(); ++k) {
+    if (cuts[k] % cuts[k - 1] != 0) {
+      return std::nullopt;
+    }
+  }
+  return cuts.back() == rows ? std::optional(std::move(cuts)) : std::nullopt;
+}
+
+// What tells values of the output's digit apart in `input`: a window of it, or null for digits that are equal. None
+// where all of them may share a column.
+std::optional<const Window*> tie_of(const Digits& input, int64_t stride, int64_t size) {
+  std::optional<const Window*> found;
+  for (const Digit& digit : input) {
+    const int64_t reach = digit.is_free() ? 0 : digit.stride * digit.out_size();
+    if (digit.is_equal() && digit.stride <= stride && reach >= stride * size) {
+      return nullptr;
+    }
+    // Of several, that of most positions.
+    if (digit.window != nullptr && digit.stride == stride && reach == stride * size &&
+        (!found.has_value() || (*found)->arcs.size() < digit.window->arcs.size())) {
+      found = digit.window.get();
+    }
+  }
+  return found;
+}
+
+// The digits of the output's index, least significant first.
+std::vector<OutputDigit> color_output(int64_t rows, const std::vector<Digits>& inputs) {
+  const auto cuts = find_cuts(rows, inputs);
+  if (!cuts.has_value()) {
+    return {{1, rows, all_colors(rows)}};
+  }
+  std::vector<OutputDigit> digits;
+  for (size_t k = 1; k < cuts->size(); ++k) {
+    const int64_t stride = (*cuts)[k - 1];
+    const int64_t size = (*cuts)[k] / stride;
+    bool is_free = false;
+    std::vector<const Window*> windows;
+    for (const Digits& input : inputs) {
+      const auto tie = tie_of(input, stride, size);
+      is_free |= !tie.has_value();
+      if (tie.has_value() && *tie != nullptr) {
+        windows.push_back(*tie);
+      }
+    }
+    digits.push_back({stride, size, {}});
+    digits.back().coloring = is_free ? all_colors(size)
+        : windows.empty()            ? one_color(size)
+                                     : color(pattern_of_windows(size, windows));
+  }
+  return digits;
+}
+
+int64_t count_colors(const std::vector<OutputDigit>& digits) {
+  int64_t count = 1;
+  for (const OutputDigit& digit : digits) {
+    count *= digit.coloring.num_colors;
+  }
+  return count;
+}
+
+Coloring coloring_of_rows(int64_t rows, const std::vector<OutputDigit>& digits) {
+  Coloring all{std::vector<int64_t>(rows, 0), 1};
+  for (const OutputDigit& digit : digits) {
+    if (digit.coloring.num_colors > 1) {
+      for (int64_t row = 0; row < rows; ++row) {
+        all.colors[row] += all.num_colors * digit.coloring.colors[row / digit.stride % digit.size];
+      }
+      all.num_colors *= digit.coloring.num_colors;
+    }
+  }
+  return all;
+}
+
+// The colours of each digit's values, where columns whose values differ, but not in colour, share no row; by input.
+std::vector<std::vector<Coloring>> color_inputs(const std::vector<Digits>& inputs) {
+  std::vector<std::vector<Coloring>> all;
+  for (const Digits& input : inputs) {
+    all.emplace_back();
+    for (const Digit& digit : input) {
+      all.back().push_back(
+          digit.is_free()        ? all_colors(digit.size)
+              : digit.is_equal() ? one_color(digit.size)
+                                 : color(transpose(pattern_of_windows(digit.out_size(), {digit.window.get()}))));
+    }
+  }
+  return all;
+}
+
+// Columns of different inputs differ in colour.
+int64_t count_colors(const std::vector<std::vector<Coloring>>& inputs) {
+  int64_t count = 0;
+  for (const std::vector<Coloring>& digits : inputs) {
+    int64_t product = 1;
+    for (const Coloring& digit : digits) {
+      product *= digit.num_colors;
+    }
+    count += product;
+  }
+  return count;
+}
+
+Coloring coloring_of_columns(const std::vector<std::vector<Coloring>>& inputs) {
+  Coloring all;
+  for (const std::vector<Coloring>& digits : inputs) {
+    Coloring of_input{{0}, 1};
+    for (const Coloring& digit : digits) {
+      std::vector<int64_t> colors;
+      colors.reserve(of_input.colors.size() * digit.colors.size());
+      for (const int64_t above : of_input.colors) {
+        for (const int64_t below : digit.colors) {
+          colors.push_back(above * digit.num_colors + below);
         }
       }
+      of_input = {std::move(colors), of_input.num_colors * digit.num_colors};
+    }
+    for (const int64_t color : of_input.colors) {
+      all.colors.push_back(all.num_colors + color);
+    }
+    all.num_colors += of_input.num_colors;
+  }
+  return all;
+}
+
+// What one digit of an input adds to the columns of a row.
+class DigitColumns {
+ public:
+  // `place` is the digit's value in the input's index.
+  DigitColumns(const Digit& digit, int64_t place) : digit_(digit), place_(place) {
+    if (digit.is_free()) {
+      values_.rows = 1;
+      values_.col_ind.resize(digit.size);
+      std::iota(values_.col_ind.begin(), values_.col_ind.end(), 0);
+      values_.row_ptr.push_back(digit.size);
+    } else if (digit.window != nullptr) {
+      values_ = pattern_of_windows(digit.out_size(), {digit.window.get()});
     }
   }
 
-  int64_t first(int64_t row) const {
-    int64_t column = 0;
-    for (const Place& place : tied) {
-      column += row / place.digit.stride % place.digit.size * place.value;
+  // Each column once for every value that the row allows, ascending if they are.
+  void append(int64_t row, const std::vector<int64_t>& columns, std::vector<int64_t>& to) const {
+    if (digit_.is_equal()) {
+      const int64_t value = row / digit_.stride % digit_.size * place_;
+      for (const int64_t column : columns) {
+        to.push_back(column + value);
+      }
+      return;
     }
-    return column;
+    const int64_t of_output = digit_.is_free() ? 0 : row / digit_.stride % values_.rows;
+    const int64_t* begin = values_.col_ind.data() + values_.row_ptr[of_output];
+    const int64_t* end = values_.col_ind.data() + values_.row_ptr[of_output + 1];
+    for (const int64_t column : columns) {
+      for (const int64_t* value = begin; value != end; ++value) {
+        to.push_back(column + *value * place_);
+      }
+    }
   }
+
+ private:
+  const Digit& digit_;
+  int64_t place_;
+  SparsityPattern values_; // of this digit, for each value of the output's; in one row, if it is free
 };
 
-// Rows that differ in a free digit differ in colour.
-Coloring coloring_of(const Digits& output, int64_t rows) {
-  std::vector<Place> free;
-  for (const Place& place : places_of(output)) {
-    if (place.digit.is_free()) {
-      free.push_back(place);
+SparsityPattern pattern_of(int64_t rows, const std::vector<Digits>& inputs) {
+  std::vector<std::vector<DigitColumns>> digits;
+  std::vector<int64_t> first_column{0};
+  for (const Digits& input : inputs) {
+    int64_t place = numel_of(input);
+    first_column.push_back(first_column.back() + place);
+    digits.emplace_back();
+    for (const Digit& digit : input) {
+      place /= digit.size;
+      digits.back().emplace_back(digit, place);
     }
   }
-  Coloring coloring{std::vector<int64_t>(rows), 1};
+  SparsityPattern pattern{rows, first_column.back(), {0}, {}};
+  pattern.row_ptr.reserve(rows + 1);
+  std::vector<int64_t> columns;
+  std::vector<int64_t> next;
   for (int64_t row = 0; row < rows; ++row) {
-    int64_t color = 0;
-    int64_t weight = 1;
-    for (const Place& place : free) {
-      color += row / place.value % place.digit.size * weight;
-      weight *= place.digit.size;
+    for (size_t j = 0; j < inputs.size(); ++j) {
+      columns.assign(1, first_column[j]);
+      for (size_t k = 0; k < digits[j].size(); ++k) {
+        const bool is_last = k + 1 == digits[j].size();
+        next.clear();
+        digits[j][k].append(row, columns, is_last ? pattern.col_ind : next);
+        columns.swap(next);
+      }
+      if (digits[j].empty()) {
+        pattern.col_ind.push_back(first_column[j]);
+      }
     }
-    coloring.colors[row] = color;
-    coloring.num_colors = weight;
+    pattern.row_ptr.push_back(pattern.nnz());
   }
-  return coloring;
+  return pattern;
 }
 
 } // namespace
 
-int64_t rows_a_color(int64_t rows, const std::vector<Digits>& inputs) {
-  return tied_size(ties_of_all(rows, inputs));
+int64_t colors_of_ties(int64_t rows, const std::vector<Digits>& inputs) {
+  return count_colors(color_output(rows, inputs));
 }
 
-std::optional<Compression> compression_of_ties(int64_t rows, const std::vector<Digits>& inputs) {
-  const Digits common = ties_of_all(rows, inputs);
-  if (tied_size(common) == 1) {
-    return std::nullopt;
-  }
+Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs, const ColoringLimits& limits) {
   Compression result;
-  result.coloring = coloring_of(common, rows);
   result.is_global = true;
-  std::vector<RowColumns> columns;
-  std::vector<int64_t> first_column{0};
-  int64_t row_degree = 0;
-  for (const Digits& input : inputs) {
-    columns.emplace_back(input);
-    first_column.push_back(first_column.back() + numel_of(input));
-    row_degree += static_cast<int64_t>(columns.back().offsets.size());
-  }
-  SparsityPattern& pattern = result.pattern;
-  pattern.rows = rows;
-  pattern.columns = first_column.back();
-  pattern.row_ptr.resize(rows + 1);
-  pattern.col_ind.resize(rows * row_degree);
-  int64_t* next = pattern.col_ind.data();
-  for (int64_t row = 0; row < rows; ++row) {
-    for (size_t j = 0; j < inputs.size(); ++j) {
-      const int64_t first = first_column[j] + columns[j].first(row);
-      for (const int64_t offset : columns[j].offsets) {
-        *next++ = first + offset;
-      }
+  const std::vector<OutputDigit> output = color_output(rows, inputs);
+  if (limits.may_use_columns) {
+    const std::vector<std::vector<Coloring>> columns = color_inputs(inputs);
+    if (limits.cost_of_columns(count_colors(columns)) < static_cast<double>(count_colors(output))) {
+      result.by_columns = true;
+      result.coloring = coloring_of_columns(columns);
     }
-    pattern.row_ptr[row + 1] = (row + 1) * row_degree;
   }
+  if (!result.by_columns) {
+    result.coloring = coloring_of_rows(rows, output);
+  }
+  result.pattern = pattern_of(rows, inputs);
   return result;
 }
 

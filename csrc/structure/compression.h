@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +9,8 @@
 #include "structure/sparsity_pattern.h"
 
 namespace highgrad::structure {
+
+struct ColoringLimits;
 
 // How the Jacobian of one output by some inputs, next to one another, is computed from few passes: what a plan keeps.
 struct Compression {
@@ -27,12 +28,12 @@ struct Compression {
   std::string reason;
 };
 
-// The rows of a Jacobian by one input, by what ties its axes to those of the output, and a colouring of the rows, if
-// rows do share colours: block diagonals in any order of axes. `inputs` are the ties of each input, of which none is
-// without elements; the inputs' columns lie next to one another.
-std::optional<Compression> compression_of_ties(int64_t rows, const std::vector<Digits>& inputs);
+// How many colours the rows of a Jacobian need, by what ties the digits of each input's index to those of the output's:
+// the product of what each of the output's digits needs. No input is without elements.
+int64_t colors_of_ties(int64_t rows, const std::vector<Digits>& inputs);
 
-// How many rows share each colour at most and at least, whatever the values.
-int64_t rows_a_color(int64_t rows, const std::vector<Digits>& inputs);
+// The Jacobian by all inputs, whose columns lie next to one another, and a colouring of its rows or, if they may be
+// used and are cheaper, its columns: block diagonals, bands, and products of them, in any order of axes.
+Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs, const ColoringLimits& limits);
 
 } // namespace highgrad::structure

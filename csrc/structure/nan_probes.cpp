@@ -308,4 +308,25 @@ std::optional<ProbedPattern> find_pattern(
   return Search(rows, columns, row_at, budget, probe).run();
 }
 
+std::optional<SparsityPattern> narrow_pattern(
+    const SparsityPattern& pattern,
+    const Coloring& coloring,
+    const Probe& probe) {
+  HitBits hits(coloring.num_colors, pattern.columns);
+  if (!probe(coloring.colors, hits)) {
+    return std::nullopt;
+  }
+  SparsityPattern narrowed{pattern.rows, pattern.columns, {0}, {}};
+  for (int64_t row = 0; row < pattern.rows; ++row) {
+    for (int64_t k = pattern.row_ptr[row]; k < pattern.row_ptr[row + 1]; ++k) {
+      if (hits.test(coloring.colors[row], pattern.col_ind[k])) {
+        narrowed.col_ind.push_back(pattern.col_ind[k]);
+      }
+    }
+    narrowed.row_ptr.push_back(narrowed.nnz());
+  }
+  const bool are_explained = narrowed.nnz() == hits.count(coloring.num_colors);
+  return are_explained ? std::optional(std::move(narrowed)) : std::nullopt;
+}
+
 } // namespace highgrad::structure

@@ -60,4 +60,11 @@ std::optional<ProbedPattern> find_pattern(
     const ProbeBudget& budget,
     const Probe& probe);
 
+// The entries of `pattern` that a probe for each colour of its rows hits: no column is reached by two rows of a colour.
+// None if a probe failed, or has hit what is not in the pattern.
+std::optional<SparsityPattern> narrow_pattern(
+    const SparsityPattern& pattern,
+    const Coloring& coloring,
+    const Probe& probe);
+
 } // namespace highgrad::structure

@@ -1,135 +1,9 @@
 #include "structure/node_rows.h"
 
-#include <torch/csrc/autograd/generated/Functions.h>
+#include "structure/node_readers.h"
 
 namespace highgrad::structure {
 namespace {
-
-using torch::autograd::Node;
-namespace generated = torch::autograd::generated;
-
-template <typename T, typename Value>
-Value& member(Node& node, Value T::* pointer) {
-  return static_cast<T&>(node).*pointer;
-}
-
-template <auto... others>
-void read_others(Node& node, Reader& reader) {
-  (reader.append(reader.attributes.others, member(node, others)), ...);
-}
-
-template <auto dims, auto... others>
-void read_dims(Node& node, Reader& reader) {
-  reader.append(reader.attributes.dims, member(node, dims));
-  read_others<others...>(node, reader);
-}
-
-// The last `count` axes.
-template <int64_t count, auto... others>
-void read_last(Node& node, Reader& reader) {
-  for (int64_t dim = -count; dim < 0; ++dim) {
-    reader.attributes.dims.push_back(dim);
-  }
-  read_others<others...>(node, reader);
-}
-
-void read_both_dims(Node& node, Reader& reader) {
-  auto& transposed = static_cast<generated::TransposeBackward0&>(node);
-  reader.attributes.dims = {transposed.dim0, transposed.dim1};
-}
-
-// As many last axes as were padded, with two figures for each.
-void read_padding(Node& node, Reader& reader) {
-  read_others<&generated::ConstantPadNdBackward0::pad>(node, reader);
-  for (auto dim = -static_cast<int64_t>(reader.attributes.others.size()) / 2; dim < 0; ++dim) {
-    reader.attributes.dims.push_back(dim);
-  }
-}
-
-// As many last axes as were normalized over.
-void read_normalized(Node& node, Reader& reader) {
-  read_others<&generated::NativeLayerNormBackward0::normalized_shape>(node, reader);
-  for (auto dim = -static_cast<int64_t>(reader.attributes.others.size()); dim < 0; ++dim) {
-    reader.attributes.dims.push_back(dim);
-  }
-}
-
-template <typename Convolution>
-void read_convolution(Node& node, Reader& reader) {
-  read_others<
-      &Convolution::stride,
-      &Convolution::padding,
-      &Convolution::dilation,
-      &Convolution::output_padding,
-      &Convolution::transposed,
-      &Convolution::groups>(node, reader);
-}
-
-void read_exponent(Node& node, Reader& reader) {
-  reader.attributes.others = {static_cast<generated::PowBackward0&>(node).exponent.equal(0)};
-}
-
-void read_strided(Node& node, Reader& reader) {
-  const auto& strided = static_cast<generated::AsStridedBackward0&>(node);
-  reader.append(reader.attributes.others, strided.self_geometry);
-  read_others<
-      &generated::AsStridedBackward0::size,
-      &generated::AsStridedBackward0::stride,
-      &generated::AsStridedBackward0::storage_offset>(node, reader);
-}
-
-// What a sparse factor leaves out, the product does not have, and it may leave out other entries on another tape.
-template <typename Product>
-bool are_both_strided(Node& node);
-
-// A factor is saved only where the product by the other one is computed. User hooks are not called for it.
-bool is_strided(const torch::autograd::SavedVariable& saved, Node& node) {
-  if (saved.has_hooks()) {
-    return false;
-  }
-  try {
-    const at::Tensor factor = saved.unpack(node.getptr());
-    return !factor.defined() || factor.layout() == at::kStrided;
-  } catch (const c10::Error&) {
-    return false; // freed, or changed in place: the sweep will say so
-  }
-}
-
-template <>
-bool are_both_strided<generated::MmBackward0>(Node& node) {
-  auto& product = static_cast<generated::MmBackward0&>(node);
-  return product.self_layout == at::kStrided && product.mat2_layout == at::kStrided;
-}
-
-template <>
-bool are_both_strided<generated::AddmmBackward0>(Node& node) {
-  auto& product = static_cast<generated::AddmmBackward0&>(node);
-  return product.mat1_layout == at::kStrided && product.mat2_layout == at::kStrided;
-}
-
-template <>
-bool are_both_strided<generated::MvBackward0>(Node& node) {
-  auto& product = static_cast<generated::MvBackward0&>(node);
-  return is_strided(product.self_, node) && is_strided(product.vec_, node);
-}
-
-template <>
-bool are_both_strided<generated::AddmvBackward0>(Node& node) {
-  auto& product = static_cast<generated::AddmvBackward0&>(node);
-  return is_strided(product.mat_, node) && is_strided(product.vec_, node);
-}
-
-template <>
-bool are_both_strided<generated::BmmBackward0>(Node& node) {
-  auto& product = static_cast<generated::BmmBackward0&>(node);
-  return is_strided(product.self_, node) && is_strided(product.mat2_, node);
-}
-
-template <>
-bool are_both_strided<generated::BaddbmmBackward0>(Node& node) {
-  auto& product = static_cast<generated::BaddbmmBackward0&>(node);
-  return is_strided(product.batch1_, node) && is_strided(product.batch2_, node);
-}
 
 constexpr NodeFacts kSmooth{Flow::kPointwise, /*is_global=*/true, /*is_full=*/true};
 constexpr NodeFacts kMasked{Flow::kPointwise, false, true};
@@ -279,26 +153,14 @@ constexpr Row kRows[] = {
     {"PermuteBackward0", {Flow::kPermute, true, true}, read_dims<&generated::PermuteBackward0::dims>},
     {"TBackward0", {Flow::kSwap, true, true}, read_last<2>},
     {"TransposeBackward0", {Flow::kSwap, true, true}, read_both_dims},
-    {"FlipBackward0", kMoving, read_dims<&generated::FlipBackward0::dims>},
-    {"RollBackward0", kMoving, read_dims<&generated::RollBackward0::dims, &generated::RollBackward0::shifts>},
-    {"SliceBackward0",
-     kResizing,
-     read_dims<
-         &generated::SliceBackward0::dim,
-         &generated::SliceBackward0::start,
-         &generated::SliceBackward0::end,
-         &generated::SliceBackward0::step>},
-    {"CatBackward0", kResizing, read_dims<&generated::CatBackward0::dim>},
-    {"SplitBackward0", kResizing, read_dims<&generated::SplitBackward0::dim, &generated::SplitBackward0::split_size>},
-    {"SplitWithSizesBackward0",
-     kResizing,
-     read_dims<&generated::SplitWithSizesBackward0::dim, &generated::SplitWithSizesBackward0::split_sizes>},
-    {"UnsafeSplitWithSizesBackward0",
-     kResizing,
-     read_dims<&generated::UnsafeSplitWithSizesBackward0::dim, &generated::UnsafeSplitWithSizesBackward0::split_sizes>},
-    {"UnsafeSplitBackward0",
-     kResizing,
-     read_dims<&generated::UnsafeSplitBackward0::dim, &generated::UnsafeSplitBackward0::split_size>},
+    {"FlipBackward0", kMoving, read_flip},
+    {"RollBackward0", kMoving, read_roll},
+    {"SliceBackward0", kResizing, read_slice},
+    {"CatBackward0", kResizing, read_cat},
+    {"SplitBackward0", kResizing, read_split<generated::SplitBackward0>},
+    {"SplitWithSizesBackward0", kResizing, read_split_with_sizes<generated::SplitWithSizesBackward0>},
+    {"UnsafeSplitWithSizesBackward0", kResizing, read_split_with_sizes<generated::UnsafeSplitWithSizesBackward0>},
+    {"UnsafeSplitBackward0", kResizing, read_split<generated::UnsafeSplitBackward0>},
     {"ConstantPadNdBackward0", kResizing, read_padding},
     {"SelectBackward0",
      {Flow::kTake, true, false},
@@ -318,12 +180,7 @@ constexpr Row kRows[] = {
          &generated::DiagEmbedBackward0::dim2,
          &generated::DiagEmbedBackward0::offset>},
     {"RepeatBackward0", kAnyGlobal, read_others<&generated::RepeatBackward0::repeats>},
-    {"UnfoldBackward0",
-     kAnyGlobal,
-     read_others<
-         &generated::UnfoldBackward0::dimension,
-         &generated::UnfoldBackward0::size,
-         &generated::UnfoldBackward0::step>},
+    {"UnfoldBackward0", {Flow::kUnfold, true, false}, read_unfold},
     {"AsStridedBackward0", kAnyGlobal, read_strided},
     // Writing in place into a view, as `out[1:-1] = ...` does: the base's elements outside of the view are kept, those
     // inside go through the Node that it wraps, of which the facts are taken.
@@ -380,7 +237,7 @@ constexpr Row kRows[] = {
     {"AddrBackward0", kAnyGlobal},
     {"LinalgCrossBackward0", kMoving, read_dims<&generated::LinalgCrossBackward0::dim>},
     {"SparseAddmmBackward0", kAnyLocal},
-    {"ConvolutionBackward0", {Flow::kConvolution, true, false}, read_convolution<generated::ConvolutionBackward0>},
+    {"ConvolutionBackward0", {Flow::kConvolution, true, false}, read_convolution},
     // Of batches of small matrices. A triangular or LU solve hands NaN on to all that it computes from it.
     {"LinalgInvExBackward0", {Flow::kMatrices, false, false}},
     {"LinalgSolveExBackward0", {Flow::kMatrices, false, false}},
@@ -396,16 +253,10 @@ constexpr Row kRows[] = {
     {"GluBackward0", kResizing, read_dims<&generated::GluBackward0::dim>},
     {"AdaptiveAvgPool2DBackward0", kResizing, read_last<2>},
     {"AdaptiveAvgPool3DBackward0", kResizing, read_last<3>},
-    {"AvgPool3DBackward0", kLookup, read_last<3>},
-    {"AvgPool2DBackward0",
-     kResizing,
-     read_last<
-         2,
-         &generated::AvgPool2DBackward0::kernel_size,
-         &generated::AvgPool2DBackward0::stride,
-         &generated::AvgPool2DBackward0::padding>},
-    {"MaxPool2DWithIndicesBackward0", kLookup, read_last<2>},
-    {"MaxPool3DWithIndicesBackward0", kLookup, read_last<3>},
+    {"AvgPool3DBackward0", kResizing, read_pool<3, generated::AvgPool3DBackward0>},
+    {"AvgPool2DBackward0", kResizing, read_pool<2, generated::AvgPool2DBackward0>},
+    {"MaxPool2DWithIndicesBackward0", kLookup, read_pool<2, generated::MaxPool2DWithIndicesBackward0>},
+    {"MaxPool3DWithIndicesBackward0", kLookup, read_pool<3, generated::MaxPool3DWithIndicesBackward0>},
     {"ReflectionPad1DBackward0", kResizing, read_last<1, &generated::ReflectionPad1DBackward0::padding>},
     {"ReflectionPad2DBackward0", kResizing, read_last<2, &generated::ReflectionPad2DBackward0::padding>},
     {"ReflectionPad3DBackward0", kResizing, read_last<3, &generated::ReflectionPad3DBackward0::padding>},
@@ -489,7 +340,7 @@ constexpr Row kRows[] = {
          &generated::UnfoldBackwardBackward0::step>},
     {"LogSoftmaxBackwardDataBackward0", kMoving, read_dims<&generated::LogSoftmaxBackwardDataBackward0::dim>},
     {"SoftmaxBackwardDataBackward0", kMoving, read_dims<&generated::SoftmaxBackwardDataBackward0::dim>},
-    {"ConvolutionBackwardBackward0", kAnyGlobal, read_convolution<generated::ConvolutionBackwardBackward0>},
+    {"ConvolutionBackwardBackward0", kAnyGlobal, read_any_convolution<generated::ConvolutionBackwardBackward0>},
     {"AvgPool2DBackwardBackward0", kLookup, read_last<2>},
     {"MaxPool2DWithIndicesBackwardBackward0", kLookup, read_last<2>},
     {"ReflectionPad1DBackwardBackward0", kLookup, read_last<1>},

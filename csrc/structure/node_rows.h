@@ -20,13 +20,18 @@ struct Reader {
   NodeAttributes attributes;
   bool is_known = true;
 
+  // A number that tells two Nodes apart, or 0 and nothing known.
+  int64_t number(const c10::SymInt& value) {
+    const auto known = value.maybe_as_int();
+    is_known &= known.has_value();
+    return known.value_or(0);
+  }
+
   void append(std::vector<int64_t>& to, int64_t value) {
     to.push_back(value);
   }
   void append(std::vector<int64_t>& to, const c10::SymInt& value) {
-    const auto known = value.maybe_as_int();
-    is_known &= known.has_value();
-    to.push_back(known.value_or(0));
+    to.push_back(number(value));
   }
   void append(std::vector<int64_t>& to, const at::TensorGeometry& geometry) {
     to.push_back(geometry.dim());

@@ -18,6 +18,8 @@ using torch::autograd::Node;
 
 constexpr NodeFacts kAnyGlobal{Flow::kOther, true, false};
 constexpr NodeFacts kAnyLocal{Flow::kOther, false, false};
+constexpr NodeFacts kWriteGlobal{Flow::kWrite, true, false};
+constexpr NodeFacts kWriteLocal{Flow::kWrite, false, false};
 
 // Mangled names of generated Nodes and of ours begin and end so, with the length of the name before it; those of
 // torch's own that are written by hand have nothing in between.
@@ -51,6 +53,54 @@ Node* wrapped_by(Node& node) {
                                                              : nullptr;
 }
 
+// Along which axis of the base each axis of the view lies, and how; nothing where one lies along several.
+void read_view(const at::TensorGeometry& base, const at::TensorGeometry& view, NodeAttributes& attributes) {
+  if (!base.is_contiguous()) {
+    return;
+  }
+  NodeAttributes found;
+  found.view = view.sizes().vec();
+  // What is left of the offset, and of the numbers of elements, below each axis.
+  std::vector<int64_t> strides(base.dim());
+  std::vector<int64_t> starts(base.dim());
+  int64_t offset = view.storage_offset() - base.storage_offset();
+  int64_t stride = 1;
+  for (int64_t d = base.dim() - 1; d >= 0; --d) {
+    strides[d] = stride;
+    starts[d] = offset % base.size(d);
+    offset /= base.size(d);
+    stride *= base.size(d);
+  }
+  const auto is_taken = [&](int64_t d) {
+    return std::find(found.dims.begin(), found.dims.end(), d) != found.dims.end();
+  };
+  for (int64_t k = 0; k < view.dim(); ++k) {
+    found.dims.push_back(-1);
+    found.slides.emplace_back();
+    for (int64_t d = 0; d < base.dim() && view.size(k) > 1; ++d) {
+      const int64_t step = view.stride(k) / strides[d];
+      if (step > 0 && view.stride(k) % strides[d] == 0 && !is_taken(d) &&
+          starts[d] + (view.size(k) - 1) * step < base.size(d)) {
+        found.dims.back() = d;
+        found.slides.back() = {Slide::Kind::kUnder, 1, step, -starts[d]};
+        break;
+      }
+    }
+    if (view.size(k) > 1 && found.dims.back() < 0) {
+      return;
+    }
+  }
+  for (int64_t d = 0; d < base.dim(); ++d) {
+    if (!is_taken(d)) {
+      found.dims.push_back(d);
+      found.slides.push_back({Slide::Kind::kUnder, 1, 1, -starts[d]});
+    }
+  }
+  attributes.dims = std::move(found.dims);
+  attributes.slides = std::move(found.slides);
+  attributes.view = std::move(found.view);
+}
+
 // Where the view lies in its base, and what tells the wrapped Node apart from others.
 std::optional<NodeAttributes> attributes_of_slices(Node& node, Node& wrapped) {
   const auto& slices = static_cast<torch::autograd::CopySlices&>(node);
@@ -66,6 +116,9 @@ std::optional<NodeAttributes> attributes_of_slices(Node& node, Node& wrapped) {
   others.push_back(static_cast<int64_t>(std::hash<std::string_view>()(typeid(wrapped).name())));
   reader.append(others, of_wrapped->dims);
   reader.append(others, of_wrapped->others);
+  if (reader.is_known && slices.view_fn == nullptr) {
+    read_view(slices.base, slices.view, reader.attributes);
+  }
   return reader.is_known ? std::optional(std::move(reader.attributes)) : std::nullopt;
 }
 
@@ -77,7 +130,11 @@ const NodeFacts* facts_of(Node& node) {
   }
   if (Node* wrapped = wrapped_by(node)) {
     const NodeFacts* facts = facts_of(*wrapped);
-    return facts == nullptr ? nullptr : facts->is_global ? &kAnyGlobal : &kAnyLocal;
+    if (facts == nullptr) {
+      return nullptr;
+    }
+    const bool is_write = facts->flow == Flow::kPointwise;
+    return facts->is_global ? (is_write ? &kWriteGlobal : &kAnyGlobal) : (is_write ? &kWriteLocal : &kAnyLocal);
   }
   const Row* row = find_row(typeid(node));
   if (row != nullptr && row->applies != nullptr && !row->applies(node)) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "structure/windows.h"
+
 namespace highgrad::structure {
 
 // How the cotangent of a Node's output depends, axis by axis, on that of its input; "in" and "out" are those of the
@@ -20,11 +22,13 @@ enum class Flow {
   kReduce, // in's axes `dims` (none: all) are reduced; they may be kept with size 1
   kMix, // the same shape, mixed along `dims` (none: all)
   kResize, // axes `dims` change their size or order, the others are the same
-  kTake, // in's axis dims[0] is taken away
-  kInsert, // out has one axis more, dims[0]
+  kTake, // in's axis dims[0] is taken away, at position others[0] or, without it, that of the out
+  kInsert, // out has one axis more, dims[0], where in is at position others[0], or as many as there are ins before it
+  kUnfold, // out has one axis more, the last, along which in's axis dims[0] is repeated
+  kWrite, // of a base, in number 0; the others are written to its view, of which axis i lies along its axis dims[i]
   kMatrixProduct, // of the operands that come last, after addends
   kMatrices, // of batches of matrices, each of which depends on the matrices at its place alone
-  kConvolution, // of the input; weight and bias follow
+  kConvolution, // of the input, in groups of channels; weight and bias follow
 };
 
 // What Note [Patterns by NaN] needs to know of a Node.
@@ -36,10 +40,16 @@ struct NodeFacts {
   bool is_full = false;
 };
 
-// Axes of a Node as its table row's flow reads them, not negative; and whatever else tells two Nodes of one type and
-// the same shapes apart.
+// Axes of a Node as its table row's flow reads them, not negative; how in lies along out there, where that is known;
+// and whatever else tells two Nodes of one type and the same shapes apart.
 struct NodeAttributes {
   std::vector<int64_t> dims;
+  // One for each of `dims` (for a convolution, for each axis after the channels), or for each of several ins or outs.
+  std::vector<Slide> slides;
+  int64_t groups = 1; // of a convolution's channels
+  // Sizes of the view that is written to. The first of `dims`, as many as it has axes, are -1 for an axis that lies
+  // along none; the others are axes of the base that the view has at one position.
+  std::vector<int64_t> view = {};
   std::vector<int64_t> others;
 };
 

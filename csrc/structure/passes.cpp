@@ -17,10 +17,6 @@ constexpr double kWorthTrying = 0.75;
 // Columns with so many times the entries of the mean one may be better taken out.
 constexpr int64_t kMuchFuller = 4;
 
-double cost_of_columns(int64_t count) {
-  return count == 0 ? 0 : kFirstColumnCost + kColumnCost * static_cast<double>(count);
-}
-
 bool has_fuller_columns(const SparsityPattern& transposed) {
   return max_row_degree(transposed) * transposed.rows > kMuchFuller * transposed.nnz();
 }
@@ -45,7 +41,7 @@ Coloring column_passes(const Compression& compression) {
   return passes;
 }
 
-double cost_of(const Compression& compression) {
+double ColoringLimits::cost_of(const Compression& compression) const {
   return compression.by_columns ? cost_of_columns(compression.coloring.num_colors)
                                 : static_cast<double>(compression.coloring.num_colors) +
           cost_of_columns(static_cast<int64_t>(compression.full_columns.size()));
@@ -67,7 +63,7 @@ std::optional<Compression> color_pattern(
     other.by_columns = by_columns;
     other.coloring = std::move(coloring);
     other.full_columns = std::move(full);
-    if (!best.has_value() || cost_of(other) < cost_of(*best)) {
+    if (!best.has_value() || limits.cost_of(other) < limits.cost_of(*best)) {
       best = std::move(other);
     }
   };
@@ -85,7 +81,7 @@ std::optional<Compression> color_pattern(
     offer(false, std::move(both.rows), std::move(both.full_columns));
   }
   if (limits.may_use_columns &&
-      (!best.has_value() || cost_of_columns(max_row_degree(pattern)) < kWorthTrying * cost_of(*best))) {
+      (!best.has_value() || limits.cost_of_columns(max_row_degree(pattern)) < kWorthTrying * limits.cost_of(*best))) {
     if (auto columns = color(transposed, pattern)) {
       offer(true, std::move(*columns), {});
     }

@@ -14,20 +14,23 @@ int64_t num_passes(const Compression& compression);
 // The forward pass of each column, or -1 for one that rows give; without colours where all are.
 Coloring column_passes(const Compression& compression);
 
-// What a pass over columns costs, in passes over rows, and what recording the graph for the first costs besides. As
-// plan::is_forward_cheaper counts.
+// What a pass over columns costs, in passes over rows.
 constexpr double kColumnCost = 1.5;
-constexpr double kFirstColumnCost = 1;
-
-// What all passes cost, in passes over rows.
-double cost_of(const Compression& compression);
 
 // How to colour a pattern.
 struct ColoringLimits {
-  // Whether columns may be computed.
+  // Whether columns may be computed, and what recording the graph for them costs, in passes over rows.
   bool may_use_columns = false;
+  double recording_cost = 1;
   // Whether the compression is worth the time that more than one try takes.
   bool is_thorough = false;
+
+  // What so many columns cost, in passes over rows.
+  double cost_of_columns(int64_t count) const {
+    return count == 0 ? 0 : recording_cost + kColumnCost * static_cast<double>(count);
+  }
+  // What all passes do.
+  double cost_of(const Compression& compression) const;
 };
 
 // The cheapest colouring of a pattern that is found: by rows, by columns, or by rows but for full columns, of which

@@ -1,0 +1,262 @@
+#pragma once
+
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "structure/node_rows.h"
+
+// Part of node_rows.cpp: how each Node's attributes are read. Apart from it for its length; the header with all Nodes
+// takes long to compile, so nobody else includes this.
+namespace highgrad::structure {
+namespace {
+
+using torch::autograd::Node;
+namespace generated = torch::autograd::generated;
+
+template <typename T, typename Value>
+Value& member(Node& node, Value T::* pointer) {
+  return static_cast<T&>(node).*pointer;
+}
+
+template <auto... others>
+void read_others(Node& node, Reader& reader) {
+  (reader.append(reader.attributes.others, member(node, others)), ...);
+}
+
+template <auto dims, auto... others>
+void read_dims(Node& node, Reader& reader) {
+  reader.append(reader.attributes.dims, member(node, dims));
+  read_others<others...>(node, reader);
+}
+
+// The last `count` axes.
+template <int64_t count, auto... others>
+void read_last(Node& node, Reader& reader) {
+  for (int64_t dim = -count; dim < 0; ++dim) {
+    reader.attributes.dims.push_back(dim);
+  }
+  read_others<others...>(node, reader);
+}
+
+// None where there are user hooks, which are not called for it.
+std::optional<at::Tensor> saved_tensor(const torch::autograd::SavedVariable& saved, Node& node) {
+  if (saved.has_hooks()) {
+    return std::nullopt;
+  }
+  try {
+    return saved.unpack(node.getptr());
+  } catch (const c10::Error&) {
+    return std::nullopt; // freed, or changed in place: the sweep will say so
+  }
+}
+
+// In's position is out's, less so many.
+Slide shifted_by(int64_t count) {
+  return {Slide::Kind::kOver, 1, 1, count};
+}
+
+int64_t size_of(Reader& reader, const std::vector<c10::SymInt>& sizes, int64_t dim) {
+  const auto rank = static_cast<int64_t>(sizes.size());
+  return reader.number(sizes.at(dim < 0 ? dim + rank : dim));
+}
+
+void read_both_dims(Node& node, Reader& reader) {
+  auto& transposed = static_cast<generated::TransposeBackward0&>(node);
+  reader.attributes.dims = {transposed.dim0, transposed.dim1};
+}
+
+// As many last axes as were padded, with two figures for each, those of the last axis first.
+void read_padding(Node& node, Reader& reader) {
+  read_others<&generated::ConstantPadNdBackward0::pad>(node, reader);
+  const std::vector<int64_t>& pad = reader.attributes.others;
+  for (auto dim = -static_cast<int64_t>(pad.size()) / 2; dim < 0; ++dim) {
+    reader.attributes.dims.push_back(dim);
+    reader.attributes.slides.push_back(shifted_by(pad[2 * (-dim - 1)]));
+  }
+}
+
+void read_slice(Node& node, Reader& reader) {
+  using generated::SliceBackward0;
+  read_dims<&SliceBackward0::dim, &SliceBackward0::start, &SliceBackward0::end, &SliceBackward0::step>(node, reader);
+  const auto& slice = static_cast<SliceBackward0&>(node);
+  const int64_t size = size_of(reader, slice.self_sym_sizes, slice.dim);
+  int64_t start = slice.start.has_value() ? reader.number(*slice.start) : 0;
+  start = std::clamp<int64_t>(start < 0 ? start + size : start, 0, size);
+  reader.attributes.slides = {shifted_by(-start)};
+  reader.attributes.slides[0].stride = reader.number(slice.step);
+}
+
+void read_cat(Node& node, Reader& reader) {
+  read_dims<&generated::CatBackward0::dim>(node, reader);
+  const auto& cat = static_cast<generated::CatBackward0&>(node);
+  int64_t start = 0;
+  for (const auto& sizes : cat.tensors_args_sizes_symint) {
+    reader.attributes.slides.push_back(shifted_by(start));
+    // Tensors of one axis without elements may come with any others.
+    start += sizes.size() == 1 && reader.number(sizes[0]) == 0 ? 0 : size_of(reader, sizes, cat.dim);
+  }
+}
+
+template <typename Split>
+void read_split(Node& node, Reader& reader) {
+  read_dims<&Split::dim, &Split::split_size>(node, reader);
+  for (int64_t part = 0; part < node.num_inputs(); ++part) {
+    reader.attributes.slides.push_back(shifted_by(-part * reader.number(static_cast<Split&>(node).split_size)));
+  }
+}
+
+template <typename Split>
+void read_split_with_sizes(Node& node, Reader& reader) {
+  read_dims<&Split::dim, &Split::split_sizes>(node, reader);
+  int64_t start = 0;
+  for (const c10::SymInt& size : static_cast<Split&>(node).split_sizes) {
+    reader.attributes.slides.push_back(shifted_by(-start));
+    start += reader.number(size);
+  }
+}
+
+void read_roll(Node& node, Reader& reader) {
+  read_dims<&generated::RollBackward0::dims, &generated::RollBackward0::shifts>(node, reader);
+  for (const int64_t shift : reader.attributes.others) {
+    reader.attributes.slides.push_back({Slide::Kind::kTurn, 1, 1, shift});
+  }
+}
+
+void read_unfold(Node& node, Reader& reader) {
+  using generated::UnfoldBackward0;
+  read_dims<&UnfoldBackward0::dimension, &UnfoldBackward0::size, &UnfoldBackward0::step>(node, reader);
+  const auto& unfold = static_cast<UnfoldBackward0&>(node);
+  reader.attributes.slides = {{Slide::Kind::kOver, unfold.size, unfold.step}};
+}
+
+void read_flip(Node& node, Reader& reader) {
+  read_dims<&generated::FlipBackward0::dims>(node, reader);
+  reader.attributes.slides.assign(reader.attributes.dims.size(), {Slide::Kind::kFlip});
+}
+
+// Of `count` axes, one figure each or one for all; `otherwise` without any.
+std::vector<int64_t> one_each(
+    const std::vector<int64_t>& figures,
+    size_t count,
+    const std::vector<int64_t>& otherwise) {
+  return figures.empty() ? otherwise : figures.size() == 1 ? std::vector<int64_t>(count, figures[0]) : figures;
+}
+
+template <int64_t count, typename Pool>
+void read_pool(Node& node, Reader& reader) {
+  read_last<count, &Pool::kernel_size, &Pool::stride, &Pool::padding>(node, reader);
+  const auto& pool = static_cast<Pool&>(node);
+  const auto kernel = one_each(pool.kernel_size, count, {});
+  const auto stride = one_each(pool.stride, count, kernel);
+  const auto padding = one_each(pool.padding, count, {});
+  std::vector<int64_t> dilation(count, 1);
+  if constexpr (requires { pool.dilation; }) {
+    dilation = one_each(pool.dilation, count, dilation);
+  }
+  for (int64_t axis = 0; axis < count; ++axis) {
+    reader.attributes.slides.push_back({Slide::Kind::kOver, kernel[axis], stride[axis], padding[axis], dilation[axis]});
+  }
+}
+
+// As many last axes as were normalized over.
+void read_normalized(Node& node, Reader& reader) {
+  read_others<&generated::NativeLayerNormBackward0::normalized_shape>(node, reader);
+  for (auto dim = -static_cast<int64_t>(reader.attributes.others.size()); dim < 0; ++dim) {
+    reader.attributes.dims.push_back(dim);
+  }
+}
+
+template <typename Convolution>
+void read_any_convolution(Node& node, Reader& reader) {
+  read_others<
+      &Convolution::stride,
+      &Convolution::padding,
+      &Convolution::dilation,
+      &Convolution::output_padding,
+      &Convolution::transposed,
+      &Convolution::groups>(node, reader);
+}
+
+void read_convolution(Node& node, Reader& reader) {
+  read_any_convolution<generated::ConvolutionBackward0>(node, reader);
+  const auto& convolution = static_cast<generated::ConvolutionBackward0&>(node);
+  const std::optional<at::Tensor> weight = saved_tensor(convolution.weight_, node);
+  if (!weight.has_value() || !weight->defined()) {
+    return;
+  }
+  for (size_t axis = 0; axis + 2 < static_cast<size_t>(weight->dim()); ++axis) {
+    reader.attributes.slides.push_back(
+        {convolution.transposed ? Slide::Kind::kUnder : Slide::Kind::kOver,
+         weight->size(static_cast<int64_t>(axis) + 2),
+         reader.number(convolution.stride[axis]),
+         reader.number(convolution.padding[axis]),
+         reader.number(convolution.dilation[axis])});
+  }
+  reader.attributes.groups = reader.number(convolution.groups);
+}
+
+void read_exponent(Node& node, Reader& reader) {
+  reader.attributes.others = {static_cast<generated::PowBackward0&>(node).exponent.equal(0)};
+}
+
+void read_strided(Node& node, Reader& reader) {
+  const auto& strided = static_cast<generated::AsStridedBackward0&>(node);
+  reader.append(reader.attributes.others, strided.self_geometry);
+  read_others<
+      &generated::AsStridedBackward0::size,
+      &generated::AsStridedBackward0::stride,
+      &generated::AsStridedBackward0::storage_offset>(node, reader);
+}
+
+// What a sparse factor leaves out, the product does not have, and it may leave out other entries on another tape.
+template <typename Product>
+bool are_both_strided(Node& node);
+
+// A factor is saved only where the product by the other one is computed.
+bool is_strided(const torch::autograd::SavedVariable& saved, Node& node) {
+  const std::optional<at::Tensor> factor = saved_tensor(saved, node);
+  return factor.has_value() && (!factor->defined() || factor->layout() == at::kStrided);
+}
+
+template <>
+bool are_both_strided<generated::MmBackward0>(Node& node) {
+  auto& product = static_cast<generated::MmBackward0&>(node);
+  return product.self_layout == at::kStrided && product.mat2_layout == at::kStrided;
+}
+
+template <>
+bool are_both_strided<generated::AddmmBackward0>(Node& node) {
+  auto& product = static_cast<generated::AddmmBackward0&>(node);
+  return product.mat1_layout == at::kStrided && product.mat2_layout == at::kStrided;
+}
+
+template <>
+bool are_both_strided<generated::MvBackward0>(Node& node) {
+  auto& product = static_cast<generated::MvBackward0&>(node);
+  return is_strided(product.self_, node) && is_strided(product.vec_, node);
+}
+
+template <>
+bool are_both_strided<generated::AddmvBackward0>(Node& node) {
+  auto& product = static_cast<generated::AddmvBackward0&>(node);
+  return is_strided(product.mat_, node) && is_strided(product.vec_, node);
+}
+
+template <>
+bool are_both_strided<generated::BmmBackward0>(Node& node) {
+  auto& product = static_cast<generated::BmmBackward0&>(node);
+  return is_strided(product.self_, node) && is_strided(product.mat2_, node);
+}
+
+template <>
+bool are_both_strided<generated::BaddbmmBackward0>(Node& node) {
+  auto& product = static_cast<generated::BaddbmmBackward0&>(node);
+  return is_strided(product.batch1_, node) && is_strided(product.batch2_, node);
+}
+
+} // namespace
+} // namespace highgrad::structure
