@@ -20,8 +20,8 @@ constexpr CostModel kAccelerator{10e3, 30e3, 1e-3, 5e-5};
 // Forward mode runs over half as many cotangents again.
 constexpr double kForwardBytes = 1.5;
 
-// A product of two factors needs some ten operators besides.
-constexpr double kOperatorsOfProduct = 10;
+// A product of two factors needs some fifteen operators besides.
+constexpr double kOperatorsOfProduct = 15;
 
 // Nodes that multiply matrices, of which the two operands come last.
 constexpr std::array<std::string_view, 6> kMatrixProducts =

@@ -150,7 +150,8 @@ class Chains {
  private:
   double reverse(size_t begin, size_t end) const {
     const Work work = between(begin, end);
-    const bool has_head = heads_[begin].bytes <= work.bytes && heads_[begin].multiplications <= work.multiplications;
+    // A segment that is nothing but its head would cost nothing, and save nothing.
+    const bool has_head = heads_[begin].multiplications < work.multiplications;
     return model_.reverse(has_head ? work.without(heads_[begin]) : work, cuts_[begin].numel);
   }
 
