@@ -62,12 +62,15 @@ class Sources {
   std::vector<int> counts_;
 };
 
-// Raises vjp::Unserved where unpacking calls a user's hook.
+// Raises vjp::Unserved where unpacking calls a user's hook, and for sparse matrices.
 at::Tensor saved(Node& node, const torch::autograd::SavedVariable& variable) {
   if (variable.has_hooks()) {
     throw vjp::Unserved("a saved tensor has hooks");
   }
   const at::Tensor tensor = variable.unpack(node.getptr());
+  if (tensor.defined() && tensor.layout() != at::kStrided) {
+    throw vjp::Unserved("a saved tensor is not strided");
+  }
   return at::GradMode::is_enabled() || !tensor.defined() ? tensor : tensor.detach();
 }
 
