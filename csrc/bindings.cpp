@@ -9,6 +9,7 @@
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
 #include "engine/execute.h"
+#include "engine/interrupted.h"
 #include "pattern_bindings.h"
 #include "tape/node_rules.h"
 #include "taylor_bindings.h"
@@ -23,11 +24,15 @@ namespace {
 std::function<void(int64_t, int64_t)> make_after_sweep(const py::object& progress) {
   return [&progress](int64_t rows_done, int64_t total_rows) {
     const py::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) {
-      throw py::error_already_set();
-    }
-    if (!progress.is_none()) {
-      progress(rows_done, total_rows);
+    try {
+      if (PyErr_CheckSignals() != 0) {
+        throw py::error_already_set();
+      }
+      if (!progress.is_none()) {
+        progress(rows_done, total_rows);
+      }
+    } catch (const py::error_already_set&) {
+      throw engine::Interrupted(std::current_exception());
     }
   };
 }
@@ -107,7 +112,11 @@ std::vector<at::Tensor> full_jacobian(
   options.plans = {plans.begin(), plans.end()};
   options.after_sweep = make_after_sweep(progress);
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
-  results = engine::full_jacobian(outputs, inputs, options, out);
+  try {
+    results = engine::full_jacobian(outputs, inputs, options, out);
+  } catch (const engine::Interrupted& interrupted) {
+    std::rethrow_exception(interrupted.cause);
+  }
   END_HANDLE_TH_ERRORS_PYBIND
   return results;
 }

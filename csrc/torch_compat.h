@@ -29,4 +29,11 @@ NodePtr<T> make_node(Args&&... args) {
 }
 #endif
 
+// Whether clamp's derivative is 1 where its argument equals a bound.
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 14)
+constexpr bool kClampPassesAtBounds = false;
+#else
+constexpr bool kClampPassesAtBounds = true;
+#endif
+
 } // namespace highgrad

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from highgrad_ext import full_jacobian, plan
 from highgrad_ext._reference import full_jacobian_loop
@@ -177,6 +178,17 @@ def test_hooks_see_every_row() -> None:
     parameters["w"].register_hook(lambda grad: 2 * grad)
     assert "samples share passes" not in plan(f, parameters).reason
     check(f, parameters, None, False)
+
+
+def test_saved_tensors_with_hooks_are_left_to_the_engine() -> None:
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x * 1, lambda x: x):
+        f, parameters = build(mlp, "wbv", 3)
+    assert "samples share passes" not in plan(f, parameters).reason
+    check(f, parameters, None, True)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    f = checkpoint(net, torch.linspace(-1, 1, 3 * SAMPLES, dtype=torch.float64).view(SAMPLES, 3), use_reentrant=False)
+    assert isinstance(f, Tensor)
+    check(f, dict(net.named_parameters()), None, False)
 
 
 def test_out_and_a_kept_plan() -> None:

@@ -24,7 +24,7 @@ CASES: dict[str, Any] = {
     "reverse": lambda x: network(90, 8)(x),
     "forward": lambda x: (constant(500, 40) * x.exp()).sin().sum(1),
     "parameters": lambda x: (constant(500, 90) * x).sin().sum(1),
-    "split": lambda x: network(90, 3, 200)(x),
+    "split": lambda x: network(90, 300, 3, 300, 200)(x),
     "structure": tridiagonal,
     "masked structure": lambda x: tridiagonal(x.relu()),
     "local structure": lambda x: tridiagonal(x[ORDER]),
@@ -98,7 +98,7 @@ OTHERS: dict[str, Any] = {
     "dtype": (lambda x: x.sin().cumsum(0), lambda x: x.float().sin().cumsum(0)),
     "links": (lambda x: x.sin() * x.cumsum(0), lambda x: x * x.sin().cumsum(0)),
     "hook": (lambda x: x.sin().cos(), hooked),
-    "split": (CASES["split"], lambda x: network(90, 4, 200)(x)),
+    "split": (CASES["split"], lambda x: network(90, 300, 4, 300, 200)(x)),
     "roll": (lambda x: x.roll(1) * x, lambda x: x.roll(2) * x),
     "no path": (CASES["constant"], lambda x: x * torch.ones(3, 1, dtype=x.dtype)),
 }

@@ -57,7 +57,7 @@ def test_passes_and_values(widths: tuple[int, ...], expected: int, create_graph:
 def test_a_split_writes_into_out_and_takes_several_inputs() -> None:
     x, y = leaf(30, 10), leaf(40)
     z = torch.cat([x.sin().view(-1), y.exp()])
-    f = network(340, 4, 300)(z).view(20, 15)
+    f = network(340, 300, 4, 300, 300)(z).view(20, 15)
     expected = full_jacobian(f, (x, y), mode="reverse", structure="dense", create_graph=False)
     assert passes(f, (x, y)) < 20
     out = tuple(torch.full_like(e, 7.0) for e in expected)

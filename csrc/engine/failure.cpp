@@ -7,10 +7,21 @@
 #include <cstring>
 #include <new>
 
+#include "engine/interrupted.h"
+
 namespace py = pybind11;
 
 namespace highgrad::engine {
 namespace {
+
+Failure judge(const py::error_already_set& error) {
+  if (!error.matches(PyExc_Exception)) {
+    return Failure::kInterrupt;
+  }
+  const bool out_of_memory =
+      error.matches(PyExc_MemoryError) || error.matches(py::module_::import("torch").attr("OutOfMemoryError"));
+  return out_of_memory ? Failure::kOutOfMemory : Failure::kOther;
+}
 
 // torch's engine leaves the Python error set when it throws a python_error.
 Failure judge_python_error() {
@@ -18,10 +29,7 @@ Failure judge_python_error() {
   if (PyErr_ExceptionMatches(PyExc_Exception) == 0) {
     return Failure::kInterrupt;
   }
-  const py::error_already_set error;
-  const bool out_of_memory =
-      error.matches(PyExc_MemoryError) || error.matches(py::module_::import("torch").attr("OutOfMemoryError"));
-  return out_of_memory ? Failure::kOutOfMemory : Failure::kOther;
+  return judge(py::error_already_set());
 }
 
 } // namespace
@@ -31,8 +39,11 @@ Failure judge_failure(const std::exception_ptr& exception) {
     std::rethrow_exception(exception);
   } catch (const python_error&) {
     return judge_python_error();
-  } catch (const py::error_already_set&) {
-    return Failure::kInterrupt; // raised between sweeps: Ctrl-C, or the caller's own progress function
+  } catch (const Interrupted&) {
+    return Failure::kInterrupt;
+  } catch (const py::error_already_set& error) {
+    const py::gil_scoped_acquire gil;
+    return judge(error);
   } catch (const c10::OutOfMemoryError&) {
     return Failure::kOutOfMemory;
   } catch (const std::bad_alloc&) {

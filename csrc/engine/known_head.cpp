@@ -41,17 +41,20 @@ std::optional<size_t> only_link(const Tape& tape, Slot slot) {
 at::Tensor weight_of(Node& node, size_t operand) {
   const auto is_row = [&] { return tape::shape_of(node, 0).value_or(std::vector<int64_t>{0}).front() == 1; };
   const auto self = node.getptr();
-  if (auto* mm = dynamic_cast<MmBackward0*>(&node); mm != nullptr && operand == 0 && is_row()) {
+  if (auto* mm = dynamic_cast<MmBackward0*>(&node);
+      mm != nullptr && operand == 0 && is_row() && !mm->mat2_.has_hooks()) {
     return mm->mat2_.unpack(self).t();
   }
-  if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node); addmm != nullptr && operand == 1 && is_row()) {
+  if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node);
+      addmm != nullptr && operand == 1 && is_row() && !addmm->mat2_.has_hooks()) {
     const at::Tensor weight = addmm->mat2_.unpack(self).t();
     return addmm->alpha.equal(1) ? weight : at::mul(weight, addmm->alpha);
   }
-  if (auto* mv = dynamic_cast<MvBackward0*>(&node); mv != nullptr && operand == 1) {
+  if (auto* mv = dynamic_cast<MvBackward0*>(&node); mv != nullptr && operand == 1 && !mv->self_.has_hooks()) {
     return mv->self_.unpack(self);
   }
-  if (auto* addmv = dynamic_cast<AddmvBackward0*>(&node); addmv != nullptr && operand == 2) {
+  if (auto* addmv = dynamic_cast<AddmvBackward0*>(&node);
+      addmv != nullptr && operand == 2 && !addmv->mat_.has_hooks()) {
     const at::Tensor weight = addmv->mat_.unpack(self);
     return addmv->alpha.equal(1) ? weight : at::mul(weight, addmv->alpha);
   }

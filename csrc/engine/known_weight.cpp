@@ -58,9 +58,11 @@ std::optional<KnownWeight> find_known_weight(const Tape& tape, Slot slot, bool c
   torch::autograd::Node& node = *tape.nodes[product->node].node;
   const auto self = node.getptr();
   at::Tensor features;
-  if (auto* mm = dynamic_cast<MmBackward0*>(&node); mm != nullptr && product->link == 1) {
+  if (auto* mm = dynamic_cast<MmBackward0*>(&node); mm != nullptr && product->link == 1 && !mm->self_.has_hooks()) {
     features = mm->self_.unpack(self);
-  } else if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node); addmm != nullptr && product->link == 2) {
+  } else if (
+      auto* addmm = dynamic_cast<AddmmBackward0*>(&node);
+      addmm != nullptr && product->link == 2 && !addmm->mat1_.has_hooks()) {
     features = addmm->mat1_.unpack(self);
     features = addmm->alpha.equal(1) ? features : at::mul(features, addmm->alpha);
   }

@@ -17,6 +17,7 @@
 #include "engine/plain_tensor.h"
 #include "ops/joined_shape.h"
 #include "structure/axes.h"
+#include "vjp/rule.h"
 
 namespace highgrad::engine {
 namespace {
@@ -61,8 +62,15 @@ class Sources {
   std::vector<int> counts_;
 };
 
+// Raises vjp::Unserved where unpacking calls a user's hook, and for sparse matrices.
 at::Tensor saved(Node& node, const torch::autograd::SavedVariable& variable) {
+  if (variable.has_hooks()) {
+    throw vjp::Unserved("a saved tensor has hooks");
+  }
   const at::Tensor tensor = variable.unpack(node.getptr());
+  if (tensor.defined() && tensor.layout() != at::kStrided) {
+    throw vjp::Unserved("a saved tensor is not strided");
+  }
   return at::GradMode::is_enabled() || !tensor.defined() ? tensor : tensor.detach();
 }
 
@@ -201,7 +209,7 @@ class Layers {
       return broadcast_rows(output_, shape_, {}, 1);
     }
     if (auto* norm = dynamic_cast<NativeLayerNormBackward0*>(&node_); norm != nullptr && link_ == 1) {
-      return broadcast_rows(output_, shape_, normalized(*norm), 1);
+      return norm_rows(*norm);
     }
     if (auto* convolution = dynamic_cast<ConvolutionBackward0*>(&node_); convolution != nullptr) {
       return convolution_rows(*convolution);
@@ -210,21 +218,25 @@ class Layers {
   }
 
  private:
-  // What a layer norm scales. The mean and the deviation that it saved carry no graph.
-  at::Tensor normalized(const NativeLayerNormBackward0& norm) const {
+  // Of the weight of a layer norm. The mean and the deviation that it saved carry no graph.
+  ParameterRows norm_rows(const NativeLayerNormBackward0& norm) const {
     const at::Tensor input = saved(node_, norm.input_);
-    at::Tensor mean = saved(node_, norm.result1_);
-    at::Tensor inverse = saved(node_, norm.result2_);
-    if (at::GradMode::is_enabled()) {
-      std::vector<int64_t> dims;
-      for (auto dim = -static_cast<int64_t>(norm.normalized_shape.size()); dim < 0; ++dim) {
-        dims.push_back(dim);
-      }
-      mean = input.mean(dims, /*keepdim=*/true);
-      const at::Tensor variance = input.var(dims, /*unbiased=*/false, /*keepdim=*/true);
-      inverse = (variance + (inverse.pow(-2) - variance).detach()).rsqrt();
+    const at::Tensor saved_mean = saved(node_, norm.result1_);
+    const at::Tensor saved_inverse = saved(node_, norm.result2_);
+    std::vector<int64_t> dims;
+    for (auto dim = -static_cast<int64_t>(norm.normalized_shape.size()); dim < 0; ++dim) {
+      dims.push_back(dim);
     }
-    return (input - mean) * inverse;
+    return [=, output = output_, shape = shape_](const at::Tensor& cotangents) {
+      at::Tensor mean = saved_mean;
+      at::Tensor inverse = saved_inverse;
+      if (at::GradMode::is_enabled()) {
+        mean = input.mean(dims, /*keepdim=*/true);
+        const at::Tensor variance = input.var(dims, /*unbiased=*/false, /*keepdim=*/true);
+        inverse = (variance + (inverse.pow(-2) - variance).detach()).rsqrt();
+      }
+      return broadcast_rows(output, shape, (input - mean) * inverse, 1)(cotangents);
+    };
   }
 
   ParameterRows convolution_rows(const ConvolutionBackward0& convolution) const {
@@ -251,8 +263,8 @@ class Layers {
       padding.insert(padding.begin(), 0);
       stride.insert(stride.begin(), 1);
     }
-    const at::Tensor patches = at::im2col(input, kernel, dilation, padding, stride); // [samples, patch, places]
-    return [patches, shape = shape_](const at::Tensor& cotangents) {
+    return [=, shape = shape_](const at::Tensor& cotangents) {
+      const at::Tensor patches = at::im2col(input, kernel, dilation, padding, stride); // [samples, patch, places]
       const int64_t samples = cotangents.size(0), colors = cotangents.size(1), channels = cotangents.size(2);
       return cotangents.reshape({samples, colors * channels, -1})
           .bmm(patches.transpose(1, 2))
@@ -295,7 +307,12 @@ std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources
   }
   Output output{samples, std::move(*of_output)};
   const Layers layers(node, source->link, *shape, output);
-  ParameterRows rows = transposed ? layers.weight(true) : layers.any();
+  ParameterRows rows;
+  try {
+    rows = transposed ? layers.weight(true) : layers.any();
+  } catch (const vjp::Unserved&) {
+    return std::nullopt;
+  }
   return rows ? std::optional(Parameter{source->node, std::move(output), std::move(rows)}) : std::nullopt;
 }
 

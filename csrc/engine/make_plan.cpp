@@ -12,6 +12,7 @@
 #include "plan/planner.h"
 #include "structure/passes.h"
 #include "tape/signature.h"
+#include "vjp/program.h"
 
 namespace highgrad::engine {
 namespace {
@@ -26,6 +27,7 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
   if (mode != Mode::kReverse) {
     obstacle = plain_obstacle(problem.output, problem.inputs);
     request.may_split = request.may_forward = obstacle.empty();
+    request.needs_engine = !vjp::Program::covers(problem.tape);
   }
   OutputPlan plan = plan::plan_output(request);
   if (!plan.needs_double_backward()) {

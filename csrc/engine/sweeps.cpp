@@ -73,7 +73,8 @@ void RowSweeps::run(
 // Without engine and vmap, where that can be; a loop that the user asks for is torch's own.
 void RowSweeps::compile(const edge_list& inputs) {
   if (sweep_.keep_graph && options_.chunk_size != 1) {
-    program_ = vjp::Program::compile(tape::read_tape(root_.edge, inputs));
+    program_ = tape::is_tape_of(tape_, root_.edge, inputs) ? vjp::Program::compile(tape_)
+                                                           : vjp::Program::compile(tape::read_tape(root_.edge, inputs));
   }
 }
 

@@ -132,9 +132,10 @@ HIGHGRAD_HOST_DEVICE MultiIndex unrank(int64_t rank, int64_t size, int order, in
   for (int k = order - 1; k > 0; --k) {
     int64_t low = 0;
     int64_t term = 0; // of `low`
+    int64_t high = most;
     HIGHGRAD_NO_UNROLL
-    for (int64_t high = most; low < high;) {
-      const int64_t middle = high - (high - low) / 2;
+    do {
+      const int64_t middle = high - ((high - low) >> 1);
       const int64_t next = rank_term(middle, k);
       if (next <= rank) {
         low = middle;
@@ -142,7 +143,7 @@ HIGHGRAD_HOST_DEVICE MultiIndex unrank(int64_t rank, int64_t size, int order, in
       } else {
         high = middle - 1;
       }
-    }
+    } while (low < high);
     add_to_digit(sorted, k, low);
     rank -= term;
     most = low;
@@ -165,10 +166,12 @@ HIGHGRAD_HOST_DEVICE bool next_permutation(MultiIndex& index, int order) {
     --last;
   }
   swap_digits(index, k, last);
+  int left = k + 1;
+  int right = order - 1;
   HIGHGRAD_NO_UNROLL
-  for (int left = k + 1, right = order - 1; left < right; ++left, --right) {
+  do {
     swap_digits(index, left, right);
-  }
+  } while (++left < --right);
   return true;
 }
 

@@ -1,5 +1,6 @@
 #include "plan/cost.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -12,15 +13,15 @@ namespace highgrad::plan {
 namespace {
 
 // Measured on 2 CPU cores in float32. An accelerator's are its data sheet's, slowed by two.
-constexpr CostModel kCpu{5e3, 0.15, 0.02};
-constexpr CostModel kAccelerator{10e3, 1e-3, 5e-5};
+constexpr CostModel kCpu{5e3, 15e3, 0.15, 0.02};
+constexpr CostModel kCpuWithoutEngine{2e3, 9e3, 0.08, 0.02};
+constexpr CostModel kAccelerator{10e3, 30e3, 1e-3, 5e-5};
 
-// Forward mode records the product, and runs about three times the Nodes, over half as many cotangents again.
-constexpr double kForwardNodes = 3;
+// Forward mode runs over half as many cotangents again.
 constexpr double kForwardBytes = 1.5;
 
-// A product of two factors needs some ten operators besides.
-constexpr double kOperatorsOfProduct = 10;
+// A product of two factors needs some fifteen operators besides.
+constexpr double kOperatorsOfProduct = 15;
 
 // Nodes that multiply matrices, of which the two operands come last.
 constexpr std::array<std::string_view, 6> kMatrixProducts =
@@ -98,6 +99,28 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   return work;
 }
 
+Work work_of_known_head(const tape::Tape& tape, tape::Slot root) {
+  Work skipped;
+  for (tape::Slot slot = root;;) {
+    const tape::TapeNode& node = tape.nodes[slot.node];
+    const auto links = links_of(tape, node);
+    if (!node.runs || std::count_if(links.begin(), links.end(), [](tape::Slot s) { return s.is_on_tape(); }) != 1) {
+      return {};
+    }
+    const Work work = work_of(tape, node);
+    skipped.add(work);
+    if (work.multiplications > 0) {
+      const auto out = tape::shape_of(*node.node, 0);
+      return out.has_value() && out->size() < 3 && (out->size() < 2 || out->front() == 1) ? skipped : Work();
+    }
+    const structure::NodeFacts* facts = structure::facts_of(*node.node);
+    if (facts == nullptr || (facts->flow != structure::Flow::kFlat && facts->flow != structure::Flow::kPointwise)) {
+      return {};
+    }
+    slot = *std::find_if(links.begin(), links.end(), [](tape::Slot s) { return s.is_on_tape(); });
+  }
+}
+
 double CostModel::reverse(const Work& work, int64_t rows) const {
   const double row =
       byte * static_cast<double>(work.bytes) + multiplication * static_cast<double>(work.multiplications);
@@ -107,7 +130,7 @@ double CostModel::reverse(const Work& work, int64_t rows) const {
 double CostModel::forward(const Work& work, int64_t columns) const {
   const double column = kForwardBytes * byte * static_cast<double>(work.bytes) +
       multiplication * static_cast<double>(work.multiplications);
-  return kForwardNodes * node * static_cast<double>(work.nodes) + column * static_cast<double>(columns + 1);
+  return recorded_node * static_cast<double>(work.nodes) + column * static_cast<double>(columns + 1);
 }
 
 double CostModel::product(int64_t rows, int64_t inner, int64_t columns) const {
@@ -115,8 +138,8 @@ double CostModel::product(int64_t rows, int64_t inner, int64_t columns) const {
   return kOperatorsOfProduct * node + result * (multiplication * static_cast<double>(inner) + 8 * byte);
 }
 
-const CostModel& cost_model(c10::Device device) {
-  return device.is_cpu() ? kCpu : kAccelerator;
+const CostModel& cost_model(c10::Device device, bool needs_engine) {
+  return !device.is_cpu() ? kAccelerator : needs_engine ? kCpu : kCpuWithoutEngine;
 }
 
 } // namespace highgrad::plan

@@ -15,6 +15,11 @@ struct Work {
   int64_t bytes = 0;
   int64_t multiplications = 0;
 
+  // Without the bytes and multiplications of a part.
+  Work without(const Work& part) const {
+    return {nodes, bytes - part.bytes, multiplications - part.multiplications};
+  }
+
   void add(const Work& other) {
     nodes += other.nodes;
     bytes += other.bytes;
@@ -24,9 +29,14 @@ struct Work {
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node);
 
+// Of what sweeps over all rows from `root` leave out: a linear layer of one vector at the start, and elementwise
+// functions of it, whose product with the identity is known.
+Work work_of_known_head(const tape::Tape& tape, tape::Slot root);
+
 // Nanoseconds, estimated: they need to be right in their ratios, and only so well that no choice is a bad one.
 struct CostModel {
   double node; // for a batched sweep to run a Node
+  double recorded_node; // for forward mode to record the product of a Node, and to run what that takes
   double byte; // of cotangents
   double multiplication; // in a matrix product
 
@@ -36,6 +46,7 @@ struct CostModel {
   double product(int64_t rows, int64_t inner, int64_t columns) const;
 };
 
-const CostModel& cost_model(c10::Device device);
+// Of sweeps that need torch's engine, or not.
+const CostModel& cost_model(c10::Device device, bool needs_engine);
 
 } // namespace highgrad::plan

@@ -108,10 +108,13 @@ class Chains {
       }
       parts_[part].add(work_of(tape, tape.nodes[i]));
     }
+    for (const auto i : c10::irange(parts_.size())) {
+      heads_.push_back(work_of_known_head(tape, cuts_[i].slot));
+    }
   }
 
   double reverse_cost() const {
-    return model_.reverse(between(0, cuts_.size() - 1), request_.rows);
+    return reverse(0, cuts_.size() - 1);
   }
 
   // And what it costs.
@@ -124,14 +127,14 @@ class Chains {
     for (const auto end : c10::irange<size_t>(1, cuts_.size())) {
       for (const auto begin : c10::irange(end)) {
         const Work work = between(begin, end);
-        const double reverse = model_.reverse(work, cuts_[begin].numel);
+        const double backward = reverse(begin, end);
         const double forward = request_.may_forward ? model_.forward(work, cuts_[end].numel) : kNever;
         const double join = begin == 0 ? 0 : model_.product(request_.rows, cuts_[begin].numel, cuts_[end].numel);
-        const double total = cost[begin] + join + std::min(reverse, forward);
+        const double total = cost[begin] + join + std::min(backward, forward);
         if (total < cost[end]) {
           cost[end] = total;
           before[end] = begin;
-          mode[end] = forward < reverse ? Mode::kForward : Mode::kReverse;
+          mode[end] = forward < backward ? Mode::kForward : Mode::kReverse;
         }
       }
     }
@@ -145,6 +148,13 @@ class Chains {
   }
 
  private:
+  double reverse(size_t begin, size_t end) const {
+    const Work work = between(begin, end);
+    // A segment that is nothing but its head would cost nothing, and save nothing.
+    const bool has_head = heads_[begin].multiplications < work.multiplications;
+    return model_.reverse(has_head ? work.without(heads_[begin]) : work, cuts_[begin].numel);
+  }
+
   Work between(size_t begin, size_t end) const {
     Work sum;
     for (const auto part : c10::irange(begin, end)) {
@@ -157,6 +167,7 @@ class Chains {
   const CostModel& model_;
   std::vector<Cut> cuts_; // the output, the cuts, all inputs
   std::vector<Work> parts_;
+  std::vector<Work> heads_; // that sweeps from each cut leave out
 };
 
 } // namespace
@@ -179,7 +190,7 @@ OutputPlan plan_output(const Request& request) {
   if (request.rows <= kFewRows || (!request.may_forward && !request.may_split)) {
     return plain();
   }
-  const CostModel& model = cost_model(request.device);
+  const CostModel& model = cost_model(request.device, request.needs_engine);
   const Chains chains(request, model);
   const double reverse = chains.reverse_cost();
   if (reverse < kWorthPlanning) {

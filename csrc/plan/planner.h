@@ -19,6 +19,8 @@ struct Request {
   // What may be thought of, besides all rows in reverse mode.
   bool may_forward = true;
   bool may_split = true;
+  // Whether sweeps go through torch's engine.
+  bool needs_engine = true;
 };
 
 // All rows, or all columns, over the whole tape.

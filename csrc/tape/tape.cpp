@@ -197,6 +197,21 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   return tape;
 }
 
+bool is_tape_of(const Tape& tape, const Edge& output, const edge_list& inputs) {
+  const auto is_at = [&](Slot slot, const Edge& edge) {
+    return slot.is_on_tape() && tape.nodes[slot.node].node == edge.function.get() && slot.input_nr == edge.input_nr;
+  };
+  if (!is_at(tape.output, output) || tape.inputs.size() != inputs.size()) {
+    return false;
+  }
+  for (const auto j : c10::irange(inputs.size())) {
+    if (!is_at(tape.inputs[j], inputs[j])) {
+      return false;
+    }
+  }
+  return true;
+}
+
 std::optional<std::vector<int64_t>> shape_of(const Node& node, uint32_t input_nr) {
   if (input_nr >= node.num_inputs()) {
     return std::nullopt;

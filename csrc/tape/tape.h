@@ -59,6 +59,9 @@ c10::ArrayRef<Slot> links_of(const Tape& tape, const TapeNode& node);
 // edge) reaches nothing.
 Tape read_tape(const torch::autograd::Edge& output, const torch::autograd::edge_list& inputs);
 
+// Whether read_tape gives this tape for these arguments.
+bool is_tape_of(const Tape& tape, const torch::autograd::Edge& output, const torch::autograd::edge_list& inputs);
+
 // The sizes of the cotangent that `node` takes as input `input_nr`; none for what is unknown, not strided or symbolic.
 std::optional<std::vector<int64_t>> shape_of(const torch::autograd::Node& node, uint32_t input_nr);
 

@@ -130,6 +130,12 @@ std::vector<Jet> batch_norm(const Call& c, const NativeBatchNormBackward0& node)
   return {{c.inputs[0].rows * slope.reshape(shape), c.inputs[0].terms}, {}, {}};
 }
 
+// In evaluation a product of input and weight; in training, of statistics of the input too.
+int64_t batch_norm_degree(torch::autograd::Node& node, c10::ArrayRef<int64_t> inputs) {
+  const bool is_training = static_cast<NativeBatchNormBackward0&>(node).training;
+  return is_training ? nonlinear_degree(node, inputs) : product_degree(node, inputs);
+}
+
 } // namespace
 
 void add_compound_rules(RuleTable& table) {
@@ -146,7 +152,7 @@ void add_compound_rules(RuleTable& table) {
   add_rule<DigammaBackward0>(table, nonlinear_degree, [](const Call& c, const DigammaBackward0& node) {
     return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), 0).jet(c.frame);
   });
-  add_rule_of_many<NativeBatchNormBackward0>(table, linear_degree, &batch_norm);
+  add_rule_of_many<NativeBatchNormBackward0>(table, batch_norm_degree, &batch_norm);
   add_sums_of_products(table);
   add_gates(table);
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "torch_compat.h"
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
@@ -58,6 +59,15 @@ void add_mask(RuleTable& table, Mask mask) {
   add_unary<T>(table, [mask](const Call& call, const T& node) {
     return [kept = mask(call.saved(node.self_), node)](const at::Tensor& grad) { return keep_where(kept, grad); };
   });
+}
+
+// Where clamp's derivative by x is 1.
+at::Tensor above(const at::Tensor& x, const at::Scalar& bound) {
+  return kClampPassesAtBounds ? x.ge(bound) : x.gt(bound);
+}
+
+at::Tensor below(const at::Tensor& x, const at::Scalar& bound) {
+  return kClampPassesAtBounds ? x.le(bound) : x.lt(bound);
 }
 
 void add_exponentials(RuleTable& table) {
@@ -147,11 +157,14 @@ void add_activations(RuleTable& table) {
       table, [](const at::Tensor& x) { return (-x.pow(2)).exp() * (2 / std::sqrt(M_PI)); });
   add_factor_of_self<AbsBackward0>(table, [](const at::Tensor& x) { return x.sgn(); });
   add_mask<ClampBackward1>(table, [](const at::Tensor& x, const ClampBackward1& node) {
-    at::Tensor kept = node.min.has_value() ? x.ge(*node.min) : at::ones_like(x, x.options().dtype(at::kBool));
-    return node.max.has_value() ? at::logical_and(kept, x.le(*node.max)) : kept;
+    at::Tensor kept = at::ones_like(x, x.options().dtype(at::kBool));
+    kept = node.min.has_value() ? at::logical_and(kept, above(x, *node.min)) : kept;
+    return node.max.has_value() ? at::logical_and(kept, below(x, *node.max)) : kept;
   });
-  add_mask<ClampMinBackward0>(table, [](const at::Tensor& x, const ClampMinBackward0& node) { return x.ge(node.min); });
-  add_mask<ClampMaxBackward0>(table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return x.le(node.max); });
+  add_mask<ClampMinBackward0>(
+      table, [](const at::Tensor& x, const ClampMinBackward0& node) { return above(x, node.min); });
+  add_mask<ClampMaxBackward0>(
+      table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return below(x, node.max); });
 }
 
 // Of functions of several operands, each with a factor; undefined where nobody wants it.

@@ -7,6 +7,7 @@
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -121,15 +122,16 @@ BatchedVjp compile_node(const Tape& tape, const TapeNode& node, const std::vecto
 
 } // namespace
 
+bool Program::covers(const Tape& tape) {
+  return may_run_alone(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
+           return tape::is_vjp_linear(*node.node) && (!node.runs || find_rule(*node.node) != nullptr);
+         });
+}
+
 std::optional<Program> Program::compile(const Tape& tape) {
-  if (!may_run_alone(tape)) {
-    return std::nullopt;
-  }
   // Before anything is unpacked.
-  for (const TapeNode& node : tape.nodes) {
-    if (!tape::is_vjp_linear(*node.node) || (node.runs && find_rule(*node.node) == nullptr)) {
-      return std::nullopt;
-    }
+  if (!covers(tape)) {
+    return std::nullopt;
   }
   Program program;
   std::vector<std::vector<Shape>> shapes(tape.nodes.size());

@@ -22,6 +22,10 @@ namespace highgrad::vjp {
 // dtypes, several devices or streams, anomaly mode, transforms of torch.func.
 class Program {
  public:
+  // Whether all Nodes of the tape are in the table, and nothing around them needs the engine: what they have saved, and
+  // their shapes, may still do.
+  static bool covers(const tape::Tape& tape);
+
   // None where a Node of the tape, or what surrounds it, has no rule. Raises what unpacking does of a freed graph.
   // Records for derivatives of the products if grad mode is on.
   static std::optional<Program> compile(const tape::Tape& tape);

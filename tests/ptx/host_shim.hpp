@@ -16,6 +16,8 @@
 #define __shared__ static
 #undef __grid_constant__
 #define __grid_constant__
+#undef __launch_bounds__
+#define __launch_bounds__(...)
 
 inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 inline thread_local std::barrier<>* block_barrier;

@@ -127,6 +127,8 @@ HUGE_SYMMETRIC = [
     *(Symmetric(2**20 + 3, 2, 1, 1), Symmetric(77501, 2, 3, 2), Symmetric(1301, 3, 3, 2)),
     *(Symmetric(81, 5, 2, 1), Symmetric(2, 33, 1, 1)),
 ]
+# More tiles, or more entries, than 2^32: their numbers take 64-bit division, and blocks several turns.
+MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(700, 4, 1, 1)]
 HUGE_DTYPES = (torch.half, torch.float32, torch.float64, torch.bfloat16, torch.complex128)
 
 
@@ -146,7 +148,7 @@ def expand_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex128):
         for shape in QUICK_SYMMETRIC:
             yield expand_call(dtype, shape)
-        for shape in HUGE_SYMMETRIC[:4]:
+        for shape in (*HUGE_SYMMETRIC[:4], MANY_ENTRIES[0], Symmetric(31, 8, 1, 1)):
             yield huge_expand_call(dtype, shape)
 
 
@@ -203,7 +205,8 @@ def fold_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex64):
         for shape in QUICK_SYMMETRIC:
             yield fold_call(dtype, shape)
-        for shape in HUGE_SYMMETRIC[:3]:
+        yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward=True)
+        for shape in (*HUGE_SYMMETRIC[:3], *MANY_ENTRIES):
             yield huge_fold_call(dtype, shape)
 
 

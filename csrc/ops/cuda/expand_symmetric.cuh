@@ -173,6 +173,7 @@ __global__ void fold_tiles_kernel(
   __shared__ SymmetricTile tile;
   const int fast = threadIdx.x % kSymmetricTile;
   const int slow = threadIdx.x / kSymmetricTile;
+  tiles.matrices = 1; // which the compiler then does not divide by
   const int64_t all_tiles = tiles.in_matrix * tiles.matrices * layout.lanes;
 #pragma unroll 1
   for (int64_t index = blockIdx.x; index < all_tiles; index += gridDim.x) {
@@ -236,7 +237,7 @@ __global__ void fold_entries_kernel(
 #pragma unroll
         for (int k = 0; k < kFoldRows; ++k) {
           const int64_t row = first_row + k * layout.lanes;
-          if (row < layout.rows) {
+          if (k == 0 || row < layout.rows) {
             sums[k] = plus_element<element_t>(sums[k], full[row * layout.full + column]);
           }
         }
@@ -256,7 +257,7 @@ __global__ void fold_entries_kernel(
 #pragma unroll
       for (int k = 0; k < kFoldRows; ++k) {
         const int64_t row = first_row + k * layout.lanes;
-        if (row < layout.rows) {
+        if (k == 0 || row < layout.rows) {
           packed[row * layout.packed + rank] = Convert<element_t, Sum<element_t>>::apply(sums[k]);
         }
       }
