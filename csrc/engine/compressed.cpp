@@ -59,10 +59,11 @@ std::vector<at::Tensor> color_seeds(const LinearMap& map, const at::Tensor& colo
   return all;
 }
 
-// One sweep of `count` colours; false, after which `chunk_size` is smaller, if it is to be tried again.
+// One sweep of `count` colours; false, after which `chunk_size` is smaller, or there is no `program`, if it is to be
+// tried again.
 bool try_sweep(
     const LinearMap& map,
-    const std::optional<vjp::Program>& program,
+    std::optional<vjp::Program>& program,
     std::vector<at::Tensor> seeds,
     int64_t count,
     SweepOptions options,
@@ -88,7 +89,11 @@ bool try_sweep(
   if (failure == Failure::kInterrupt || (failure == Failure::kOutOfMemory && is_chunk_size_given)) {
     std::rethrow_exception(exception);
   }
-  chunk_size = failure == Failure::kOutOfMemory ? (count + 1) / 2 : 1;
+  if (program.has_value() && (failure == Failure::kOther || count == 1)) {
+    program.reset();
+  } else {
+    chunk_size = failure == Failure::kOutOfMemory ? (count + 1) / 2 : 1;
+  }
   return false;
 }
 
@@ -164,13 +169,12 @@ std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& color
   const bool is_one =
       num_colors == 1 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
   const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(place.device());
-  const std::optional<vjp::Program> program = sweeps.chunk_size == 1 ? std::nullopt : compile(map);
-  if (!program.has_value() && map.distrust == tape::Distrust::kGraph && sweeps.create_graph) {
-    chunk_size = 1;
-  }
+  std::optional<vjp::Program> program = sweeps.chunk_size == 1 ? std::nullopt : compile(map);
+  const bool vmap_is_trusted = map.distrust != tape::Distrust::kGraph || !sweeps.create_graph;
   std::vector<std::vector<at::Tensor>> chunks(map.edges.size());
   for (int64_t first = 0; first < num_colors;) {
-    const int64_t count = std::min(chunk_size, num_colors - first);
+    const int64_t count =
+        program.has_value() || vmap_is_trusted ? std::min(chunk_size, num_colors - first) : int64_t{1};
     std::vector<at::Tensor> rows;
     if (!try_sweep(
             map,
