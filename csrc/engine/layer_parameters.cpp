@@ -143,16 +143,7 @@ ParameterRows broadcast_rows(const Output& output, Shape shape, at::Tensor facto
   }
   return [whole, shape, factor, alpha](const at::Tensor& cotangents) {
     at::Tensor rows = factor.defined() ? at::mul(cotangents, factor) : cotangents;
-    const int64_t more = rows.dim() - 2 - static_cast<int64_t>(shape.size());
-    std::vector<int64_t> summed;
-    for (const auto dim : c10::irange<int64_t>(2, rows.dim())) {
-      if (dim < 2 + more || (shape[dim - 2 - more] == 1 && rows.size(dim) != 1)) {
-        summed.push_back(dim);
-      }
-    }
-    if (!summed.empty()) {
-      rows = rows.sum(summed, /*keepdim=*/true);
-    }
+    rows = vjp::sum_broadcast(rows, 2, shape);
     rows = rows.reshape(ops::joined_shape(rows.sizes().slice(0, 2), whole));
     return alpha.equal(1) ? rows : at::mul(rows, alpha);
   };

@@ -73,24 +73,7 @@ bool may_run_alone(const Tape& tape) {
 
 // Sums a cotangent over the dimensions that its operand was broadcast along, and casts it, as torch's engine does.
 at::Tensor fit(at::Tensor cotangents, const Shape& shape, at::ScalarType dtype) {
-  if (cotangents.sizes().slice(1) != at::IntArrayRef(shape)) {
-    const int64_t more = cotangents.dim() - 1 - static_cast<int64_t>(shape.size());
-    std::vector<int64_t> added;
-    std::vector<int64_t> stretched;
-    for (const auto dim : c10::irange<int64_t>(1, cotangents.dim())) {
-      if (dim <= more) {
-        added.push_back(dim);
-      } else if (shape[dim - 1 - more] == 1 && cotangents.size(dim) != 1) {
-        stretched.push_back(dim);
-      }
-    }
-    if (!stretched.empty()) {
-      cotangents = cotangents.sum(stretched, /*keepdim=*/true);
-    }
-    if (!added.empty()) {
-      cotangents = cotangents.sum(added, /*keepdim=*/false);
-    }
-  }
+  cotangents = sum_broadcast(cotangents, 1, shape);
   return cotangents.scalar_type() == dtype ? cotangents : cotangents.to(dtype);
 }
 

@@ -2,7 +2,7 @@
 
 #include <ATen/Functions.h>
 #include <ATen/WrapDimUtils.h>
-#include <c10/util/irange.h>
+#include <c10/util/accumulate.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <utility>
@@ -26,30 +26,12 @@ namespace {
 
 using namespace torch::autograd::generated;
 
-int64_t numel(const Shape& shape) {
-  int64_t product = 1;
-  for (const int64_t size : shape) {
-    product *= size;
-  }
-  return product;
-}
-
 // The batch of a reduction's cotangents, spread over what was reduced and divided by `divisor`.
 auto spread(const Shape& input, Shape kept, double divisor) {
   return [input, kept = std::move(kept), divisor](const at::Tensor& grad) {
     const at::Tensor scaled = divisor == 1 ? grad : grad / divisor;
     return scaled.reshape(Call::batch_of(grad, kept)).expand(Call::batch_of(grad, input));
   };
-}
-
-template <typename T>
-at::OptionalIntArrayRef dims_of(const T& node) {
-  return node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
-}
-
-// Of a cotangent of rank `rank`, with the batch in front.
-int64_t batched_dim(int64_t dim, size_t rank) {
-  return at::maybe_wrap_dim(dim, static_cast<int64_t>(rank)) + 1;
 }
 
 } // namespace
@@ -62,18 +44,22 @@ void add_reduction_rules(RuleTable& table) {
     return spread(*call.given[0], reduced(*call.given[0], dims_of(node)), 1);
   });
   add_unary<MeanBackward0>(table, [](const Call& call, const MeanBackward0& /*node*/) {
-    return spread(*call.given[0], reduced(*call.given[0], std::nullopt), static_cast<double>(numel(*call.given[0])));
+    return spread(
+        *call.given[0],
+        reduced(*call.given[0], std::nullopt),
+        static_cast<double>(c10::multiply_integers(*call.given[0])));
   });
   add_unary<MeanBackward1>(table, [](const Call& call, const MeanBackward1& node) {
     Shape kept = reduced(*call.given[0], dims_of(node));
-    const double count = static_cast<double>(numel(*call.given[0])) / static_cast<double>(numel(kept));
+    const double count =
+        static_cast<double>(c10::multiply_integers(*call.given[0])) / static_cast<double>(c10::multiply_integers(kept));
     return spread(*call.given[0], std::move(kept), count);
   });
   add_rule<SoftmaxBackward0>(table, [](const Call& call, const SoftmaxBackward0& node) -> BatchedVjp {
     if (call.taken[0].empty()) {
       return nullptr;
     }
-    return [y = call.saved(node.result_), dim = batched_dim(node.dim, call.taken[0].size())](
+    return [y = call.saved(node.result_), dim = batched_dim(node.dim, call.taken[0])](
                Cotangents& taken, Cotangents& given) {
       const at::Tensor product = at::mul(taken[0], y);
       given[0] = at::addcmul(product, y, product.sum(dim, /*keepdim=*/true), -1);
@@ -83,7 +69,7 @@ void add_reduction_rules(RuleTable& table) {
     if (call.taken[0].empty()) {
       return nullptr;
     }
-    return [y = call.saved(node.result_).exp(), dim = batched_dim(node.dim, call.taken[0].size())](
+    return [y = call.saved(node.result_).exp(), dim = batched_dim(node.dim, call.taken[0])](
                Cotangents& taken, Cotangents& given) {
       given[0] = at::addcmul(taken[0], y, taken[0].sum(dim, /*keepdim=*/true), -1);
     };
@@ -97,7 +83,7 @@ void add_reduction_rules(RuleTable& table) {
     if (call.taken[0].empty()) {
       return nullptr;
     }
-    return [dim = batched_dim(node.dim, call.taken[0].size())](Cotangents& taken, Cotangents& given) {
+    return [dim = batched_dim(node.dim, call.taken[0])](Cotangents& taken, Cotangents& given) {
       given[0] = taken[0].flip(dim).cumsum(dim).flip(dim);
     };
   });

@@ -1,8 +1,10 @@
 #include "vjp/rule.h"
 
+#include <ATen/WrapDimUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mul.h>
 #include <c10/util/Type.h>
+#include <c10/util/irange.h>
 
 #include <utility>
 
@@ -52,6 +54,26 @@ std::vector<std::string> known_nodes() {
     names.push_back(name.substr(name.rfind(':') + 1));
   }
   return names;
+}
+
+int64_t batched_dim(int64_t dim, const Shape& shape) {
+  return at::maybe_wrap_dim(dim, static_cast<int64_t>(shape.size())) + 1;
+}
+
+at::Tensor sum_broadcast(const at::Tensor& tensor, int64_t front, const Shape& shape) {
+  if (tensor.sizes().slice(front) == at::IntArrayRef(shape)) {
+    return tensor;
+  }
+  const int64_t first = tensor.dim() - static_cast<int64_t>(shape.size()); // of the operand's own dims
+  std::vector<int64_t> summed;
+  for (const auto dim : c10::irange(front, tensor.dim())) {
+    if (dim < first || (shape[dim - first] == 1 && tensor.size(dim) != 1)) {
+      summed.push_back(dim);
+    }
+  }
+  std::vector<int64_t> sizes = tensor.sizes().slice(0, front).vec();
+  sizes.insert(sizes.end(), shape.begin(), shape.end());
+  return (summed.empty() ? tensor : tensor.sum(summed, /*keepdim=*/true)).reshape(sizes);
 }
 
 bool is_ours(const at::Tensor& tensor) {

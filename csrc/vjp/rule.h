@@ -76,6 +76,19 @@ void add_statistics_rules(RuleTable& table);
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims);
 
+// The dims that a Node of a reduction has saved.
+template <typename T>
+at::OptionalIntArrayRef dims_of(const T& node) {
+  return node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
+}
+
+// Dimension `dim` of a tensor of this shape, with the batch in front.
+int64_t batched_dim(int64_t dim, const Shape& shape);
+
+// Sums `tensor` over the dimensions that an operand of `shape` was broadcast along; the first `front` dims are not the
+// operand's, and stay.
+at::Tensor sum_broadcast(const at::Tensor& tensor, int64_t front, const Shape& shape);
+
 // The rule of a Node, or null.
 const Rule* find_rule(const torch::autograd::Node& node);
 

@@ -1,7 +1,6 @@
 // Rules of views, and of copies and joins that move elements.
 
 #include <ATen/Functions.h>
-#include <ATen/WrapDimUtils.h>
 #include <ATen/core/IListRef.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -16,11 +15,6 @@ namespace highgrad::vjp {
 namespace {
 
 using namespace torch::autograd::generated;
-
-// Dimension `dim` of a tensor of this shape, with the batch in front.
-int64_t batched_dim(int64_t dim, const Shape& shape) {
-  return at::maybe_wrap_dim(dim, static_cast<int64_t>(shape.size())) + 1;
-}
 
 template <typename T>
 void add_reshape(RuleTable& table) {

@@ -22,11 +22,6 @@ BatchedVjp by_factor(Shape kept, at::Tensor factor) {
   };
 }
 
-template <typename T>
-at::OptionalIntArrayRef dims_of(const T& node) {
-  return node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
-}
-
 // x / |x|, and zero at zero, where torch's subgradient is.
 BatchedVjp euclidean_norm(const at::Tensor& x, const at::Tensor& result, const Shape& kept) {
   const at::Tensor norm = result.reshape(kept);
