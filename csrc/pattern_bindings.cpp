@@ -12,7 +12,6 @@
 #include "structure/bicoloring.h"
 #include "structure/coloring.h"
 #include "structure/sparsity_pattern.h"
-#include "structure/star_coloring.h"
 
 namespace py = pybind11;
 
@@ -92,20 +91,6 @@ void bind_patterns(py::module_& m) {
       py::arg("col_ind"),
       py::arg("method"),
       py::arg("max_work") = py::none());
-  m.def(
-      "color_symmetric",
-      [](std::pair<int64_t, int64_t> shape, const Array& row_ptr, const Array& col_ind) {
-        const SparsityPattern pattern = to_pattern("color_symmetric", shape, row_ptr, col_ind);
-        if (!structure::is_symmetric(pattern)) {
-          throw py::value_error("color_symmetric: expected a symmetric pattern");
-        }
-        const Coloring coloring = structure::star_coloring(pattern);
-        return std::tuple(
-            to_array(coloring.colors), coloring.num_colors, to_array(structure::star_sources(pattern, coloring)));
-      },
-      py::arg("shape"),
-      py::arg("row_ptr"),
-      py::arg("col_ind"));
   m.def(
       "color_both",
       [](std::pair<int64_t, int64_t> shape, const Array& row_ptr, const Array& col_ind, double columns_cost) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,18 +27,6 @@ def is_row_coloring(matrix: np.ndarray, colors: np.ndarray) -> bool:
     matrix = matrix.astype(bool)
     return not any(
         colors[a] == colors[b] and share_a_column(matrix, a, b) for a, b in combinations(range(len(matrix)), 2)
-    )
-
-
-def is_star_coloring(matrix: np.ndarray, colors: np.ndarray) -> bool:
-    """Whether neighbours differ and every path of four takes three colours: all paths are listed."""
-    n = len(matrix)
-    edge = matrix.astype(bool) & ~np.eye(n, dtype=bool)
-    if any(edge[a, b] and colors[a] == colors[b] for a, b in combinations(range(n), 2)):
-        return False
-    return not any(
-        edge[a, b] and edge[b, c] and edge[c, d] and len({colors[a], colors[b], colors[c], colors[d]}) < 3
-        for a, b, c, d in permutations(range(n), 4)
     )
 
 

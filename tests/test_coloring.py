@@ -14,9 +14,7 @@ from patterns import (
     banded,
     cycle,
     five_point,
-    graph,
     is_row_coloring,
-    is_star_coloring,
     least_colors,
     petersen,
     random_pattern,
@@ -111,43 +109,6 @@ def test_published_numbers(matrix: np.ndarray, least: int, most: int) -> None:
     assert least <= num_colors <= most
 
 
-@pytest.mark.parametrize(
-    "matrix, least, most",
-    [
-        # Star chromatic numbers: Fertin, Raspaud and Reed 2004 (paths, cycles, grids), and a star itself.
-        (arrow(10), 2, 2),
-        (banded(10, 1, 1), 3, 3),
-        (cycle(9), 3, 4),
-        (cycle(5), 4, 4),
-        (five_point(5), 5, 7),
-        (petersen(), 5, 6),
-        (np.ones((5, 5), dtype=int), 5, 5),
-        (np.eye(4, dtype=int), 1, 1),
-        (graph(6, []) * 0, 1, 1),
-    ],
-)
-def test_star_coloring_of_known_graphs(matrix: np.ndarray, least: int, most: int) -> None:
-    colors, num_colors, _ = _C.color_symmetric(*arguments(matrix))
-    assert least <= num_colors <= most
-    if len(matrix) <= 12:
-        assert is_star_coloring(matrix, colors)
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 7), density=st.sampled_from([0.15, 0.3, 0.6]))
-def test_star_coloring_recovers_every_entry(seed: int, n: int, density: float) -> None:
-    rng = np.random.default_rng(seed)
-    half = random_pattern(rng, n, n, density)
-    pattern = half | half.T
-    values = rng.standard_normal((n, n))
-    matrix = (values + values.T) * pattern
-    colors, num_colors, sources = _C.color_symmetric(*arguments(pattern))
-    assert is_star_coloring(pattern, colors)
-    compressed = np.zeros((num_colors, n))
-    np.add.at(compressed, colors, matrix)
-    assert np.allclose(compressed.ravel()[sources], matrix[pattern.astype(bool)])
-
-
 @settings(max_examples=100, deadline=None)
 @given(matrix=matrices)
 def test_rows_and_columns_together(matrix: np.ndarray) -> None:
@@ -204,7 +165,5 @@ BROKEN: list[tuple[str, Arguments]] = [
 def test_errors(message: str, broken: Arguments) -> None:
     with pytest.raises(ValueError, match=message):
         _C.color_rows(*broken, "best")
-    with pytest.raises(ValueError, match="symmetric"):
-        _C.color_symmetric(*arguments(np.triu(np.ones((3, 3), dtype=int))))
     with pytest.raises(ValueError, match="known method"):
         _C.color_rows(*arguments(np.eye(2, dtype=int)), "best of all")

@@ -59,14 +59,6 @@ int64_t max_row_degree(const SparsityPattern& pattern) {
   return most;
 }
 
-bool is_symmetric(const SparsityPattern& pattern) {
-  if (pattern.rows != pattern.columns) {
-    return false;
-  }
-  const SparsityPattern transposed = transpose(pattern);
-  return transposed.row_ptr == pattern.row_ptr && transposed.col_ind == pattern.col_ind;
-}
-
 void check_pattern(const char* caller, const SparsityPattern& pattern) {
   const auto fail = [&](const std::string& rule) {
     throw std::invalid_argument(std::string(caller) + ": expected " + rule);

@@ -30,8 +30,6 @@ SparsityPattern transpose(const SparsityPattern& pattern);
 // Most entries in a row, 0 for a matrix without any.
 int64_t max_row_degree(const SparsityPattern& pattern);
 
-bool is_symmetric(const SparsityPattern& pattern);
-
 // Raises std::invalid_argument, naming `caller`, unless the arrays are those of a pattern.
 void check_pattern(const char* caller, const SparsityPattern& pattern);
 
