@@ -12,6 +12,9 @@ namespace {
 // A first sweep that hits more of all columns than this, block for block, shows a full Jacobian.
 constexpr double kMaxDensity = 0.5;
 
+// Wide blocks that hit more than this are of a full matrix, or of one whose rows are in no order.
+constexpr double kMaxWideDensity = 0.95;
+
 // Fewer first blocks do not tell full columns from wide bands.
 constexpr int64_t kFewestForFull = 8;
 
@@ -38,7 +41,7 @@ class Search {
       : rows_(rows), columns_(columns), row_at_(row_at), budget_(budget), probe_(probe), is_full_(columns, false) {}
 
   std::optional<ProbedPattern> run() {
-    if (!probe_first_blocks()) {
+    if (!may_be_sparse() || !probe_first_blocks()) {
       return std::nullopt;
     }
     while (num_blocks() < rows_) {
@@ -97,9 +100,8 @@ class Search {
     return longest;
   }
 
-  bool probe_first_blocks() {
-    const int64_t blocks = std::min(budget_.first_blocks, rows_);
-    const int64_t samples = std::min(budget_.samples, blocks);
+  // Even blocks, and with them so many single rows.
+  std::optional<HitBits> probe_blocks(int64_t blocks, int64_t samples) {
     start_ = even_blocks(rows_, blocks);
     std::vector<int64_t> group(rows_);
     for (int64_t b = 0; b < blocks; ++b) {
@@ -113,13 +115,34 @@ class Search {
       group[position] = blocks + s;
     }
     auto hits = run_probes(group, blocks + samples);
-    if (!hits.has_value()) {
-      return false;
-    }
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = 0; hits.has_value() && b < blocks; ++b) {
       if (sample_of[b] >= 0) {
         hits->merge(b, sample_of[b]);
       }
+    }
+    for (int64_t s = blocks; hits.has_value() && s < blocks + samples; ++s) {
+      std::vector<int64_t>& columns = columns_of_samples_.emplace_back();
+      hits->for_each(s, [&](int64_t column) { columns.push_back(column); });
+    }
+    return hits;
+  }
+
+  bool may_be_sparse() {
+    const int64_t blocks = std::min(budget_.wide_blocks, rows_);
+    if (blocks == 0) {
+      return true;
+    }
+    const auto hits = probe_blocks(blocks, std::min(budget_.samples, blocks));
+    const double all = static_cast<double>(blocks) * static_cast<double>(columns_);
+    return hits.has_value() &&
+        (are_samples_sparse() || static_cast<double>(hits->count(blocks)) < kMaxWideDensity * all);
+  }
+
+  bool probe_first_blocks() {
+    const int64_t blocks = std::min(budget_.first_blocks, rows_);
+    const auto hits = probe_blocks(blocks, budget_.wide_blocks > 0 ? 0 : std::min(budget_.samples, blocks));
+    if (!hits.has_value()) {
+      return false;
     }
     const auto most = static_cast<int64_t>(kMaxDensity * static_cast<double>(blocks) * static_cast<double>(columns_));
     if (hits->count(blocks) > most + blocks * budget_.max_full_columns) {
@@ -136,24 +159,25 @@ class Search {
       });
       hit_.row_ptr.push_back(hit_.nnz());
     }
-    for (int64_t s = blocks; s < blocks + samples; ++s) {
-      int64_t degree = 0;
-      hits->for_each(s, [&](int64_t column) { degree += is_full_[column] ? 0 : 1; });
-      sample_degree_ = std::max(sample_degree_, degree);
-    }
     return hit_.nnz() <= most;
   }
 
-  // Whether few colours are sure, since the rows of a block need no more than one each, or to be expected: a row with d
-  // columns shares them with about d * d * rows / columns others.
-  bool is_promising(const Coloring& coloring) const {
-    if (budget_.samples == 0 || result_.sweeps > 1) {
-      return true;
+  // Whether few colours are to be expected: a row with d columns shares them with about d * d * rows / columns others.
+  bool are_samples_sparse() const {
+    int64_t most = 0;
+    for (const std::vector<int64_t>& columns : columns_of_samples_) {
+      const auto full = std::count_if(columns.begin(), columns.end(), [&](int64_t c) { return is_full_[c]; });
+      most = std::max(most, static_cast<int64_t>(columns.size()) - static_cast<int64_t>(full));
     }
-    const auto most = static_cast<double>(budget_.max_colors);
-    const auto degree = static_cast<double>(sample_degree_);
-    return static_cast<double>(coloring.num_colors * longest_block()) <= most ||
-        degree * degree * static_cast<double>(rows_) <= most * static_cast<double>(columns_);
+    const auto degree = static_cast<double>(most);
+    return degree * degree * static_cast<double>(rows_) <=
+        static_cast<double>(budget_.max_colors) * static_cast<double>(columns_);
+  }
+
+  // Or sure, since the rows of a block need no more than one each.
+  bool is_promising(const Coloring& coloring) const {
+    return is_refined_ || budget_.samples == 0 || coloring.num_colors * longest_block() <= budget_.max_colors ||
+        are_samples_sparse();
   }
 
   bool is_worth_refining(const Coloring& coloring) const {
@@ -248,6 +272,7 @@ class Search {
     }
     hit_ = std::move(finer);
     start_ = std::move(start);
+    is_refined_ = true;
     return true;
   }
 
@@ -293,7 +318,8 @@ class Search {
   std::vector<bool> is_full_;
   std::vector<int64_t> start_;
   SparsityPattern hit_; // of blocks
-  int64_t sample_degree_ = 0; // most columns that a sample has hit
+  std::vector<std::vector<int64_t>> columns_of_samples_; // that each has hit
+  bool is_refined_ = false; // beyond the first blocks
   ProbedPattern result_;
 };
 
