@@ -64,7 +64,7 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
             to_python(of_input.upper),
             of_input.lower.has_value() ? py::object(to_python(*of_input.lower)) : py::object(py::none())));
   }
-  return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
+  return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature, axes->keeps_nan);
 }
 
 py::tuple to_state(const Compression& c) {

@@ -15,7 +15,7 @@ from test_structure import leaf, network, tridiagonal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian, plan, spy
+from highgrad_ext import _C, full_jacobian, plan, spy
 from highgrad_ext._pattern import braille, to_scipy
 from highgrad_ext._reference import full_jacobian_loop
 
@@ -155,7 +155,9 @@ def test_batch_dims(name: str, create_graph: bool) -> None:
     "function, node",
     [
         (lambda x: nn.functional.batch_norm(x, None, None, training=True), "BatchNorm"),
-        (lambda x: (x - x.mean(0)).sin(), "Sub"),  # subtracts one mean from all
+        (lambda x: (x - x.mean(0)).sin(), "Mean"),
+        (lambda x: x * x.var(0).sqrt().exp(), "Var"),
+        (lambda x: (x.sum().sin() + x) * 2, "Sum"),
         (lambda x: x.roll(1, 0) + x, "Roll"),
         (lambda x: (x @ x.T)[:, :3], "Mm"),
         (lambda x: x.flip(0), "Flip"),
@@ -168,10 +170,67 @@ def test_samples_that_mix_are_named(function: Any, node: str) -> None:
         full_jacobian(function(x), x, batch_dims=1)
 
 
-def test_batch_dims_need_a_known_graph() -> None:
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad
+
+
+def hooked(x: Tensor) -> Tensor:
+    y = x.sin()
+    y.register_hook(lambda grad: grad / grad.norm())
+    return y * 2
+
+
+def leaf_hooked(x: Tensor) -> Tensor:
+    x.register_hook(lambda grad: grad / grad.norm())
+    return x.sin()
+
+
+@pytest.mark.parametrize(
+    "function, node", [(Doubled.apply, "Doubled"), (hooked, "Sin"), (leaf_hooked, "AccumulateGrad")]
+)
+def test_batch_dims_need_linear_backwards(function: Any, node: str) -> None:
     x = leaf(4, 3)
-    with pytest.raises(RuntimeError, match="LogcumsumexpBackward0, of which nothing is known"):
-        full_jacobian(x.logcumsumexp(1), x, batch_dims=1)
+    with pytest.raises(
+        RuntimeError, match=f"{node}.*, a custom Function or a Node with hooks, of which nothing is known"
+    ):
+        full_jacobian(function(x), x, batch_dims=1)
+
+
+def renormed(x: Tensor) -> Tensor:
+    """Of a Node that is in no table."""
+    return x.renorm(2, 0, 0.5) * 2
+
+
+@pytest.mark.parametrize("vmap", [True, False])
+def test_batch_dims_by_values(vmap: bool) -> None:
+    """Nodes of which axes tell nothing are probed with values: for the Jacobian at this point alone."""
+    x = leaf(5, 3)
+    f = renormed(x) if vmap else torch.segment_reduce(x * 1, "sum", lengths=torch.ones(5, dtype=torch.long))
+    assert not _C.analyze_axes(f, [x])[1]
+    assert_close(full_jacobian(f, x, batch_dims=1, create_graph=False), by_sample(f, x))
+    with pytest.raises(
+        RuntimeError,
+        match=r"may mix: at the latest in \w+.*create_graph=False",
+    ):
+        full_jacobian(f, x, batch_dims=1)
+    mixed = f - f.flip(0)
+    with pytest.raises(RuntimeError, match="got samples that mix"):
+        full_jacobian(mixed, x, batch_dims=1, create_graph=False)
+
+
+def test_batch_dims_in_anomaly_mode() -> None:
+    x = leaf(4, 3)
+    f = (x.sin() @ constant(3, 3)).exp()
+    with torch.autograd.detect_anomaly(check_nan=True):
+        assert_close(full_jacobian(f, x, batch_dims=1, create_graph=False), by_sample(f, x))
+        with pytest.raises(RuntimeError, match="outside of anomaly mode"):
+            full_jacobian(x[torch.arange(4)], x, batch_dims=1)
 
 
 def test_batch_dims_of_several() -> None:

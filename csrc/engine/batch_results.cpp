@@ -30,19 +30,18 @@ std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& inp
   return ops::joined_shape(output.sizes(), input.sizes().slice(batch_dims));
 }
 
-// Two probes a bit of the sample's number: NaN in all samples that have the bit set, or not set, may not arrive at one
-// of which that is not so. Any two samples differ in some bit. False if one does arrive, or a probe cannot be run.
-bool are_apart(const OutputProblem& problem, int64_t batch_dims) {
+// Two probes a bit of the sample's number: what is in all samples that have the bit set, or not set, may not arrive at
+// one of which that is not so. Any two samples differ in some bit. False if it does arrive, or a probe cannot be run.
+bool are_apart(const OutputProblem& problem, int64_t batch_dims, bool keeps_nan) {
   const Samples output(problem.output, batch_dims);
   int64_t bits = 0;
   while (int64_t{1} << bits < output.count) {
     ++bits;
   }
   const LinearMap map = reverse_map(problem);
-  const structure::Probe probe = make_probe(
-      map,
-      plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device()),
-      /*may_loop=*/true);
+  const int64_t chunk_size = plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device());
+  const structure::Probe probe =
+      keeps_nan ? make_probe(map, chunk_size, /*may_loop=*/true) : make_value_probe(map, chunk_size);
   const int64_t columns = problem.count_columns();
   for (const auto bit : c10::irange(bits)) {
     std::vector<int64_t> group_of_row;
@@ -67,34 +66,42 @@ bool are_apart(const OutputProblem& problem, int64_t batch_dims) {
   return true;
 }
 
+// Axes tell it for all values; NaN wherever it does not get lost, at this point and for all derivatives; and values,
+// for the Jacobian at this point alone.
 void check_apart(const SpecialProblem& problem) {
-  const int64_t batch_dims = problem.options.batch_dims;
-  const Samples output(problem.reached.output, batch_dims);
+  const JacobianOptions& options = problem.options;
+  const Samples output(problem.reached.output, options.batch_dims);
   const auto axes = structure::analyze_axes(problem.reached.tape);
-  const bool may_be_read = axes.has_value() && axes->is_known && !torch::autograd::AnomalyMode::is_enabled();
   TORCH_CHECK(
-      may_be_read,
-      problem.options.caller,
+      axes.has_value() && axes->not_linear == nullptr,
+      options.caller,
       ": expected with batch_dims a graph that can be shown to keep samples apart, got one with ",
-      axes.has_value() && axes->unknown != nullptr ? axes->unknown->name() : std::string("unknown shapes"),
-      ", of which nothing is known, or with hooks; call it without batch_dims");
+      axes.has_value() ? axes->not_linear->name() + ", a custom Function or a Node with hooks" : "unknown shapes",
+      ", of which nothing is known; call it without batch_dims");
   bool all_tied = true;
   for (const auto j : c10::irange(problem.inputs.size())) {
     all_tied &= !problem.reached.tape.inputs[j].is_on_tape() ||
         structure::keeps_samples_apart(
-            axes->inputs[j].upper, output.count, output.rest, Samples(problem.inputs[j], batch_dims).rest);
+            axes->inputs[j].upper, output.count, output.rest, Samples(problem.inputs[j], options.batch_dims).rest);
   }
-  if (all_tied || are_apart(problem.reached, batch_dims)) {
+  if (all_tied) {
     return;
   }
   torch::autograd::Node* mixing = structure::find_mixing_node(problem.reached.tape, output.rest);
+  const std::string at = mixing == nullptr ? "" : ": at the latest in " + mixing->name();
   TORCH_CHECK(
-      false,
-      problem.options.caller,
+      (axes->keeps_nan || !options.create_graph) && !torch::autograd::AnomalyMode::is_enabled(),
+      options.caller,
+      ": expected with batch_dims a graph that can be shown to keep samples apart, got one whose samples may mix",
+      at,
+      "; call it without batch_dims, or with create_graph=False and outside of anomaly mode");
+  TORCH_CHECK(
+      are_apart(problem.reached, options.batch_dims, axes->keeps_nan),
+      options.caller,
       ": expected the first ",
-      batch_dims,
+      options.batch_dims,
       " dims of f and wrt to count independent samples, got samples that mix",
-      mixing == nullptr ? std::string() : ": at the latest in " + mixing->name());
+      at);
 }
 
 } // namespace
@@ -146,10 +153,7 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
       coloring.colors.push_back(row % samples.rest);
     }
     problem.expect_passes(samples.rest);
-    rows = sweep_colors(
-        reverse_map(problem.reached),
-        coloring,
-        {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
+    rows = sweep_colors(reverse_map(problem.reached), coloring, {problem.options, problem.progress});
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {

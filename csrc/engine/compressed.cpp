@@ -19,12 +19,11 @@
 #include <exception>
 #include <utility>
 
-#include "engine/batched_vjp.h"
 #include "engine/failure.h"
 #include "engine/forward_mode.h"
+#include "engine/sweeps.h"
 #include "ops/decompress.h"
 #include "ops/joined_shape.h"
-#include "plan/chunking.h"
 #include "structure/passes.h"
 
 namespace highgrad::engine {
@@ -57,44 +56,6 @@ std::vector<at::Tensor> color_seeds(const LinearMap& map, const at::Tensor& colo
     first_row += map.rows[k];
   }
   return all;
-}
-
-// One sweep of `count` colours; false, after which `chunk_size` is smaller, or there is no `program`, if it is to be
-// tried again.
-bool try_sweep(
-    const LinearMap& map,
-    std::optional<vjp::Program>& program,
-    std::vector<at::Tensor> seeds,
-    int64_t count,
-    SweepOptions options,
-    bool is_chunk_size_given,
-    int64_t& chunk_size,
-    std::vector<at::Tensor>& rows) {
-  const torch::autograd::edge_list roots = map.root_edges();
-  if (count == 1 && !program.has_value()) {
-    for (at::Tensor& seed : seeds) {
-      seed = seed.squeeze(0);
-    }
-    rows = single_vjp(roots, seeds, map.edges, options);
-    return true;
-  }
-  std::exception_ptr exception;
-  try {
-    rows = program.has_value() ? program->run(std::move(seeds[0])) : batched_vjp(roots, seeds, map.edges, options);
-    return true;
-  } catch (...) {
-    exception = std::current_exception();
-  }
-  const Failure failure = judge_failure(exception);
-  if (failure == Failure::kInterrupt || (failure == Failure::kOutOfMemory && is_chunk_size_given)) {
-    std::rethrow_exception(exception);
-  }
-  if (program.has_value() && (failure == Failure::kOther || count == 1)) {
-    program.reset();
-  } else {
-    chunk_size = failure == Failure::kOutOfMemory ? (count + 1) / 2 : 1;
-  }
-  return false;
 }
 
 // The columns [first, first + columns) of a pattern, and where their entries lie in the compressed block of that input.
@@ -158,43 +119,25 @@ at::Tensor row_indices(const CompressedBlock& block) {
 } // namespace
 
 std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& coloring, const CompressedSweeps& sweeps) {
-  const SweepOptions options{/*keep_graph=*/true, sweeps.create_graph};
-  const int64_t num_colors = coloring.num_colors;
-  const at::TensorOptions place = std::find_if(map.roots.begin(), map.roots.end(), [](const at::Tensor& root) {
-                                    return root.defined();
-                                  })->options();
-  int64_t chunk_size = sweeps.chunk_size.has_value()
-      ? *sweeps.chunk_size
-      : plan::automatic_chunk_size(num_colors, map.peak_bytes_per_row, place.device());
-  const bool is_one =
-      num_colors == 1 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
-  const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(place.device());
-  std::optional<vjp::Program> program = sweeps.chunk_size == 1 ? std::nullopt : compile(map);
-  const bool vmap_is_trusted = map.distrust != tape::Distrust::kGraph || !sweeps.create_graph;
+  const bool is_one = coloring.num_colors == 1 &&
+      std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
+  const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(map.options().device());
   std::vector<std::vector<at::Tensor>> chunks(map.edges.size());
-  for (int64_t first = 0; first < num_colors;) {
-    const int64_t count =
-        program.has_value() || vmap_is_trusted ? std::min(chunk_size, num_colors - first) : int64_t{1};
-    std::vector<at::Tensor> rows;
-    if (!try_sweep(
-            map,
-            program,
-            color_seeds(map, colors, first, count),
-            count,
-            options,
-            sweeps.chunk_size.has_value(),
-            chunk_size,
-            rows)) {
-      continue;
-    }
-    for (const auto j : c10::irange(rows.size())) {
-      if (rows[j].defined()) {
-        chunks[j].push_back(std::move(rows[j]));
-      }
-    }
-    first += count;
-    sweeps.after_passes(count);
-  }
+  RowSweeps(
+      map,
+      coloring.num_colors,
+      [&](int64_t first, int64_t count) { return color_seeds(map, colors, first, count); },
+      sweeps.options)
+      .run(
+          map.edges,
+          [&](int64_t, std::vector<at::Tensor> rows) {
+            for (const auto j : c10::irange(rows.size())) {
+              if (rows[j].defined()) {
+                chunks[j].push_back(std::move(rows[j]));
+              }
+            }
+          },
+          sweeps.progress);
   // Whether a cotangent arrives at an edge is the same for all chunks.
   std::vector<at::Tensor> all;
   for (const auto& of_edge : chunks) {

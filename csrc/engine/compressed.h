@@ -4,7 +4,6 @@
 #include <torch/csrc/autograd/function.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +11,7 @@
 
 #include "engine/jacobian_block.h"
 #include "engine/linear_map.h"
+#include "engine/options.h"
 #include "structure/compression.h"
 #include "tape/tape.h"
 
@@ -34,9 +34,8 @@ std::shared_ptr<const structure::Compression> renew_structure(
     std::shared_ptr<const structure::Compression> kept);
 
 struct CompressedSweeps {
-  bool create_graph;
-  std::optional<int64_t> chunk_size;
-  std::function<void(int64_t)> after_passes; // called with the number of passes after every sweep; may throw
+  const JacobianOptions& options;
+  Progress& progress;
 };
 
 // The Jacobian of the output by one input, from few passes: where entry k lies, and its value.
@@ -48,8 +47,7 @@ struct CompressedBlock {
 };
 
 // The sum of the map's rows of every colour, by each of its edges: [num_colors, *shape there] or undefined for zeros.
-// Rows of a negative colour are left out. In batched sweeps; one by one where torch.vmap cannot go, in smaller chunks
-// where memory runs out.
+// Rows of a negative colour are left out.
 std::vector<at::Tensor> sweep_colors(
     const LinearMap& map,
     const structure::Coloring& coloring,

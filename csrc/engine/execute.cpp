@@ -163,18 +163,13 @@ void run_output(
   int64_t done = progress.done();
   if (plan.samples > 1) {
     expect_passes(plan.passes() / plan.samples);
-    if (run_layer_parameters(problem, blocks, {options.create_graph, options.chunk_size, [&](int64_t passes) {
-                                                 progress.add(passes);
-                                               }})) {
+    if (run_layer_parameters(problem, blocks, {options, progress})) {
       return;
     }
   }
   if (plan.structure != nullptr) {
     expect_passes(structure::num_passes(*plan.structure));
-    if (run_compressed(
-            problem, *plan.structure, blocks, {options.create_graph, options.chunk_size, [&](int64_t passes) {
-                                                 progress.add(passes);
-                                               }})) {
+    if (run_compressed(problem, *plan.structure, blocks, {options, progress})) {
       return;
     }
   }
@@ -240,13 +235,7 @@ std::vector<at::Tensor> full_jacobian(
     const OutputProblem problem{outputs[i], tapes[i], reached.inputs, reached.edges, reached.slots};
     const bool is_strided = options.layout == at::kStrided;
     if (!is_strided || options.batch_dims > 0) {
-      const SpecialProblem special{
-          problem,
-          inputs,
-          reached.mask,
-          options,
-          [&](int64_t passes) { progress.add(passes); },
-          [&](int64_t passes) { progress.expect(progress.total() + passes - outputs[i].numel()); }};
+      const SpecialProblem special{problem, inputs, reached.mask, options, progress};
       if (options.batch_dims > 0) {
         append_batch_jacobians(special, results);
       } else {

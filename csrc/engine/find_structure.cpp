@@ -52,6 +52,7 @@ constexpr int64_t kGoodGain = 8;
 constexpr int64_t kFirstBlocks = 16;
 constexpr int64_t kFewestFirstBlocks = 4;
 constexpr int64_t kBlocksPerSample = 4;
+constexpr int64_t kWideBlocks = 4;
 
 // At most so many of the columns, and of the passes that they may save, are full ones.
 constexpr int64_t kMostFull = 16;
@@ -121,7 +122,8 @@ class Search {
     const std::vector<Digits> upper = *ties_of(problem_, axes_, false);
     const int64_t colors = structure::colors_of_ties(rows_, upper);
     const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
-    const bool has_more = !lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors;
+    const bool has_more =
+        axes_.keeps_nan && (!lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors);
     // Without more structure: the rows that axes leave, or a plan that knows none.
     auto passes = static_cast<double>(colors);
     if (problem_.dense_cost.has_value()) {
@@ -238,6 +240,11 @@ class Search {
     }
     budget.first_blocks = static_cast<int64_t>(std::min(blocks, static_cast<double>(kFirstBlocks)));
     budget.samples = budget.first_blocks / kBlocksPerSample;
+    // A sweep of its own, if there is room for both: what is dense costs few probes then.
+    const double room = (allowed - times.dispatch) / times.product;
+    if (room >= static_cast<double>(kWideBlocks + budget.samples + kFirstBlocks)) {
+      budget.wide_blocks = kWideBlocks;
+    }
     budget.max_probes = static_cast<int64_t>(passes / 3);
     budget.max_colors = static_cast<int64_t>(passes) / (2 * kLeastGain);
     budget.sweep_cost = times.dispatch / times.product;
@@ -275,7 +282,7 @@ class Search {
     }
     budget->max_full_columns = 0;
     const std::optional<ForwardMap> forward = forward_map(problem_);
-    if (!forward.has_value() || !forward->is_known) {
+    if (!forward.has_value() || !forward->keeps_nan) {
       return nullptr;
     }
     const structure::Probe probe = probe_of(forward->map, budget->max_probes);

@@ -1,7 +1,6 @@
 #include "engine/forward_mode.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
@@ -17,6 +16,7 @@
 #include "engine/jacobian_block.h"
 #include "engine/plain_tensor.h"
 #include "engine/sweeps.h"
+#include "engine/without_pattern.h"
 #include "structure/node_table.h"
 
 namespace highgrad::engine {
@@ -33,23 +33,11 @@ double epsilon_of(at::ScalarType dtype) {
                              : static_cast<float>(std::numeric_limits<c10::BFloat16>::epsilon());
 }
 
-// The golden angle, no multiple of which is near a full turn.
-constexpr double kStep = 2.399963229728653;
-
 // Note [Checking columns]
 // torch's double backward of some Nodes lacks a term, without an error. But the recorded product g(u) is plain reverse
 // mode: if the columns are right, their sums weighted by u are g(u). So Nodes that are not in structure's table are
 // recorded for a u without a pattern, and the columns checked. (R. Freivalds, "Probabilistic machines can use less
-// running time", 1977, with a random u; but the state of the random number generator is the user's.)
-at::Tensor without_pattern(const at::Tensor& like) {
-  return at::arange(like.numel(), like.options().dtype(at::kFloat))
-      .mul_(kStep)
-      .cos_()
-      .add_(2)
-      .to(like.scalar_type())
-      .view(like.sizes());
-}
-
+// running time", 1977.)
 bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at::Tensor& cotangent) {
   const at::NoGradGuard no_grad;
   if (product.is_meta()) {
@@ -64,7 +52,8 @@ bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at:
 
 bool is_known(const tape::Tape& tape) {
   return std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const tape::TapeNode& entry) {
-    return !entry.runs || structure::facts_of(*entry.node) != nullptr;
+    const auto facts = entry.runs ? structure::facts_of(*entry.node) : structure::NodeFacts();
+    return facts.has_value() && facts->keeps_nan;
   });
 }
 
@@ -116,7 +105,10 @@ std::optional<std::vector<at::Tensor>> compute_columns(
   std::vector<at::Tensor> columns;
   try {
     const Linearization linear = linearize(
-        root, inputs, is_trusted ? at::ones(root.like.sizes(), root.like.options()) : without_pattern(root.like));
+        root,
+        inputs,
+        is_trusted ? at::ones(root.like.sizes(), root.like.options())
+                   : numbers_without_pattern(root.like.numel(), root.like.options()).view(root.like.sizes()));
     const Endpoint cotangent = endpoint_of(linear.cotangent);
     for (const at::Tensor& product : linear.products) {
       if (!product.defined()) {

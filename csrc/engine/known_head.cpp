@@ -85,10 +85,10 @@ std::optional<KnownHead> find_known_head(const Endpoint& root, const Tape& tape,
     if ((weight = weight_of(node, *operand)).defined()) {
       break;
     }
-    const structure::NodeFacts* facts = structure::facts_of(node);
+    const std::optional<structure::NodeFacts> facts = structure::facts_of(node);
     const Slot next = links_of(tape, tape.nodes[slot.node])[*operand];
-    const bool is_flat = facts != nullptr && facts->flow == structure::Flow::kFlat;
-    const bool is_elementwise = facts != nullptr && facts->flow == structure::Flow::kPointwise &&
+    const bool is_flat = facts.has_value() && facts->flow == structure::Flow::kFlat;
+    const bool is_elementwise = facts.has_value() && facts->flow == structure::Flow::kPointwise &&
         tape::shape_of(node, 0) == tape::shape_of(*tape.nodes[next.node].node, next.input_nr);
     if (!is_flat && !is_elementwise) {
       return std::nullopt;

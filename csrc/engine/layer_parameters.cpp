@@ -381,7 +381,8 @@ bool run_layer_parameters(
       found->layers,
       {},
       problem.tape.peak_bytes_per_row,
-      problem.tape.distrust};
+      problem.tape.distrust,
+      &problem.tape};
   const std::vector<at::Tensor> cotangents = sweep_colors(map, coloring, sweeps);
   for (const auto j : c10::irange(blocks.size())) {
     const at::Tensor& of_layer = cotangents[found->layer_of[j]];

@@ -23,6 +23,10 @@ torch::autograd::edge_list LinearMap::root_edges() const {
   return found;
 }
 
+at::TensorOptions LinearMap::options() const {
+  return std::find_if(roots.begin(), roots.end(), [](const at::Tensor& root) { return root.defined(); })->options();
+}
+
 std::optional<vjp::Program> compile(const LinearMap& map) {
   const torch::autograd::edge_list roots = map.root_edges();
   return roots.size() == 1 ? vjp::Program::compile(tape::read_tape(roots[0], map.edges)) : std::nullopt;
@@ -35,7 +39,8 @@ LinearMap reverse_map(const OutputProblem& problem) {
       problem.edges,
       {},
       problem.tape.peak_bytes_per_row,
-      problem.tape.distrust};
+      problem.tape.distrust,
+      &problem.tape};
   for (const at::Tensor& input : problem.inputs) {
     map.columns.push_back(input.numel());
   }
@@ -70,20 +75,21 @@ std::optional<ForwardMap> forward_map(const OutputProblem& problem) {
     if (!linear.products[j].requires_grad()) {
       return std::nullopt;
     }
-    const tape::Tape tape =
-        tape::read_tape(torch::autograd::impl::gradient_edge(linear.products[j]), forward.map.edges);
+    const tape::Tape& tape = forward.tapes.emplace_back(
+        tape::read_tape(torch::autograd::impl::gradient_edge(linear.products[j]), forward.map.edges));
     const auto axes = structure::analyze_axes(tape);
     if (!tape.inputs[0].is_on_tape()) {
       return std::nullopt;
     }
     forward.map.peak_bytes_per_row += tape.peak_bytes_per_row;
     forward.map.distrust = std::max(forward.map.distrust, tape.distrust);
-    forward.is_known &= axes.has_value() && axes->is_known;
+    forward.keeps_nan &= axes.has_value() && axes->keeps_nan;
     forward.is_global &= axes.has_value() && axes->is_global;
   }
   if (forward.map.root_edges().empty() || forward.map.distrust == tape::Distrust::kValues) {
     return std::nullopt;
   }
+  forward.map.tape = forward.tapes.size() == 1 ? forward.tapes.data() : nullptr;
   return forward;
 }
 

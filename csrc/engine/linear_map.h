@@ -22,9 +22,13 @@ struct LinearMap {
   std::vector<int64_t> columns; // of each edge
   int64_t peak_bytes_per_row = 0;
   tape::Distrust distrust = tape::Distrust::kNone;
+  // From the root to the edges, and perhaps beyond; null where there are several roots. Must outlive the map.
+  const tape::Tape* tape = nullptr;
 
   // The edges of the roots that are defined, in order.
   torch::autograd::edge_list root_edges() const;
+  // Dtype and device of the roots.
+  at::TensorOptions options() const;
 };
 
 // Sweeps over a map with one root, recorded if grad mode is on, where they need no engine.
@@ -37,8 +41,9 @@ LinearMap reverse_map(const OutputProblem& problem);
 struct ForwardMap {
   LinearMap map;
   at::Tensor cotangent; // keeps the graph's leaf
+  std::vector<tape::Tape> tapes; // from each root that is defined
   // Whether NaN probes of it may be trusted, and whether its pattern is the same for all values.
-  bool is_known = true;
+  bool keeps_nan = true;
   bool is_global = true;
 };
 

@@ -84,7 +84,7 @@ std::vector<at::Tensor> sparse_from_rows(const SpecialProblem& problem) {
     for (const auto j : c10::irange(found.size())) {
       found[j].append(first, parts[j]);
     }
-    problem.after_passes(count);
+    problem.progress.add(count);
   }
   std::vector<at::Tensor> matrices;
   for (const Nonzeros& of_input : found) {
@@ -109,8 +109,7 @@ void append_sparse_jacobians(
   std::optional<std::vector<CompressedBlock>> blocks;
   if (structure != nullptr) {
     problem.expect_passes(structure::num_passes(*structure));
-    blocks = compute_compressed(
-        problem.reached, *structure, {problem.options.create_graph, problem.options.chunk_size, problem.after_passes});
+    blocks = compute_compressed(problem.reached, *structure, {problem.options, problem.progress});
   }
   std::vector<at::Tensor> matrices;
   if (blocks.has_value()) {

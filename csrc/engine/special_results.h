@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "engine/compressed.h"
@@ -18,8 +17,12 @@ struct SpecialProblem {
   const std::vector<at::Tensor>& inputs; // all
   const std::vector<bool>& is_reached;
   const JacobianOptions& options;
-  std::function<void(int64_t)> after_passes;
-  std::function<void(int64_t)> expect_passes; // told how many there will be
+  Progress& progress;
+
+  // Tells how many passes the output takes instead of one a row.
+  void expect_passes(int64_t passes) const {
+    progress.expect(progress.total() + passes - reached.output.numel());
+  }
 };
 
 // options.layout: sparse matrices [output.numel(), input.numel()], by their structure. Without one, null, they come

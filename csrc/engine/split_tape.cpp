@@ -71,10 +71,6 @@ struct PostHooks : public torch::autograd::FunctionPostHook {
   Node& node;
 };
 
-bool is_distrusted(tape::Distrust distrust, bool create_graph) {
-  return distrust == tape::Distrust::kValues || (distrust == tape::Distrust::kGraph && create_graph);
-}
-
 // The rows of one output, [rows, *shape], with zeros for those that a Node left undefined; undefined if all are.
 at::Tensor stack_rows(std::vector<at::Tensor>& rows) {
   const auto defined = std::find_if(rows.begin(), rows.end(), [](const at::Tensor& row) { return row.defined(); });
@@ -193,8 +189,8 @@ class StandIn : public Node {
 
 } // namespace
 
-bool SplitTape::is_needed(const tape::Tape& tape, bool create_graph) {
-  return is_distrusted(tape.distrust, create_graph);
+bool SplitTape::is_needed(tape::Distrust distrust, bool create_graph) {
+  return distrust == tape::Distrust::kValues || (distrust == tape::Distrust::kGraph && create_graph);
 }
 
 SplitTape::SplitTape(const tape::Tape& tape, bool create_graph) : sweep_(std::make_shared<SplitSweep>()) {
@@ -209,7 +205,7 @@ SplitTape::SplitTape(const tape::Tape& tape, bool create_graph) : sweep_(std::ma
     }
     index_.emplace(entry->node, stand_ins_.size());
     stand_ins_.push_back(
-        make_node<StandIn>(*entry->node, std::move(edges), sweep_, is_distrusted(entry->distrust, create_graph)));
+        make_node<StandIn>(*entry->node, std::move(edges), sweep_, is_needed(entry->distrust, create_graph)));
     recorded_.emplace_back(entry->node->getptr(), 0);
   }
 }

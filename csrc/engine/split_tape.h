@@ -38,8 +38,8 @@ class SplitTape {
   SplitTape(const tape::Tape& tape, bool create_graph);
   ~SplitTape();
 
-  // Whether there are such Nodes.
-  static bool is_needed(const tape::Tape& tape, bool create_graph);
+  // Whether there are such Nodes, by the worst of them.
+  static bool is_needed(tape::Distrust distrust, bool create_graph);
 
   SplitTape(const SplitTape&) = delete;
   SplitTape& operator=(const SplitTape&) = delete;

@@ -17,14 +17,25 @@ namespace highgrad::engine {
 using torch::autograd::edge_list;
 
 Seeds basis_of(const at::Tensor& like) {
-  return [like](int64_t first, int64_t count) { return ops::seed_basis(like, count, first); };
+  return [like](int64_t first, int64_t count) { return std::vector{ops::seed_basis(like, count, first)}; };
 }
 
 Seeds rows_of(at::Tensor matrix) {
   return [matrix = std::move(matrix)](int64_t first, int64_t count) {
     // Backward formulas may look at the storage: it is no larger than the rows.
-    return count == matrix.size(0) ? matrix : matrix.narrow(0, first, count).clone();
+    return std::vector{count == matrix.size(0) ? matrix : matrix.narrow(0, first, count).clone()};
   };
+}
+
+RowSweeps::RowSweeps(const LinearMap& map, int64_t num_rows, Seeds seeds, const JacobianOptions& options)
+    : tape_(map.tape),
+      distrust_(map.distrust),
+      roots_(map.root_edges()),
+      num_rows_(num_rows),
+      seeds_(std::move(seeds)),
+      options_(options),
+      sweep_{/*keep_graph=*/true, options.create_graph} {
+  choose_chunk_size(map.peak_bytes_per_row, map.options().device());
 }
 
 RowSweeps::RowSweeps(
@@ -34,19 +45,23 @@ RowSweeps::RowSweeps(
     const tape::Tape& tape,
     const JacobianOptions& options,
     bool keep_graph)
-    : tape_(tape),
-      root_(std::move(root)),
+    : tape_(&tape),
+      distrust_(tape.distrust),
+      roots_{std::move(root.edge)},
       num_rows_(num_rows),
       seeds_(std::move(seeds)),
       options_(options),
       sweep_{keep_graph, options.create_graph} {
+  choose_chunk_size(tape.peak_bytes_per_row, root.like.device());
+}
+
+void RowSweeps::choose_chunk_size(int64_t bytes_per_row, at::Device device) {
   // Anomaly mode looks at values, which vmap does not let it.
   if (torch::autograd::AnomalyMode::is_enabled()) {
     chunk_size_ = 1;
   } else {
-    chunk_size_ = options.chunk_size.has_value()
-        ? *options.chunk_size
-        : plan::automatic_chunk_size(num_rows_, tape.peak_bytes_per_row, root_.like.device());
+    chunk_size_ = options_.chunk_size.has_value() ? *options_.chunk_size
+                                                  : plan::automatic_chunk_size(num_rows_, bytes_per_row, device);
   }
 }
 
@@ -56,10 +71,14 @@ void RowSweeps::run(
     Progress& progress) {
   compile(inputs);
   for (int64_t row = 0; row < num_rows_;) {
-    const int64_t count = std::min(chunk_size_, num_rows_ - row);
+    const int64_t count = std::min(most_rows(), num_rows_ - row);
     std::vector<at::Tensor> rows;
     if (count == 1 && !program_.has_value()) {
-      rows = single_vjp({root_.edge}, {seeds_(row, 1).squeeze(0)}, inputs, sweep_);
+      std::vector<at::Tensor> seeds = seeds_(row, 1);
+      for (at::Tensor& seed : seeds) {
+        seed = seed.squeeze(0);
+      }
+      rows = single_vjp(roots_, seeds, inputs, sweep_);
     } else if (!try_batched(row, count, inputs, rows)) {
       continue;
     }
@@ -72,21 +91,29 @@ void RowSweeps::run(
 
 // Without engine and vmap, where that can be; a loop that the user asks for is torch's own.
 void RowSweeps::compile(const edge_list& inputs) {
-  if (sweep_.keep_graph && options_.chunk_size != 1) {
-    program_ = tape::is_tape_of(tape_, root_.edge, inputs) ? vjp::Program::compile(tape_)
-                                                           : vjp::Program::compile(tape::read_tape(root_.edge, inputs));
+  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1) {
+    program_ = tape_ != nullptr && tape::is_tape_of(*tape_, roots_[0], inputs)
+        ? vjp::Program::compile(*tape_)
+        : vjp::Program::compile(tape::read_tape(roots_[0], inputs));
   }
+}
+
+// Of the next sweep: one, if vmap is not to be trusted and the tape cannot be split.
+int64_t RowSweeps::most_rows() const {
+  const bool is_safe =
+      program_.has_value() || tape_ != nullptr || !SplitTape::is_needed(distrust_, sweep_.create_graph);
+  return is_safe ? chunk_size_ : 1;
 }
 
 std::vector<at::Tensor> RowSweeps::sweep(int64_t row, int64_t count, const edge_list& inputs) {
   if (program_.has_value()) {
-    return program_->run(seeds_(row, count));
+    return program_->run(std::move(seeds_(row, count)[0]));
   }
-  if (split_ == nullptr && SplitTape::is_needed(tape_, sweep_.create_graph)) {
-    split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
+  if (split_ == nullptr && SplitTape::is_needed(distrust_, sweep_.create_graph)) {
+    split_ = std::make_unique<SplitTape>(*tape_, sweep_.create_graph);
   }
   std::vector<std::string> looped_ops;
-  auto rows = batched_vjp({root_.edge}, {seeds_(row, count)}, inputs, sweep_, &looped_ops, split_.get());
+  auto rows = batched_vjp(roots_, seeds_(row, count), inputs, sweep_, &looped_ops, split_.get());
   looped_ops_.insert(looped_ops.begin(), looped_ops.end());
   return rows;
 }
@@ -115,12 +142,12 @@ bool RowSweeps::try_batched(int64_t row, int64_t count, const edge_list& inputs,
     case Failure::kOther:
       if (program_.has_value()) {
         program_.reset();
-      } else if (split_ == nullptr) {
+      } else if (split_ == nullptr && tape_ != nullptr) {
         // A sweep of two rows tells as well which Node it is.
-        split_ = std::make_unique<SplitTape>(tape_, sweep_.create_graph);
+        split_ = std::make_unique<SplitTape>(*tape_, sweep_.create_graph);
         std::vector<at::Tensor> ignored;
         try_batched(row, 2, inputs, ignored);
-      } else if (!split_->loop_failed()) {
+      } else if (split_ == nullptr || !split_->loop_failed()) {
         fell_back_ = true;
         chunk_size_ = 1;
       }
@@ -146,7 +173,10 @@ void RowSweeps::warn_of_loops() const {
   if (fell_back_) {
     warn(
         options_,
-        "torch.vmap cannot run " + (nodes.empty() ? "a hook on the graph" : nodes) +
+        "torch.vmap cannot run " +
+            (!nodes.empty()         ? nodes
+                 : tape_ == nullptr ? "a Node"
+                                    : "a hook on the graph") +
             "; the Jacobian is computed row by row, with the same values but slower");
   } else if (!nodes.empty()) {
     warn(options_, "torch.vmap cannot run " + nodes + ", which goes row by row, with the same values but slower");

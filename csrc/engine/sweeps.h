@@ -13,6 +13,7 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/endpoint.h"
+#include "engine/linear_map.h"
 #include "engine/options.h"
 #include "engine/split_tape.h"
 #include "tape/tape.h"
@@ -20,13 +21,13 @@
 
 namespace highgrad::engine {
 
-// The cotangents of rows [first, first + count): shape [count, *root.like.shape].
-using Seeds = std::function<at::Tensor(int64_t first, int64_t count)>;
+// The cotangents of rows [first, first + count), of each root: shape [count, *root's shape].
+using Seeds = std::function<std::vector<at::Tensor>(int64_t first, int64_t count)>;
 
-// Rows of the identity.
+// Rows of the identity, of one root.
 Seeds basis_of(const at::Tensor& like);
 
-// `matrix`, whose rows have the shape of what they are cotangents of.
+// `matrix`, whose rows have the shape of the one root.
 Seeds rows_of(at::Tensor matrix);
 
 // Vector-Jacobian products of any number of rows, in as few batched sweeps as fit the memory: smaller ones where memory
@@ -34,6 +35,9 @@ Seeds rows_of(at::Tensor matrix);
 // that does not help.
 class RowSweeps {
  public:
+  // From all roots of a map that are defined; keeps the graph. The map's tape must outlive the object.
+  RowSweeps(const LinearMap& map, int64_t num_rows, Seeds seeds, const JacobianOptions& options);
+
   // `tape` is one on which `root` and the inputs are, and must outlive the object.
   RowSweeps(
       Endpoint root,
@@ -51,14 +55,17 @@ class RowSweeps {
       Progress& progress);
 
  private:
+  void choose_chunk_size(int64_t bytes_per_row, at::Device device);
   void compile(const torch::autograd::edge_list& inputs);
+  int64_t most_rows() const;
   std::vector<at::Tensor> sweep(int64_t row, int64_t count, const torch::autograd::edge_list& inputs);
   bool try_batched(int64_t row, int64_t count, const torch::autograd::edge_list& inputs, std::vector<at::Tensor>& rows);
   [[noreturn]] void throw_out_of_memory(int64_t count) const;
   void warn_of_loops() const;
 
-  const tape::Tape& tape_;
-  Endpoint root_;
+  const tape::Tape* tape_; // null for several roots
+  tape::Distrust distrust_;
+  torch::autograd::edge_list roots_;
   int64_t num_rows_;
   Seeds seeds_;
   const JacobianOptions& options_;

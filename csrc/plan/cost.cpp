@@ -113,8 +113,8 @@ Work work_of_known_head(const tape::Tape& tape, tape::Slot root) {
       const auto out = tape::shape_of(*node.node, 0);
       return out.has_value() && out->size() < 3 && (out->size() < 2 || out->front() == 1) ? skipped : Work();
     }
-    const structure::NodeFacts* facts = structure::facts_of(*node.node);
-    if (facts == nullptr || (facts->flow != structure::Flow::kFlat && facts->flow != structure::Flow::kPointwise)) {
+    const std::optional<structure::NodeFacts> facts = structure::facts_of(*node.node);
+    if (!facts.has_value() || (facts->flow != structure::Flow::kFlat && facts->flow != structure::Flow::kPointwise)) {
       return {};
     }
     slot = *std::find_if(links.begin(), links.end(), [](tape::Slot s) { return s.is_on_tape(); });

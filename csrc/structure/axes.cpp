@@ -245,7 +245,9 @@ class Walk {
     for (size_t position = 0; position < tape_.nodes.size(); ++position) {
       if (!tape_.nodes[position].runs) {
         // An input that only takes its cotangent may have hooks, too.
-        analysis_.is_known &= may_be_input(*tape_.nodes[position].node);
+        if (!may_be_input(*tape_.nodes[position].node)) {
+          note_not_linear(*tape_.nodes[position].node);
+        }
         continue;
       }
       if (!step(position)) {
@@ -279,6 +281,12 @@ class Walk {
     return node.pre_hooks().empty() && node.tensor_pre_hooks().empty();
   }
 
+  void note_not_linear(Node& node) {
+    analysis_.is_known = false;
+    analysis_.keeps_nan = false;
+    analysis_.not_linear = analysis_.not_linear == nullptr ? &node : analysis_.not_linear;
+  }
+
   // Hands the ties of a Node's slots on.
   bool step(size_t position) {
     Node& node = *tape_.nodes[position].node;
@@ -296,12 +304,13 @@ class Walk {
         hash_.add(*ins[k]);
       }
     }
-    const NodeFacts* facts = facts_of(node);
-    if (facts == nullptr && analysis_.is_known) {
-      analysis_.is_known = false;
-      analysis_.unknown = &node;
+    const std::optional<NodeFacts> facts = facts_of(node);
+    if (!tape::is_vjp_linear(node)) {
+      note_not_linear(node);
     }
-    analysis_.is_global &= facts != nullptr && facts->is_global;
+    analysis_.is_known &= facts.has_value();
+    analysis_.keeps_nan &= facts.has_value() && facts->keeps_nan;
+    analysis_.is_global &= facts.has_value() && facts->is_global;
     hash_.add(static_cast<int64_t>(std::hash<std::string_view>()(typeid(node).name())));
     std::optional<NodeAttributes> attributes;
     bool is_first = true;
@@ -316,7 +325,7 @@ class Walk {
       }
       hash_.add(nr);
       hash_.add(*out);
-      if (is_first && facts != nullptr) {
+      if (is_first && facts.has_value()) {
         attributes = attributes_of(node, in_rank, static_cast<int64_t>(out->size()));
         if (attributes.has_value()) {
           hash_.add(attributes->dims);
@@ -333,7 +342,7 @@ class Walk {
         if (!links[k].is_on_tape()) {
           continue;
         }
-        if (facts == nullptr || !attributes.has_value()) {
+        if (!facts.has_value() || !attributes.has_value()) {
           join(at(links[k]), {all_free(numel_of(*ins[k])), std::nullopt});
           continue;
         }
@@ -414,10 +423,18 @@ Digits flow_through(
     case Flow::kMatrixProduct:
       return product(k, num_ins, out, in, digits);
     case Flow::kMatrices:
-      return in.size() != out.size()
-          ? unknown
-          : rearranged(
-                [&](int64_t axis) { return axis + 2 < static_cast<int64_t>(in.size()) ? axis : -1; }, out, in, digits);
+      // With more axes than in, out has been broadcast.
+      return in.size() < out.size() ? unknown
+                                    : rearranged(
+                                          [&](int64_t axis) {
+                                            const int64_t own = k > 0 && attributes.is_vector ? 1 : 2;
+                                            return axis + own < static_cast<int64_t>(in.size()) ? axis : -1;
+                                          },
+                                          out,
+                                          in,
+                                          digits);
+    case Flow::kFirst:
+      return k > 0 ? unknown : rearranged([](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
     case Flow::kConvolution:
       if (k > 0 || in.size() != out.size()) {
         return unknown;
@@ -461,16 +478,42 @@ int64_t tied_samples(const Digits& digits, int64_t rest) {
 Node* find_mixing_node(const Tape& tape, int64_t rest) {
   Walk walk(tape);
   Node* found = nullptr;
+  // Slots of what was broadcast to all samples, or is computed from that alone.
+  std::vector<std::vector<bool>> is_shared(tape.nodes.size());
+  const auto mark_shared = [&](Slot slot) {
+    is_shared[slot.node].resize(tape.nodes[slot.node].node->num_inputs());
+    is_shared[slot.node][slot.input_nr] = true;
+  };
+  const auto numel_at = [&](Slot slot) {
+    const auto shape = shape_of(*tape.nodes[slot.node].node, slot.input_nr);
+    return shape.has_value() ? numel_of(*shape) : 0;
+  };
   walk.run([&](size_t position) {
     const TapeNode& node = tape.nodes[position];
+    const std::vector<bool>& shared = is_shared[position];
     int64_t taken = 1;
+    int64_t numel = 0;
     for (uint32_t nr = 0; nr < node.node->num_inputs(); ++nr) {
-      const State& state = walk.state_of({static_cast<int32_t>(position), nr});
-      taken = std::max(taken, state.is_reached ? tied_samples(state.ties.upper, rest) : 1);
+      const Slot slot{static_cast<int32_t>(position), nr};
+      const State& state = walk.state_of(slot);
+      if (state.is_reached) {
+        taken = std::max(taken, tied_samples(state.ties.upper, rest));
+        numel = std::max(numel, numel_at(slot));
+      }
     }
+    const bool is_from_shared = std::find(shared.begin(), shared.end(), true) != shared.end();
     for (const Slot& target : tape::links_of(tape, node)) {
-      if (found == nullptr && target.is_on_tape() && tied_samples(walk.state_of(target).ties.upper, rest) < taken) {
+      if (found != nullptr || !target.is_on_tape()) {
+        continue;
+      }
+      const int64_t left = tied_samples(walk.state_of(target).ties.upper, rest);
+      const bool is_smaller = numel_at(target) * taken <= numel * left;
+      if (left < taken && is_smaller) {
+        mark_shared(target);
+      } else if (left < taken || (is_from_shared && numel_at(target) > numel)) {
         found = node.node;
+      } else if (is_from_shared) {
+        mark_shared(target);
       }
     }
   });

@@ -21,12 +21,13 @@ struct Ties {
 struct AxisAnalysis {
   // Of each input; empty digits and no lower ones for an input off the tape.
   std::vector<Ties> inputs;
-  // Whether every Node that a sweep runs is in the table, so that NaN probes may be trusted, and whether all of them
-  // have the same pattern for all values.
+  // Whether every Node that a sweep runs is in the table; whether, besides, NaN probes may be trusted; and whether all
+  // of them have the same pattern for all values.
   bool is_known = true;
+  bool keeps_nan = true;
   bool is_global = true;
-  // The first Node not in the table, or null.
-  torch::autograd::Node* unknown = nullptr;
+  // The first Node whose backward may not be linear: a custom Function, or one with hooks. Null if there is none.
+  torch::autograd::Node* not_linear = nullptr;
   // Of the Nodes, their shapes, what they have saved and how they are linked: equal for tapes of equal global pattern.
   uint64_t signature = 0;
 };
@@ -52,8 +53,9 @@ int64_t tied_samples(const Digits& digits, int64_t rest);
 // `rest` elements, in order.
 bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, int64_t own);
 
-// The first Node, from the output on, whose backward ties fewer samples to those of the output than what it takes, or
-// null. `rest` is the number of elements of one sample of the output.
+// The Node, or null, at or before which samples mix: the first, from the output on, whose backward ties fewer samples
+// to those of the output than what it takes. Where only an operand without samples was broadcast, those that it is
+// computed from are looked at instead. `rest` is the number of elements of one sample of the output.
 torch::autograd::Node* find_mixing_node(const tape::Tape& tape, int64_t rest);
 
 } // namespace highgrad::structure

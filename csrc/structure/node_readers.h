@@ -64,8 +64,9 @@ int64_t size_of(Reader& reader, const std::vector<c10::SymInt>& sizes, int64_t d
   return reader.number(sizes.at(dim < 0 ? dim + rank : dim));
 }
 
+template <typename Transpose>
 void read_both_dims(Node& node, Reader& reader) {
-  auto& transposed = static_cast<generated::TransposeBackward0&>(node);
+  auto& transposed = static_cast<Transpose&>(node);
   reader.attributes.dims = {transposed.dim0, transposed.dim1};
 }
 
@@ -163,11 +164,64 @@ void read_pool(Node& node, Reader& reader) {
 }
 
 // As many last axes as were normalized over.
+template <typename Norm>
 void read_normalized(Node& node, Reader& reader) {
-  read_others<&generated::NativeLayerNormBackward0::normalized_shape>(node, reader);
+  read_others<&Norm::normalized_shape>(node, reader);
   for (auto dim = -static_cast<int64_t>(reader.attributes.others.size()); dim < 0; ++dim) {
     reader.attributes.dims.push_back(dim);
   }
+}
+
+// All axes but that of channels are mixed in training, and none in evaluation.
+void read_batch_norm(Node& node, Reader& reader) {
+  read_others<&generated::NativeBatchNormBackward0::training>(node, reader);
+  const auto& norm = static_cast<generated::NativeBatchNormBackward0&>(node);
+  if (!norm.training) {
+    return;
+  }
+  const std::optional<at::Tensor> input = saved_tensor(norm.input_, node);
+  reader.is_known &= input.has_value();
+  for (int64_t axis = 0; input.has_value() && axis < input->dim(); ++axis) {
+    if (axis != 1) {
+      reader.attributes.dims.push_back(axis);
+    }
+  }
+}
+
+// Out's last axis runs along both; the others keep their order.
+void read_diagonal(Node& node, Reader& reader) {
+  read_others<&generated::DiagonalBackward0::offset>(node, reader);
+  const auto& diagonal = static_cast<generated::DiagonalBackward0&>(node);
+  reader.attributes.dims = {diagonal.dim1, diagonal.dim2};
+}
+
+// Whether axis 0 of what is embedded stays the first.
+bool embeds_last(Node& node) {
+  const auto& embed = static_cast<generated::DiagEmbedBackward0&>(node);
+  return embed.dim1 == -2 && embed.dim2 == -1;
+}
+
+// Whether it, or the solution, has one axis less than the matrices.
+template <auto matrices, auto others>
+void read_right_hand_side(Node& node, Reader& reader) {
+  const std::optional<at::Tensor> a = saved_tensor(member(node, matrices), node);
+  const std::optional<at::Tensor> b = saved_tensor(member(node, others), node);
+  reader.attributes.is_vector =
+      a.has_value() && b.has_value() && a->defined() && b->defined() && b->dim() + 1 == a->dim();
+}
+
+// Losses of samples, of which axis 1 counts classes, or their sum or mean.
+template <typename Loss>
+void read_nll_loss(Node& node, Reader& reader) {
+  read_others<&Loss::reduction>(node, reader);
+  if (static_cast<Loss&>(node).reduction == 0) {
+    reader.attributes.dims = {1};
+  }
+}
+
+// A loss for each position of axis 1, behind that of time and before that of classes.
+void read_ctc_loss(Node&, Reader& reader) {
+  reader.attributes.dims = {0, 2};
 }
 
 template <typename Convolution>

@@ -16,11 +16,6 @@ namespace {
 
 using torch::autograd::Node;
 
-constexpr NodeFacts kAnyGlobal{Flow::kOther, true, false};
-constexpr NodeFacts kAnyLocal{Flow::kOther, false, false};
-constexpr NodeFacts kWriteGlobal{Flow::kWrite, true, false};
-constexpr NodeFacts kWriteLocal{Flow::kWrite, false, false};
-
 // Mangled names of generated Nodes and of ours begin and end so, with the length of the name before it; those of
 // torch's own that are written by hand have nothing in between.
 bool is_row_of(std::string_view mangled, std::string_view name) {
@@ -124,23 +119,26 @@ std::optional<NodeAttributes> attributes_of_slices(Node& node, Node& wrapped) {
 
 } // namespace
 
-const NodeFacts* facts_of(Node& node) {
+std::optional<NodeFacts> facts_of(Node& node) {
   if (!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty()) {
-    return nullptr;
+    return std::nullopt;
   }
   if (Node* wrapped = wrapped_by(node)) {
-    const NodeFacts* facts = facts_of(*wrapped);
-    if (facts == nullptr) {
-      return nullptr;
+    std::optional<NodeFacts> facts = facts_of(*wrapped);
+    if (facts.has_value()) {
+      facts->flow = facts->flow == Flow::kPointwise ? Flow::kWrite : Flow::kOther;
+      facts->is_full = false;
     }
-    const bool is_write = facts->flow == Flow::kPointwise;
-    return facts->is_global ? (is_write ? &kWriteGlobal : &kAnyGlobal) : (is_write ? &kWriteLocal : &kAnyLocal);
+    return facts;
   }
   const Row* row = find_row(typeid(node));
-  if (row != nullptr && row->applies != nullptr && !row->applies(node)) {
-    return &kAnyLocal;
+  if (row == nullptr) {
+    return std::nullopt;
   }
-  return row == nullptr ? nullptr : &row->facts;
+  if (row->applies != nullptr && !row->applies(node)) {
+    return NodeFacts{Flow::kOther, /*is_global=*/false, /*is_full=*/false, row->facts.keeps_nan};
+  }
+  return row->facts;
 }
 
 std::optional<NodeAttributes> attributes_of(Node& node, int64_t in_rank, int64_t out_rank) {

@@ -27,7 +27,8 @@ enum class Flow {
   kUnfold, // out has one axis more, the last, along which in's axis dims[0] is repeated
   kWrite, // of a base, in number 0; the others are written to its view, of which axis i lies along its axis dims[i]
   kMatrixProduct, // of the operands that come last, after addends
-  kMatrices, // of batches of matrices, each of which depends on the matrices at its place alone
+  kMatrices, // of batches of matrices: in's axes but the last two are out's first; of right-hand sides, the last
+  kFirst, // of the first in, axis 0 alone is out's
   kConvolution, // of the input, in groups of channels; weight and bias follow
 };
 
@@ -38,6 +39,8 @@ struct NodeFacts {
   bool is_global = false;
   // Whether all that may depend on each other do: along the axes that are reduced or mixed, and for all elements.
   bool is_full = false;
+  // Whether NaN in the cotangent arrives wherever it may reach. If not, axes alone tell what the Node does.
+  bool keeps_nan = true;
 };
 
 // Axes of a Node as its table row's flow reads them, not negative; how in lies along out there, where that is known;
@@ -47,14 +50,15 @@ struct NodeAttributes {
   // One for each of `dims` (for a convolution, for each axis after the channels), or for each of several ins or outs.
   std::vector<Slide> slides;
   int64_t groups = 1; // of a convolution's channels
+  bool is_vector = false; // whether a solver's right-hand sides are vectors, not matrices
   // Sizes of the view that is written to. The first of `dims`, as many as it has axes, are -1 for an axis that lies
   // along none; the others are axes of the base that the view has at one position.
   std::vector<int64_t> view = {};
   std::vector<int64_t> others;
 };
 
-// Null for a Node that is not in the table, or has hooks: nothing is assumed of it, NaN least of all.
-const NodeFacts* facts_of(torch::autograd::Node& node);
+// None for a Node that is not in the table, or has hooks: nothing is assumed of it, NaN least of all.
+std::optional<NodeFacts> facts_of(torch::autograd::Node& node);
 
 // Of a Node in the table, whose operator's first in has `in_rank` axes and whose out has `out_rank`. None for sizes
 // that are symbols.
