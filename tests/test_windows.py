@@ -251,6 +251,13 @@ def inner(x: Tensor) -> Tensor:
     return out
 
 
+def test_windows_of_other_sizes() -> None:
+    """One axis that lies along all elements of the output, and along its last axis."""
+    x = leaf(4)
+    check(F.pad(x, (0, 20)).view(6, 4) + x.roll(1), x)
+    check(x.roll(1) + F.pad(x, (0, 20)).view(6, 4), x)
+
+
 EXACT = {
     "convolution": (lambda x: F.conv2d(x, weights(1, 1, 3, 3), padding=1), (1, 1, 9, 9), 9),
     "of rows alone": (lambda x: F.conv2d(x, weights(1, 1, 1, 3)), (1, 1, 9, 9), 3),

@@ -17,7 +17,6 @@ import sys
 import sysconfig
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.cpp_extension import library_paths
@@ -25,241 +24,228 @@ from torch.utils.cpp_extension import library_paths
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Those that most faults break come first.
-TESTS = ["windows", "structure", "columns", "pde_codes", "coloring", "sparse_results", "node_table"]
-SECONDS = 300
+TESTS = ["windows", "structure", "columns", "pde_codes", "coloring", "sparse_results", "batched_nodes", "node_table"]
+SECONDS = 900
+PARTS = {"structure/node_readers.h": "structure/node_rows.cpp"}
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """In `file` of csrc/, `old`, which is there once, becomes `new`. A header is part of the one file in PARTS."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-
-
-AXES, DIGITS, COMPRESSION = "structure/axes.cpp", "structure/digits.cpp", "structure/compression.cpp"
-TABLE, ROWS, READERS = "structure/node_table.cpp", "structure/node_rows.cpp", "structure/node_readers.h"
-WINDOWS = "structure/windows.cpp"
-PROBES, PROBE, FIND = "structure/nan_probes.cpp", "engine/probe.cpp", "engine/find_structure.cpp"
-COLORING, COMPRESSED = "structure/coloring.cpp", "engine/compressed.cpp"
-STAR, FULL = "structure/star_coloring.cpp", "structure/bicoloring.cpp"
-
-PARTS = {READERS: ROWS}
-
-MUTANTS = [
-    Mutant("axes: broadcast from the first axis", AXES, "out.size() - in.size() + axis; // wraps", "axis; // wraps"),
-    Mutant("axes: permuted backwards", AXES, "result[dims[axis]] = ", "result[axis] = "),
-    Mutant("axes: reduced axes are kept", AXES, "is_reduced = contains(dims, axis)", "is_reduced = false"),
-    Mutant("axes: inner axis of the left factor", AXES, "is_left ? is_last :", "is_left ? !is_last :"),
-    Mutant(
-        "axes: sizes are not compared", AXES, "from < shape.size() && shape[from] == size ?", "from < shape.size() ?"
-    ),
-    Mutant(
-        "axes: mixing does not mix",
-        AXES,
-        "along == nullptr ? all_free(in[axis])",
-        "along == nullptr ? axis_of_size(axes, out, axis, in[axis])",
-    ),
-    Mutant("axes: select counts from the wrong axis", AXES, "(d > dim ? 1 : 0)", "0"),
-    Mutant("axes: stack counts from the wrong axis", AXES, "(axis >= dim ? 1 : 0)", "(axis > dim ? 1 : 0)"),
-    Mutant("axes: convolution keeps channels", AXES, "return axis == 0 ? 0 : -1;", "return axis <= 1 ? axis : -1;"),
-    Mutant(
-        "axes: of two paths the last one counts",
-        AXES,
-        "common_ties(state.ties.upper, ties.upper)",
-        "std::move(ties.upper)",
-    ),
-    Mutant("digits: any two are neighbours", DIGITS, "&& digit.stride == low.stride * low.size", ""),
-    Mutant("digits: the high part keeps its stride", DIGITS, "    digit.stride *= size;\n", ""),
-    Mutant("digits: of two ties the first counts", DIGITS, "|| a.stride != b.stride ", ""),
-    Mutant("digits: windows of other sizes", DIGITS, " || a.out_size() != b.out_size()", ""),
-    Mutant(
-        "digits: a window has parts", DIGITS, "  if (digit.window != nullptr) {\n    digit = {digit.size};\n  }\n", ""
-    ),
-    Mutant("ties: rows of one colour share a digit", COMPRESSION, "all.num_colors *= digit.coloring.num_colors;", ""),
-    Mutant("ties: columns are not shifted", COMPRESSION, "% digit_.size * place_;", "% digit_.size;"),
-    Mutant(
-        "ties: inputs share their columns' colours",
-        COMPRESSION,
-        "push_back(all.num_colors + color)",
-        "push_back(color)",
-    ),
-    Mutant("ties: windows of one input count for all", COMPRESSION, "is_free |= !tie.has_value();", ""),
-    Mutant("windows: ends of an arc are not turned", WINDOWS, "(ahead < 0 ? ahead + size : ahead)", "ahead"),
-    Mutant("windows: kernels are shorter", WINDOWS, "(slide.kernel - 1) * slide.dilation", "(slide.kernel - 1)"),
-    Mutant("windows: padded on the other side", WINDOWS, "position + slide.padding;", "position - slide.padding;"),
-    Mutant(
-        "windows: of two paths the first one counts", WINDOWS, "hull(joint.arcs[k], b.arcs[k], a.size)", "joint.arcs[k]"
-    ),
-    Mutant(
-        "windows: the first of several windows counts",
-        WINDOWS,
-        "k < reached.count; ++k",
-        "k < std::min<int64_t>(reached.count, 1); ++k",
-    ),
-    Mutant("windows: what is rolled twice is rolled once", AXES, "is_once ? slide(", "is_once || true ? slide("),
-    Mutant(
-        "windows: parts begin at the first",
-        AXES,
-        "const size_t part = std::max<size_t>(k, nr);",
-        "const size_t part = 0;",
-    ),
-    Mutant("windows: written at the beginning", TABLE, "1, step, -starts[d]}", "1, step, 0}"),
-    Mutant("windows: a written axis has no step", TABLE, "1, step, -starts[d]}", "1, 1, -starts[d]}"),
-    Mutant(
-        "windows: groups of channels mix",
-        AXES,
-        "split_by_axis(axes[1], {attributes.groups, out[1] / attributes.groups})[0]",
-        "split_by_axis(axes[1], {out[1] / attributes.groups, attributes.groups})[1]",
-    ),
-    Mutant("windows: slices start at the first", READERS, "{shifted_by(-start)}", "{shifted_by(0)}"),
-    Mutant("windows: transposed convolutions are not", READERS, "convolution.transposed ? Slide::Kind::kUnder :", ""),
-    Mutant("windows: pools have no padding", READERS, "stride[axis], padding[axis],", "stride[axis], 0,"),
-    Mutant(
-        "windows: joined tensors start together",
-        READERS,
-        "start += sizes.size() == 1",
-        "start += true ? 0 : sizes.size() == 1",
-    ),
-    Mutant("table: softmax is elementwise", ROWS, '{"SoftmaxBackward0", kMixing', '{"SoftmaxBackward0", kSmooth'),
-    Mutant("table: cumsum is elementwise", ROWS, '{"CumsumBackward0", kMoving', '{"CumsumBackward0", kSmooth'),
-    Mutant(
-        "table: where is the same for all values", ROWS, '{"WhereBackward0", kChosen}', '{"WhereBackward0", kSmooth}'
-    ),
-    Mutant("table: relu is the same for all values", ROWS, '{"ReluBackward0", kMasked}', '{"ReluBackward0", kSmooth}'),
-    Mutant(
-        "table: an index is the same for all values",
-        ROWS,
-        '{"IndexBackward0", kAnyLocal}',
-        '{"IndexBackward0", kAnyGlobal}',
-    ),
-    Mutant(
-        "table: roll's shifts are not read",
-        READERS,
-        "{Slide::Kind::kTurn, 1, 1, shift}",
-        "{Slide::Kind::kTurn, 1, 1, 0}",
-    ),
-    Mutant(
-        "table: logcumsumexp lets NaN through",
-        ROWS,
-        '{"CumsumBackward0"',
-        '{"LogcumsumexpBackward0", kAnyLocal},\n    {"CumsumBackward0"',
-    ),
-    Mutant(
-        "table: sparse factors are dense", READERS, "!factor->defined() || factor->layout() == at::kStrided", "true"
-    ),
-    Mutant("table: hooks are ignored", TABLE, "!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() ||", ""),
-    Mutant(
-        "table: a view may be changed by anything",
-        TABLE,
-        "if (facts == nullptr) {\n      return nullptr;",
-        "if (facts == nullptr) {\n      return &kAnyGlobal;",
-    ),
-    Mutant("table: where a view lies is not read", TABLE, "  reader.append(others, slices.view);\n", ""),
-    Mutant(
-        "probes: unexplained hits are accepted",
-        PROBES,
-        "if (finer.nnz() != hits->count(probes)",
-        "if (finer.nnz() > hits->count(probes)",
-    ),
-    Mutant("probes: all blocks are probed together", PROBES, "coloring.colors[b] * budget_.split + q);", "q);"),
-    Mutant(
-        "probes: hits of the colour before",
-        PROBES,
-        "probe = coloring.colors[b] * budget_.split",
-        "probe = coloring.colors[std::max<int64_t>(b - 1, 0)] * budget_.split",
-    ),
-    Mutant(
-        "probes: a block's last row is in no part",
-        PROBES,
-        "length * (q + 1) / parts;",
-        "length * (q + 1) / parts - (length > parts && q + 1 == parts ? 1 : 0);",
-    ),
-    Mutant(
-        "probes: samples do not count for their block",
-        PROBES,
-        "        hits->merge(b, sample_of[b]);\n",
-        "",
-    ),
-    Mutant(
-        "probes: full columns are left out",
-        PROBES,
-        "          full.begin(),\n          full.end(),",
-        "          full.end(),\n          full.end(),",
-    ),
-    Mutant(
-        "probes: blocks are in the order of rows",
-        PROBES,
-        "block_of[row_at_.empty() ? position : row_at_[position]] = b",
-        "block_of[position] = b",
-    ),
-    Mutant("probes: the first input takes all hits", PROBE, "      first_column += columns;", ""),
-    Mutant(
-        "probes: infinities instead of NaN",
-        PROBE,
-        "numeric_limits<double>::quiet_NaN()",
-        "numeric_limits<double>::infinity()",
-    ),
-    Mutant(
-        "colouring: a column's last row is overlooked",
-        COLORING,
-        "; ++l) {\n        const int64_t color",
-        " - 1; ++l) {\n        const int64_t color",
-    ),
-    Mutant("colouring: bands may touch", COLORING, "first(apart) <= last(row)", "first(apart) < last(row)"),
-    Mutant("colouring: rows descend", COLORING, " || last(row) < last(row - 1)", ""),
-    Mutant("star colouring: ends of a path may agree", STAR, "forbid(colors[far], row);\n          return;", "return;"),
-    Mutant(
-        "star colouring: entries of the twin",
-        STAR,
-        "sources[k] = colors[row] * pattern.rows + column;",
-        "sources[k] = colors[column] * pattern.rows + row;",
-    ),
-    Mutant(
-        "full columns: taken from rows",
-        "structure/passes.cpp",
-        "passes.colors[column] = passes.num_colors++;",
-        "passes.num_colors++;",
-    ),
-    Mutant("full columns: not left out", FULL, "if (!is_left_out[pattern.col_ind[k]])", "if (true)"),
-    Mutant(
-        "decompression: columns of the first input",
-        COMPRESSED,
-        "* columns + *column - first);",
-        "* columns + *column % columns);",
-    ),
-    Mutant(
-        "decompression: passes over columns come first",
-        COMPRESSED,
-        "row_elements + pass * pattern.rows + row",
-        "pass * pattern.rows + row",
-    ),
-    Mutant(
-        "decompression: a pass of columns too early",
-        COMPRESSED,
-        "pass * pattern.rows + row",
-        "pass * pattern.rows + std::max<int64_t>(row - 1, 0)",
-    ),
-    Mutant("decompression: all colours in every seed", COMPRESSED, "at::eq(colors.narrow", "at::le(colors.narrow"),
-    Mutant("decompression: seeds of the first input", COMPRESSED, "    first_row += map.rows[k];\n", ""),
-    Mutant(
-        "decompression: values that are not finite",
-        COMPRESSED,
-        "if (!columns.defined() || !is_finite(columns))",
-        "if (!columns.defined())",
-    ),
-    Mutant("kept: any tape will do", FIND, "axes->signature == kept->signature &&", ""),
-    Mutant("kept: local patterns are kept", FIND, "return kept->is_global ? kept :", "return kept != nullptr ? kept :"),
-    Mutant("doubt: anomaly mode is ignored", FIND, " && !torch::autograd::AnomalyMode::is_enabled()", ""),
-    Mutant(
-        "doubt: unknown Nodes are trusted",
-        FIND,
-        "return axes.has_value() && axes->is_known ?",
-        "return axes.has_value() ?",
-    ),
-]
+# Of each file of csrc/: the name of a fault, and what, which is there once, becomes what. A header is part of the one
+# file in PARTS.
+MUTANTS: dict[str, list[tuple[str, str, str]]] = {
+    "structure/axes.cpp": [
+        ("axes: broadcast from the first axis", "out.size() - in.size() + axis; // wraps", "axis; // wraps"),
+        ("axes: permuted backwards", "result[dims[axis]] = ", "result[axis] = "),
+        ("axes: reduced axes are kept", "is_reduced = contains(dims, axis)", "is_reduced = false"),
+        ("axes: inner axis of the left factor", "is_left ? is_last :", "is_left ? !is_last :"),
+        ("axes: sizes are not compared", "from < shape.size() && shape[from] == size ?", "from < shape.size() ?"),
+        (
+            "axes: mixing does not mix",
+            "along == nullptr ? all_free(in[axis])",
+            "along == nullptr ? axis_of_size(axes, out, axis, in[axis])",
+        ),
+        ("axes: select counts from the wrong axis", "(d > dim ? 1 : 0)", "0"),
+        ("axes: stack counts from the wrong axis", "(axis >= dim ? 1 : 0)", "(axis > dim ? 1 : 0)"),
+        (
+            "axes: convolution keeps channels",
+            "[&](int64_t axis) { return axis == 0 ? 0 : -1; }",
+            "[&](int64_t axis) { return axis <= 1 ? axis : -1; }",
+        ),
+        (
+            "axes: of two paths the last one counts",
+            "common_ties(state.ties.upper, ties.upper)",
+            "std::move(ties.upper)",
+        ),
+        ("windows: what is rolled twice is rolled once", "is_once ? slide(", "is_once || true ? slide("),
+        ("windows: parts begin at the first", "const size_t part = std::max<size_t>(k, nr);", "const size_t part = 0;"),
+        (
+            "windows: groups of channels mix",
+            "split_by_axis(axes[1], {attributes.groups, out[1] / attributes.groups})[0]",
+            "split_by_axis(axes[1], {out[1] / attributes.groups, attributes.groups})[1]",
+        ),
+        ("matrices: one axis too many is kept", "axis + own < static_cast", "axis + own <= static_cast"),
+        (
+            "matrices: a broadcast batch is none",
+            "return in.size() < out.size()\n          ? unknown",
+            "return false\n          ? unknown",
+        ),
+        ("first axis: of every in", "return k > 0 ? unknown : rearranged([]", "return false ? unknown : rearranged([]"),
+        ("samples: what is broadcast mixes", "left < taken && is_smaller", "false && is_smaller"),
+        ("samples: what is computed from a mean does not mix", " || (is_from_shared && numel_at(target) > numel)", ""),
+    ],
+    "structure/digits.cpp": [
+        ("digits: any two are neighbours", "&& digit.stride == low.stride * low.size", ""),
+        ("digits: the high part keeps its stride", "    digit.stride *= size;\n", ""),
+        ("digits: of two ties the first counts", "|| a.stride != b.stride ", ""),
+        ("digits: windows of other sizes", " || a.out_size() != b.out_size()", ""),
+        ("digits: a window has parts", "  if (digit.window != nullptr) {\n    digit = {digit.size};\n  }\n", ""),
+    ],
+    "structure/compression.cpp": [
+        ("ties: rows of one colour share a digit", "all.num_colors *= digit.coloring.num_colors;", ""),
+        ("ties: columns are not shifted", "% digit_.size * place_;", "% digit_.size;"),
+        ("ties: inputs share their columns' colours", "push_back(all.num_colors + color)", "push_back(color)"),
+        ("ties: windows of one input count for all", "is_free |= !tie.has_value();", ""),
+    ],
+    "structure/windows.cpp": [
+        ("windows: ends of an arc are not turned", "(ahead < 0 ? ahead + size : ahead)", "ahead"),
+        ("windows: kernels are shorter", "(slide.kernel - 1) * slide.dilation", "(slide.kernel - 1)"),
+        ("windows: padded on the other side", "position + slide.padding;", "position - slide.padding;"),
+        ("windows: of two paths the first one counts", "hull(joint.arcs[k], b.arcs[k], a.size)", "joint.arcs[k]"),
+        (
+            "windows: the first of several windows counts",
+            "k < reached.count; ++k",
+            "k < std::min<int64_t>(reached.count, 1); ++k",
+        ),
+    ],
+    "structure/node_table.cpp": [
+        ("windows: written at the beginning", "1, step, -starts[d]}", "1, step, 0}"),
+        ("windows: a written axis has no step", "1, step, -starts[d]}", "1, 1, -starts[d]}"),
+        ("table: hooks are ignored", "!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() ||", ""),
+        (
+            "table: a view may be changed by anything",
+            "facts = facts_of(*wrapped);",
+            "facts = facts_of(*wrapped).value_or(NodeFacts{Flow::kOther, true});",
+        ),
+        ("table: where a view lies is not read", "  reader.append(others, slices.view);\n", ""),
+    ],
+    "structure/node_readers.h": [
+        ("windows: slices start at the first", "{shifted_by(-start)}", "{shifted_by(0)}"),
+        ("windows: transposed convolutions are not", "convolution.transposed ? Slide::Kind::kUnder :", ""),
+        ("windows: pools have no padding", "stride[axis], padding[axis],", "stride[axis], 0,"),
+        (
+            "windows: joined tensors start together",
+            "start += sizes.size() == 1",
+            "start += true ? 0 : sizes.size() == 1",
+        ),
+        ("table: roll's shifts are not read", "{Slide::Kind::kTurn, 1, 1, shift}", "{Slide::Kind::kTurn, 1, 1, 0}"),
+        ("table: sparse factors are dense", "!factor->defined() || factor->layout() == at::kStrided", "true"),
+        ("solvers: vectors only", "b->dim() + 1 == a->dim()", "b->dim() <= a->dim()"),
+        ("batch norm: does not mix in training", "if (!norm.training)", "if (true)"),
+    ],
+    "structure/node_rows.cpp": [
+        ("table: softmax is elementwise", '{"SoftmaxBackward0", kMixing', '{"SoftmaxBackward0", kSmooth'),
+        ("table: cumsum is elementwise", '{"CumsumBackward0", kMoving', '{"CumsumBackward0", kSmooth'),
+        ("table: where is the same for all values", '{"WhereBackward0", kChosen}', '{"WhereBackward0", kSmooth}'),
+        ("table: relu is the same for all values", '{"ReluBackward0", kMasked}', '{"ReluBackward0", kSmooth}'),
+        (
+            "table: an index is the same for all values",
+            '{"IndexBackward0", kAnyLocal}',
+            '{"IndexBackward0", kAnyGlobal}',
+        ),
+        (
+            "table: logcumsumexp lets NaN through",
+            "{Flow::kMix, false, false, /*keeps_nan=*/false}",
+            "{Flow::kMix, false, false, /*keeps_nan=*/true}",
+        ),
+        (
+            "table: determinants are elementwise",
+            '{"LinalgDetBackward0", kDecomposition}',
+            '{"LinalgDetBackward0", kSmooth}',
+        ),
+    ],
+    "structure/nan_probes.cpp": [
+        (
+            "probes: unexplained hits are accepted",
+            "if (finer.nnz() != hits->count(probes)",
+            "if (finer.nnz() > hits->count(probes)",
+        ),
+        ("probes: all blocks are probed together", "coloring.colors[b] * budget_.split + q);", "q);"),
+        (
+            "probes: hits of the colour before",
+            "probe = coloring.colors[b] * budget_.split",
+            "probe = coloring.colors[std::max<int64_t>(b - 1, 0)] * budget_.split",
+        ),
+        (
+            "probes: a block's last row is in no part",
+            "length * (q + 1) / parts;",
+            "length * (q + 1) / parts - (length > parts && q + 1 == parts ? 1 : 0);",
+        ),
+        ("probes: samples do not count for their block", "        hits->merge(b, sample_of[b]);\n", ""),
+        (
+            "probes: full columns are left out",
+            "          full.begin(),\n          full.end(),",
+            "          full.end(),\n          full.end(),",
+        ),
+        (
+            "probes: blocks are in the order of rows",
+            "block_of[row_at_.empty() ? position : row_at_[position]] = b",
+            "block_of[position] = b",
+        ),
+    ],
+    "engine/probe.cpp": [
+        ("probes: the first input takes all hits", "      first_column += columns;", ""),
+        (
+            "probes: infinities instead of NaN",
+            "numeric_limits<double>::quiet_NaN()",
+            "numeric_limits<double>::infinity()",
+        ),
+        ("values: only NaN hits", "at::ne(rows[j], 0)", "at::isnan(rows[j])"),
+    ],
+    "structure/coloring.cpp": [
+        (
+            "colouring: a column's last row is overlooked",
+            "; ++l) {\n        const int64_t color",
+            " - 1; ++l) {\n        const int64_t color",
+        ),
+        ("colouring: bands may touch", "first(apart) <= last(row)", "first(apart) < last(row)"),
+        ("colouring: rows descend", " || last(row) < last(row - 1)", ""),
+    ],
+    "structure/passes.cpp": [
+        ("full columns: taken from rows", "passes.colors[column] = passes.num_colors++;", "passes.num_colors++;"),
+    ],
+    "structure/bicoloring.cpp": [
+        ("full columns: not left out", "if (!is_left_out[pattern.col_ind[k]])", "if (true)"),
+    ],
+    "engine/compressed.cpp": [
+        (
+            "decompression: columns of the first input",
+            "* columns + *column - first);",
+            "* columns + *column % columns);",
+        ),
+        (
+            "decompression: passes over columns come first",
+            "row_elements + pass * pattern.rows + row",
+            "pass * pattern.rows + row",
+        ),
+        (
+            "decompression: a pass of columns too early",
+            "pass * pattern.rows + row",
+            "pass * pattern.rows + std::max<int64_t>(row - 1, 0)",
+        ),
+        ("decompression: all colours in every seed", "at::eq(colors.narrow", "at::le(colors.narrow"),
+        ("decompression: seeds of the first input", "    first_row += map.rows[k];\n", ""),
+        (
+            "decompression: values that are not finite",
+            "if (!columns.defined() || !is_finite(columns))",
+            "if (!columns.defined())",
+        ),
+    ],
+    "engine/find_structure.cpp": [
+        ("kept: any tape will do", "axes->signature == kept->signature &&", ""),
+        ("kept: local patterns are kept", "return kept->is_global ? kept :", "return kept != nullptr ? kept :"),
+        ("doubt: anomaly mode is ignored", " && !torch::autograd::AnomalyMode::is_enabled()", ""),
+        (
+            "doubt: unknown Nodes are trusted",
+            "return axes.has_value() && axes->is_known ?",
+            "return axes.has_value() ?",
+        ),
+        ("doubt: NaN is never lost", "const bool has_more = axes_.keeps_nan &&", "const bool has_more ="),
+    ],
+    "engine/batch_results.cpp": [
+        ("samples: values hold for all derivatives", "(axes->keeps_nan || !options.create_graph)", "true"),
+        (
+            "samples: the last bit of their number is overlooked",
+            "while (int64_t{1} << bits < output.count)",
+            "while (int64_t{2} << bits < output.count)",
+        ),
+        ("samples: any backward is linear", "axes.has_value() && axes->not_linear == nullptr", "axes.has_value()"),
+    ],
+    "engine/linear_map.cpp": [
+        (
+            "sweeps: all rows one by one",
+            "problem.tape.distrust,\n      &problem.tape}",
+            "problem.tape.distrust,\n      nullptr}",
+        ),
+    ],
+}
 
 
 class Tree:
@@ -278,18 +264,18 @@ class Tree:
             Path(entry["file"]).relative_to(ROOT / "csrc").as_posix(): entry for entry in json.loads(database)
         }
 
-    def build(self, mutant: Mutant) -> None:
-        file = PARTS.get(mutant.file, mutant.file)
-        source = (ROOT / "csrc" / mutant.file).read_text()
-        if source.count(mutant.old) != 1 and mutant.old != mutant.new:
-            raise SystemExit(f"mutate_structure: {mutant.name}: expected once in {mutant.file}: {mutant.old}")
+    def build(self, changed_file: str, old: str, new: str) -> None:
+        file = PARTS.get(changed_file, changed_file)
+        source = (ROOT / "csrc" / changed_file).read_text()
+        if source.count(old) != 1:
+            raise SystemExit(f"mutate_structure: expected once in {changed_file}: {old}")
         changed, compiled = self.folder / "mutant.cpp", self.folder / "mutant.o"
         changed.write_text((ROOT / "csrc" / file).read_text())
         # A header is found first beside the file that includes it.
         shutil.rmtree(self.folder / "structure", ignore_errors=True)
-        place = changed if file == mutant.file else self.folder / mutant.file
+        place = changed if file == changed_file else self.folder / changed_file
         place.parent.mkdir(exist_ok=True)
-        place.write_text(source.replace(mutant.old, mutant.new))
+        place.write_text(source.replace(old, new))
         entry = self.commands[file]
         output = entry["output"]
         command = entry["command"].replace(entry["file"], str(changed)).replace(output, str(compiled))
@@ -320,26 +306,29 @@ class Tree:
 
 
 def main(words: list[str]) -> int:
-    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
-    missed = []
+    chosen = [
+        (name, file, old, new)
+        for file, faults in MUTANTS.items()
+        for name, old, new in faults
+        if not words or any(word in name for word in words)
+    ]
+    missed = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Tree(Path(folder))
-        tree.build(Mutant("nothing", AXES, "namespace highgrad::structure {", "namespace highgrad::structure {"))
+        tree.build("structure/windows.cpp", "return {0, size};", "return {0, size};")
         if failed := tree.failing_test():
             raise SystemExit(f"mutate_structure: expected tests that pass without a fault, got {failed}")
-        for mutant in chosen:
+        for name, file, old, new in chosen:
             begin = time.perf_counter()
             try:
-                tree.build(mutant)
+                tree.build(file, old, new)
             except subprocess.CalledProcessError as error:
-                raise SystemExit(f"mutate_structure: {mutant.name} does not compile:\n{error.stderr}") from error
+                raise SystemExit(f"mutate_structure: {name} does not compile:\n{error.stderr}") from error
             caught = tree.failing_test()
-            missed += [mutant.name] if caught is None else []
+            missed += caught is None
             seconds = time.perf_counter() - begin
-            print(
-                f"{mutant.name}: {'MISSED' if caught is None else f'caught by {caught}'} ({seconds:.0f} s)", flush=True
-            )
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
+            print(f"{name}: {f'caught by {caught}' if caught else 'MISSED'} ({seconds:.0f} s)", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} caught")
     return 1 if missed else 0
 
 
