@@ -88,7 +88,7 @@ def main() -> None:
             try:
                 f, x = record(problem, NAME)
             except Exception as error:
-                found[problem.name] = {"unrecorded": str(error)}
+                found[problem.name] = {"unrecorded": str(error).partition("\n")[0]}
                 continue
             print(problem.name, file=sys.stderr, flush=True)
             if has_python(f) or problem.fallback or "checkpoint" in problem.name:

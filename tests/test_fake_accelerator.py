@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ WAITS = {
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
     command = [sys.executable, str(HERE / "fake_accelerator.py")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
     assert done.returncode == 0, done.stderr[-4000:]
     outcomes: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return outcomes
