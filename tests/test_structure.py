@@ -231,6 +231,7 @@ def test_local_and_global_patterns() -> None:
     assert not find(x[torch.arange(90).roll(1)] * 2, x).is_global
     assert find(torch.where(mask, x.roll(1), x), x).is_global
     assert not find(torch.where(mask, x[PERMUTATION], x), x).is_global
+    assert not find(torch.where(mask, x.view(9, 10).T.reshape(90), x), x).is_global
     assert find(x.roll(1) ** 2, x).is_global
 
 
@@ -249,6 +250,13 @@ def test_kept_structures() -> None:
     for other in (tridiagonal(y.sin()), masked(y).roll(1), tridiagonal(y)):
         with pytest.raises(ValueError, match="a graph like the one that was planned"):
             jacobian_with(structure, other, y)
+
+
+def written_beside_the_diagonal(x: Tensor, offset: int) -> Tensor:
+    """Into a view that lies along two axes at once."""
+    out = (x[:81] * 2).view(9, 9)
+    out.diagonal(offset).copy_(x[:8].sin())
+    return out.roll(1, 0)
 
 
 def shifted(x: Tensor, start: int) -> Tensor:
@@ -271,6 +279,7 @@ def shifted(x: Tensor, start: int) -> Tensor:
             lambda x: torch.conv1d(x.view(1, 1, 90), constant(1, 1, 3), padding=1),
         ),
         (lambda x: x.view(3, 30).diagonal(1).roll(1), lambda x: x.view(3, 30).diagonal(2).roll(1)),
+        (lambda x: written_beside_the_diagonal(x, 1), lambda x: written_beside_the_diagonal(x, -1)),
         (lambda x: x.sin().roll(1) * x, lambda x: x.cos().roll(1) * x),
         (lambda x: (x.sin() * x.cos()).roll(1) * x, lambda x: x.sin().roll(1) * x.cos()),
     ],

@@ -258,6 +258,13 @@ def test_windows_of_other_sizes() -> None:
     check(x.roll(1) + F.pad(x, (0, 20)).view(6, 4), x)
 
 
+def test_one_figure_for_all_axes() -> None:
+    """A convolution keeps a stride of one figure as it was given."""
+    x = leaf(1, 1, 9, 8)
+    f = F.conv2d(x, weights(1, 1, 3, 3), stride=(2,), padding=(1,), dilation=(2,))
+    assert check(f, x) and f.grad_fn._saved_stride == (2,)
+
+
 EXACT = {
     "convolution": (lambda x: F.conv2d(x, weights(1, 1, 3, 3), padding=1), (1, 1, 9, 9), 9),
     "of rows alone": (lambda x: F.conv2d(x, weights(1, 1, 1, 3)), (1, 1, 9, 9), 3),

@@ -62,11 +62,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "split_by_axis(axes[1], {out[1] / attributes.groups, attributes.groups})[1]",
         ),
         ("matrices: one axis too many is kept", "axis + own < static_cast", "axis + own <= static_cast"),
-        (
-            "matrices: a broadcast batch is none",
-            "return in.size() < out.size()\n          ? unknown",
-            "return false\n          ? unknown",
-        ),
+        ("matrices: a broadcast batch is none", "return in.size() < out.size() ? unknown", "return false ? unknown"),
         ("first axis: of every in", "return k > 0 ? unknown : rearranged([]", "return false ? unknown : rearranged([]"),
         ("samples: what is broadcast mixes", "left < taken && is_smaller", "false && is_smaller"),
         ("samples: what is computed from a mean does not mix", " || (is_from_shared && numel_at(target) > numel)", ""),
@@ -227,7 +223,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "return axes.has_value() && axes->is_known ?",
             "return axes.has_value() ?",
         ),
-        ("doubt: NaN is never lost", "const bool has_more = axes_.keeps_nan &&", "const bool has_more ="),
+        ("doubt: NaN is never lost", "axes_.keeps_nan && (!lower", "(!lower"),
     ],
     "engine/batch_results.cpp": [
         ("samples: values hold for all derivatives", "(axes->keeps_nan || !options.create_graph)", "true"),
