@@ -278,10 +278,8 @@ class _Field:
             columns = sweeps.coefficients(basis(inputs, self.batch_dims, eye), 1)
         _release(outputs, inputs, retain_graph)
         with torch.set_grad_enabled(create_graph):
-            rows = [
-                column[0].reshape(width, samples, -1) if width else column.new_zeros(0, samples, 0)
-                for column in columns
-            ]
+            sizes = [prod(output.shape[self.batch_dims :]) for output in outputs]
+            rows = [column[0].reshape(width, samples, size) for column, size in zip(columns, sizes, strict=True)]
             return join(rows, 2).permute(1, 2, 0)
 
 

@@ -347,25 +347,26 @@ def _derivative_along(
     tensor: Tensor, pairs: list[tuple[Tensor, Tensor]], order: int, create_graph: bool
 ) -> Tensor | None:
     """The derivative along directions, divided by `order`, or None where the graph has no second derivative."""
-    with torch.enable_grad():
-        cotangent = torch.ones_like(tensor, requires_grad=True)
-        total = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
-        if tensor.requires_grad:
-            inputs = [x for x, _ in pairs]
+    if not tensor.requires_grad:
+        return torch.zeros_like(tensor)
+    inputs = [x for x, _ in pairs]
+    try:
+        with torch.enable_grad():
+            cotangent = torch.ones_like(tensor, requires_grad=True)
+            total = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
             grads = torch.autograd.grad(tensor, inputs, cotangent, create_graph=True, allow_unused=True)
             for grad, (_, v) in zip(grads, pairs, strict=True):
                 if grad is not None:
                     total = total + (grad * v.to(grad.dtype)).sum().to(total.dtype)
-        if not total.requires_grad:
-            return torch.zeros_like(tensor)
-        try:
+            if not total.requires_grad:
+                return torch.zeros_like(tensor)
             (derivative,) = torch.autograd.grad(
                 total, cotangent, create_graph=create_graph, allow_unused=True, materialize_grads=True
             )
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            return None
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return None
     with torch.set_grad_enabled(create_graph):
         return derivative / order
 

@@ -203,7 +203,7 @@ def test_too_large_for_memory_is_said_before_any_work() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="about 10"):
         nth_derivative(leaf(2, 3).sin(), leaf(2, 3), 60, batch_dims=1)
     wide = torch.zeros(1, requires_grad=True).expand(1 << 21)
-    with pytest.raises(torch.OutOfMemoryError, match=r"full_jacobian: the result has 4398046511104 entries.*sparse_csr"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"has 4398046511104 entries.*sparse_csr"):
         full_jacobian(wide.sin(), wide)
     assert nth_derivative(x.sin(), x, 30).shape == (1,) * 31
 
