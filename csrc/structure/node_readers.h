@@ -196,13 +196,17 @@ void read_convolution(Node& node, Reader& reader) {
   if (!weight.has_value() || !weight->defined()) {
     return;
   }
+  // One figure may stand for all axes.
+  const auto figure = [&](const auto& figures, size_t axis) {
+    return reader.number(figures.at(figures.size() == 1 ? 0 : axis));
+  };
   for (size_t axis = 0; axis + 2 < static_cast<size_t>(weight->dim()); ++axis) {
     reader.attributes.slides.push_back(
         {convolution.transposed ? Slide::Kind::kUnder : Slide::Kind::kOver,
          weight->size(static_cast<int64_t>(axis) + 2),
-         reader.number(convolution.stride[axis]),
-         reader.number(convolution.padding[axis]),
-         reader.number(convolution.dilation[axis])});
+         figure(convolution.stride, axis),
+         figure(convolution.padding, axis),
+         figure(convolution.dilation, axis)});
   }
   reader.attributes.groups = reader.number(convolution.groups);
 }
