@@ -52,6 +52,17 @@ def mask_of_ties(rows: int, ties: list[_C.Digit]) -> np.ndarray:
     return mask
 
 
+def names_on(f: Tensor) -> set[str]:
+    seen, names, stack = set(), set(), [f.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.add(node.name().removeprefix("torch::autograd::"))
+            stack.extend(edge[0] for edge in node.next_functions)
+    return names
+
+
 Step = Callable[[random.Random, list[Tensor]], Tensor]
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from structured import constant, find, mask_of_ties
-from test_node_table import names_on
+from structured import constant, find, mask_of_ties, names_on
 from test_sparse_results import by_sample
 from torch import Tensor, nn
 from torch.testing import assert_close

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from problems import PROBLEMS
 from random_ops import CASES, random_case
-from test_node_table import names_on
+from structured import names_on
 from test_op_db import DIFFERENTIABLE, problems, scale
 from torch import Tensor
 from torch.testing import assert_close
