@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from math import factorial
 from typing import Literal
 
 import torch
@@ -12,7 +14,7 @@ from . import _C
 from ._nth_derivative import nth_derivative
 from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
-from ._taylor import Sweeps, basis, check_batch, inspect
+from ._taylor import Sweeps, basis, check_batch, take_directions
 from ._tree import TensorTree, flatten, nest_outputs
 
 
@@ -82,7 +84,7 @@ def directional(
     f: TensorTree,
     wrt: TensorTree,
     directions: TensorTree,
-    order: int,
+    order: int | Sequence[int],
     *,
     create_graph: bool = True,
     retain_graph: bool = True,
@@ -94,13 +96,15 @@ def directional(
     Args:
         f, wrt: as in :func:`laplacian`.
         directions: v, of `wrt`'s structure and shapes; or several at once, with one more dimension in front.
-        order: the highest order, at least 1.
+        order: the highest order, at least 1; or, for several directions, one for each of them. Derivatives that are
+            not asked for are not computed.
         create_graph, retain_graph, progress: as in :func:`laplacian`.
         chunk_size: directions in one sweep. None sizes it by memory.
 
     Returns:
         ``order + 1`` values of `f`'s structure: entry k is the k-th derivative, of shape ``f.shape``, or
-        ``[D, *f.shape]`` for D directions. Entry 0 is `f` itself.
+        ``[D, *f.shape]`` for D directions. Entry 0 is `f` itself. With an order for each direction, entry k has only
+        those directions whose order is at least k, as they come, and there are ``max(order) + 1`` entries.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; also for directions of wrong shapes.
@@ -110,12 +114,18 @@ def directional(
         >>> u, u_x, u_xx = directional(x**3, x, torch.ones(2), 2, create_graph=False)
         >>> u_xx
         tensor([3., 6.])
+
+        >>> u = x[0] * x[1] ** 2
+        >>> _, (by_0, by_1), (twice_by_1,) = directional(u, x, torch.eye(2), (1, 2), create_graph=False)
+        >>> by_0, by_1, twice_by_1
+        (tensor(1.), tensor(1.), tensor(1.))
     """
     name = "directional"
-    if not isinstance(order, int) or isinstance(order, bool):
-        raise TypeError(f"{name}: expected order to be an int, got {type(order).__name__}")
-    if order < 1:
-        raise ValueError(f"{name}: expected order to be at least 1, got {order}")
+    for n in order if isinstance(order, Sequence) else [order]:
+        if not isinstance(n, int) or isinstance(n, bool):
+            raise TypeError(f"{name}: expected order to be an int, or one for each direction, got {order!r}")
+        if n < 1:
+            raise ValueError(f"{name}: expected order to be at least 1, got {order}")
     outputs, f_spec = flatten(name, "f", f)
     inputs, _ = flatten(name, "wrt", wrt)
     vectors, _ = flatten(name, "directions", directions)
@@ -131,19 +141,32 @@ def directional(
             f"dimension in front, got {[tuple(v.shape) for v in vectors]}"
         )
     _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
+    count = len(vectors[0])
+    orders = [order] * count if isinstance(order, int) else list(order)
+    if len(orders) != count or not (isinstance(order, int) or orders):
+        raise ValueError(f"{name}: expected an order for each of {count} directions, at least one, got {len(orders)}")
+    highest = max(orders, default=order if isinstance(order, int) else 0)
+    # Directions of the highest order first.
+    position = sorted(range(count), key=lambda d: -orders[d])
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
-        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), 0, create_graph, chunk_size, report)
-        coefficients = sweeps.coefficients(vectors, order)
-    factorial = 1.0
+        sweeps = Sweeps(outputs, inputs, None, 0, create_graph, chunk_size, report)
+        if isinstance(order, int):
+            coefficients = [list(rows.unbind()) for rows in sweeps.coefficients(vectors, order)]
+        else:
+            moved = vectors if position == sorted(position) else [take_directions(v, position) for v in vectors]
+            coefficients = sweeps.coefficients_by_order(moved, [orders[d] for d in position])
     with torch.set_grad_enabled(create_graph):
-        for k in range(1, order + 1):
-            factorial *= k
-            for i, coefficient in enumerate(coefficients):
-                derivative = coefficient[k - 1, 0] if single else coefficient[k - 1]
-                series[i].append(derivative if k == 1 else derivative * factorial)
+        for k in range(1, highest + 1):
+            reaching = [d for d in position if orders[d] >= k]
+            for i, by_order in enumerate(coefficients):
+                derivative = by_order[k - 1]
+                if reaching != sorted(reaching):
+                    derivative = torch.stack([derivative[reaching.index(d)] for d in sorted(reaching)])
+                derivative = derivative[0] if single else derivative
+                series[i].append(derivative if k == 1 else derivative * float(factorial(k)))
     _release(outputs, inputs, retain_graph)
-    return (f, *(nest_outputs([row[k] for row in series], f_spec) for k in range(order)))
+    return (f, *(nest_outputs([row[k] for row in series], f_spec) for k in range(highest)))
 
 
 def hessian(
@@ -249,7 +272,7 @@ def _field(
     if f.shape != wrt.shape:
         raise ValueError(f"{name}: expected f of wrt's shape {tuple(wrt.shape)}, got {tuple(f.shape)}")
     with reporter(name, progress) as report:
-        sweeps = Sweeps([f], [wrt], inspect([f], [wrt]), batch_dims, create_graph, chunk_size, report)
+        sweeps = Sweeps([f], [wrt], None, batch_dims, create_graph, chunk_size, report)
         directions = basis([wrt], batch_dims, torch.eye(sweeps.width, dtype=wrt.dtype, device=wrt.device))
         columns = sweeps.coefficients(directions, 1)[0][0]
     _release([f], [wrt], retain_graph)
@@ -281,7 +304,7 @@ def _collapsed(
     _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
     check_batch(name, outputs, inputs, batch_dims)
     with reporter(name, progress) as report:
-        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
+        sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
         vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width)
         totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
         if len(vectors) > 0:

@@ -6,14 +6,14 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/irange.h>
-#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/generated/Functions.h>
-#include <torch/csrc/autograd/saved_variable.h>
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -87,7 +87,7 @@ class Reverse {
     at::Tensor sum;
     for (const auto j : c10::irange<int64_t>(1, k + 1)) {
       if (x_[j].defined()) {
-        sum = plus(sum, x_[j] * b[k - j] * static_cast<double>(j));
+        sum = plus(sum, reaching(k, x_, j) * reaching(k, b, k - j) * static_cast<double>(j));
       }
     }
     return sum;
@@ -96,15 +96,27 @@ class Reverse {
   at::Tensor slope_of(int64_t k) const {
     at::Tensor sum;
     for (int64_t j = 0; j <= k && slope_.square != 0; ++j) {
-      sum = plus(sum, y_[j] * y_[k - j]);
+      sum = plus(sum, reaching(k, y_, j) * reaching(k, y_, k - j));
     }
     sum = sum.defined() ? sum * slope_.square : sum;
     return slope_.linear != 0 ? plus(sum, y_[k] * slope_.linear) : sum;
   }
 
-  // Values are the same along all directions.
-  static void add(std::vector<at::Tensor>& sums, int64_t k, const at::Tensor& term) {
-    sums[k] = plus(sums[k], k == 0 ? term.sum(0) : term);
+  // Coefficient j in a product of order k: the value, for all directions, or the rows of directions that reach it.
+  at::Tensor reaching(int64_t k, const std::vector<at::Tensor>& coefficients, int64_t j) const {
+    return j == 0 ? coefficients[0] : frame_.reaching(k, coefficients[j]);
+  }
+
+  // To the cotangent of coefficient k.
+  void add(std::vector<at::Tensor>& sums, int64_t k, at::Tensor term) const {
+    if (k == 0) {
+      term = term.sum(0);
+    } else if (!frame_.counts.empty() && term.size(0) < frame_.rows_of_order(k)) {
+      c10::DimVector shape(term.sizes());
+      shape[0] = frame_.rows_of_order(k) - term.size(0);
+      term = at::cat({term, at::zeros(shape, term.options())});
+    }
+    sums[k] = plus(sums[k], term);
   }
 
   void reverse_slope(int64_t k) {
@@ -118,7 +130,7 @@ class Reverse {
       add(by_y_, k, by_w * slope_.linear);
     }
     for (int64_t j = 0; j <= k && slope_.square != 0; ++j) {
-      add(by_y_, j, by_w * y_[k - j] * (2 * slope_.square));
+      add(by_y_, j, by_w * reaching(k, y_, k - j) * (2 * slope_.square));
     }
   }
 
@@ -154,8 +166,8 @@ class Reverse {
     for (const auto j : c10::irange<int64_t>(1, last + 1)) {
       if (x_[j].defined()) {
         const at::Tensor scaled = cotangent * static_cast<double>(j);
-        add(by_x_, j, scaled * b[k - j]);
-        add(by_b, k - j, scaled * x_[j]);
+        add(by_x_, j, scaled * reaching(k, b, k - j));
+        add(by_b, k - j, scaled * reaching(k, x_, j));
       }
     }
   }
@@ -164,56 +176,6 @@ class Reverse {
   const Slope& slope_;
   bool derives_slope_;
   std::vector<at::Tensor> x_, y_, w_, by_x_, by_y_, by_w_;
-};
-
-struct SolveSeriesBackward : public torch::autograd::Node {
-  explicit SolveSeriesBackward(Frame with_frame, Slope with_slope) : frame(std::move(with_frame)), slope(with_slope) {}
-
-  Frame frame;
-  Slope slope;
-  int64_t terms = 0;
-  SavedVariable x, y0, w0;
-  // Of x before it was expanded, which is the shape of its cotangent; or empty.
-  std::vector<int64_t> x_shape;
-
-  std::string name() const override {
-    return "SolveSeriesBackward";
-  }
-
-  void release_variables() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    x.reset_data();
-    y0.reset_data();
-    w0.reset_data();
-  }
-
-  variable_list apply(variable_list&& cotangents) override {
-    if (!cotangents[0].defined()) {
-      return variable_list(num_outputs());
-    }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const Operands operands{{x.unpack(), terms}, y0.unpack(), w0.unpack()};
-    const at::Tensor& by_solution = cotangents[0];
-    Cotangents found;
-    const auto is_plain = [&](const at::Tensor& tensor) {
-      return !tensor.defined() || (tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor));
-    };
-    if (!at::GradMode::is_enabled() && is_plain(by_solution) && is_plain(operands.x.rows) && is_plain(operands.y0) &&
-        is_plain(operands.w0)) {
-      const at::AutoDispatchBelowADInplaceOrView below;
-      found = reverse_by_element(frame, operands, slope, by_solution);
-    } else {
-      found = Reverse(frame, operands, slope, by_solution).run();
-    }
-    if (found.x.defined() && found.x.sizes() != at::IntArrayRef(x_shape)) {
-      found.x = at::sum_to(found.x, x_shape);
-    }
-    variable_list result{found.x, found.y0};
-    if (num_outputs() > 2) {
-      result.push_back(found.w0);
-    }
-    return result;
-  }
 };
 
 // The edge to the tensor that `rows` expands, and its shape: its cotangent is summed over samples as it is made.
@@ -238,6 +200,41 @@ bool has_tangent(const at::Tensor& tensor) {
 }
 
 } // namespace
+
+void SolveSeriesBackward::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  x.reset_data();
+  y0.reset_data();
+  w0.reset_data();
+}
+
+variable_list SolveSeriesBackward::apply(variable_list&& cotangents) {
+  const at::Tensor& by_solution = cotangents[0];
+  if (!by_solution.defined()) {
+    return variable_list(num_outputs());
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const Operands operands{{x.unpack(), terms}, y0.unpack(), w0.unpack()};
+  const auto is_plain = [&](const at::Tensor& tensor) {
+    return !tensor.defined() || (tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor));
+  };
+  Cotangents found;
+  if (!at::GradMode::is_enabled() && is_plain(by_solution) && is_plain(operands.x.rows) && is_plain(operands.y0) &&
+      is_plain(operands.w0)) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    found = reverse_by_element(frame, operands, slope, by_solution);
+  } else {
+    found = Reverse(frame, operands, slope, by_solution).run();
+  }
+  if (found.x.sizes() != at::IntArrayRef(x_shape)) {
+    found.x = at::sum_to(found.x, x_shape);
+  }
+  variable_list result{found.x, found.y0};
+  if (num_outputs() > 2) {
+    result.push_back(found.w0);
+  }
+  return result;
+}
 
 at::Tensor record_solution(
     const Frame& frame,

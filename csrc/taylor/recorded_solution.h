@@ -1,8 +1,15 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "taylor/recurrence.h"
+#include "taylor/rule.h"
 
 namespace highgrad::taylor {
 
@@ -20,5 +27,24 @@ at::Tensor record_solution(
     const at::Tensor& y0,
     const at::Tensor& w0,
     const Slope& slope);
+
+// The Node, from the solution's rows to x, y_0 and, where y_0 does not give it, w_0.
+struct SolveSeriesBackward : public torch::autograd::Node {
+  SolveSeriesBackward(Frame with_frame, Slope with_slope) : frame(std::move(with_frame)), slope(with_slope) {}
+
+  Frame frame;
+  Slope slope;
+  int64_t terms = 0; // of x
+  torch::autograd::SavedVariable x, y0, w0;
+  std::vector<int64_t> x_shape; // of x before it was expanded, and of its cotangent
+
+  std::string name() const override {
+    return "SolveSeriesBackward";
+  }
+  void release_variables() override;
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& cotangents) override;
+};
+
+void add_solution_rule(RuleTable& table);
 
 } // namespace highgrad::taylor

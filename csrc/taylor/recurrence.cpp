@@ -7,6 +7,7 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "taylor/lanes.h"
@@ -20,8 +21,9 @@ constexpr int64_t kGrainSize = 1 << 13;
 
 template <typename T>
 struct Problem {
-  int64_t order;
-  int64_t directions;
+  std::vector<DirectionGroup> groups;
+  // The first row of order k at k - 1.
+  std::vector<int64_t> first_rows;
   int64_t numel; // of one coefficient along one direction
   bool collapsed;
   // x has one order, of this many elements a direction, which repeat for all samples; or 0. Its rows are then one
@@ -39,27 +41,27 @@ struct Problem {
   }
 };
 
-// kOrder, kTerms: those of the problem as constants, or 0 for any. sums: [kStretch].
+// kOrder, kTerms: the order of the group and the terms of x as constants, or 0 for any. sums: [kStretch].
 template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T>
 HIGHGRAD_INLINE void solve_stretch(
     const Problem<T>& p,
+    const DirectionGroup& group,
     int64_t begin,
     int64_t length,
     T* sums,
     typename Lanes<T>::Vector* scratch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
-  const int64_t order = kOrder > 0 ? kOrder : p.order;
-  const int64_t terms = kOrder > 0 ? kTerms : p.terms();
+  const int64_t order = kOrder > 0 ? kOrder : group.order;
+  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms(), order);
   const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[3][kOrder + 1];
   Vector* const dx = kOrder > 0 ? arrays[0] : scratch;
   Vector* const y = kOrder > 0 ? arrays[1] : dx + order + 1;
   Vector* const w = kOrder > 0 ? arrays[2] : y + order + 1;
-  const int64_t step = p.directions * p.numel; // from one order to the next
   const ElementEquation<T> equation = p.equation;
-  for (int64_t d = 0; d < p.directions; ++d) {
+  for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
@@ -80,7 +82,7 @@ HIGHGRAD_INLINE void solve_stretch(
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= own; ++k) {
         advance_element(equation, k, own_terms, k < order, dx, y, w);
-        store<T>(y[k], p.y + (k - 1) * step + place, count);
+        store<T>(y[k], p.y + p.first_rows[k - 1] * p.numel + place, count);
       }
       if (kCollapsed) {
         advance_element(equation, order, own_terms, false, dx, y, w);
@@ -97,41 +99,46 @@ HIGHGRAD_INLINE void solve_stretch(
           p.w0 == nullptr ? slope_of_value(equation, load(p.y0 + begin + e, count)) : load(p.w0 + begin + e, count);
       sum += slope * load(p.x[own] + begin + e, count);
     }
-    store<T>(sum, p.y + own * step + begin + e, count);
-  }
-}
-
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T>
-HIGHGRAD_INLINE void solve_stretches(const Problem<T>& p, int64_t begin, int64_t end, Scratch<T>& scratch) {
-  alignas(64) T sums[kStretch];
-  for (int64_t first = begin; first < end; first += kStretch) {
-    solve_stretch<kOrder, kTerms, kCollapsed>(p, first, std::min(kStretch, end - first), sums, scratch.get());
+    store<T>(sum, p.y + p.first_rows[own] * p.numel + begin + e, count);
   }
 }
 
 template <bool kCollapsed, typename T>
-HIGHGRAD_INLINE void solve_orders(const Problem<T>& p, int64_t begin, int64_t end, Scratch<T>& scratch) {
-  if (p.order == 1 && p.terms() == 1) {
-    solve_stretches<1, 1, false>(p, begin, end, scratch);
-  } else if (p.order == 2 && p.terms() == 2) {
-    solve_stretches<2, 2, kCollapsed>(p, begin, end, scratch);
-  } else if (p.order == 2 && p.terms() == 1) {
-    solve_stretches<2, 1, kCollapsed>(p, begin, end, scratch);
-  } else if (p.order == 3 && p.terms() == 3) {
-    solve_stretches<3, 3, kCollapsed>(p, begin, end, scratch);
-  } else if (p.order == 4 && p.terms() == 4) {
-    solve_stretches<4, 4, kCollapsed>(p, begin, end, scratch);
+HIGHGRAD_INLINE void solve_group(
+    const Problem<T>& p,
+    const DirectionGroup& group,
+    int64_t begin,
+    int64_t length,
+    T* sums,
+    typename Lanes<T>::Vector* scratch) {
+  const int64_t terms = std::min(p.terms(), group.order);
+  if (group.order == 1 && terms == 1) {
+    solve_stretch<1, 1, false>(p, group, begin, length, sums, scratch);
+  } else if (group.order == 2 && terms == 2) {
+    solve_stretch<2, 2, kCollapsed>(p, group, begin, length, sums, scratch);
+  } else if (group.order == 2 && terms == 1) {
+    solve_stretch<2, 1, kCollapsed>(p, group, begin, length, sums, scratch);
+  } else if (group.order == 3 && terms == 3) {
+    solve_stretch<3, 3, kCollapsed>(p, group, begin, length, sums, scratch);
+  } else if (group.order == 4 && terms == 4) {
+    solve_stretch<4, 4, kCollapsed>(p, group, begin, length, sums, scratch);
   } else {
-    solve_stretches<0, 0, kCollapsed>(p, begin, end, scratch);
+    solve_stretch<0, 0, kCollapsed>(p, group, begin, length, sums, scratch);
   }
 }
 
 template <typename T>
 HIGHGRAD_INLINE void solve_any(const Problem<T>& p, int64_t begin, int64_t end, Scratch<T>& scratch) {
-  if (p.collapsed) {
-    solve_orders<true>(p, begin, end, scratch);
-  } else {
-    solve_orders<false>(p, begin, end, scratch);
+  alignas(64) T sums[kStretch];
+  for (int64_t first = begin; first < end; first += kStretch) {
+    const int64_t length = std::min(kStretch, end - first);
+    for (const DirectionGroup& group : p.groups) {
+      if (p.collapsed) {
+        solve_group<true>(p, group, first, length, sums, scratch.get());
+      } else {
+        solve_group<false>(p, group, first, length, sums, scratch.get());
+      }
+    }
   }
 }
 
@@ -163,9 +170,13 @@ at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, cons
     return rows;
   }
   const int64_t numel = y0.numel();
+  std::vector<int64_t> first_rows;
+  for (const auto k : c10::irange(frame.order)) {
+    first_rows.push_back(frame.rows(k));
+  }
   Problem<T> problem{
-      frame.order,
-      frame.directions,
+      frame.groups(),
+      std::move(first_rows),
       numel,
       frame.collapsed,
       0,

@@ -6,6 +6,7 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "taylor/lanes.h"
@@ -26,9 +27,10 @@ HIGHGRAD_INLINE void accumulate(const typename Lanes<T>::Vector& vector, T* plac
 
 template <typename T>
 struct Problem {
-  int64_t order;
+  std::vector<DirectionGroup> groups;
+  // The first row of order k at k - 1, of x and of the solution.
+  std::vector<int64_t> first_rows;
   int64_t terms; // of x
-  int64_t directions;
   int64_t numel; // of one coefficient along one direction
   bool collapsed;
   // x has one order, of this many elements a direction, which repeat for all samples; or 0. Rows of x and of its
@@ -52,10 +54,11 @@ struct Stretch {
   alignas(64) T by_w[kStretch];
 };
 
-// kOrder, kTerms: those of the problem as constants, or 0 for any.
+// kOrder, kTerms: the order of the group and the terms of x as constants, or 0 for any.
 template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T>
 HIGHGRAD_INLINE void reverse_stretch(
     const Problem<T>& p,
+    const DirectionGroup& group,
     int64_t begin,
     int64_t length,
     T* by_periodic,
@@ -64,8 +67,8 @@ HIGHGRAD_INLINE void reverse_stretch(
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
   constexpr int64_t kArray = kOrder + 1;
-  const int64_t order = kOrder > 0 ? kOrder : p.order;
-  const int64_t terms = kOrder > 0 ? kTerms : p.terms;
+  const int64_t order = kOrder > 0 ? kOrder : group.order;
+  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
   const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[6][kArray];
@@ -75,9 +78,9 @@ HIGHGRAD_INLINE void reverse_stretch(
   Vector* const by_dx = kOrder > 0 ? arrays[3] : w + order + 1;
   Vector* const by_y = kOrder > 0 ? arrays[4] : by_dx + order + 1;
   Vector* const by_w = kOrder > 0 ? arrays[5] : by_y + order + 1;
-  const int64_t step = p.directions * p.numel; // from one order to the next
   const ElementEquation<T> equation = p.equation;
-  for (int64_t d = 0; d < p.directions; ++d) {
+  const auto row = [&](int64_t k) { return p.first_rows[k - 1] * p.numel; };
+  for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
@@ -90,17 +93,17 @@ HIGHGRAD_INLINE void reverse_stretch(
       by_w[0] = Vector{};
 #pragma GCC unroll 8
       for (int64_t j = 1; j <= own_terms; ++j) {
-        dx[j] = load(p.period > 0 ? p.x + periodic_place : p.x + (j - 1) * step + place, count) * static_cast<T>(j);
+        dx[j] = load(p.period > 0 ? p.x + periodic_place : p.x + row(j) + place, count) * static_cast<T>(j);
         by_dx[j] = Vector{};
       }
 #pragma GCC unroll 8
       for (int64_t k = 1; k < order; ++k) {
         advance_element(equation, k, own_terms, true, dx, y, w);
-        by_y[k] = load(p.by_solution + (k - 1) * step + place, count);
+        by_y[k] = load(p.by_solution + row(k) + place, count);
         by_w[k] = Vector{};
       }
-      const Vector highest = kCollapsed ? load(p.by_solution + own * step + begin + e, count) * weight
-                                        : load(p.by_solution + (order - 1) * step + place, count);
+      const Vector highest = kCollapsed ? load(p.by_solution + row(order) + begin + e, count) * weight
+                                        : load(p.by_solution + row(order) + place, count);
       reverse_integral<T>(order, std::min(order, own_terms), highest, dx, w, by_dx, by_w);
 #pragma GCC unroll 8
       for (int64_t k = order - 1; k > 0; --k) {
@@ -111,10 +114,10 @@ HIGHGRAD_INLINE void reverse_stretch(
         accumulate<T>(by_dx[1], by_periodic + periodic_place, count);
         position += kLanes;
         position = position >= p.period ? position - p.period : position;
-      } else if (p.by_x != nullptr) {
+      } else {
 #pragma GCC unroll 8
         for (int64_t j = 1; j <= own_terms; ++j) {
-          store<T>(by_dx[j] * static_cast<T>(j), p.by_x + (j - 1) * step + place, count);
+          store<T>(by_dx[j] * static_cast<T>(j), p.by_x + row(j) + place, count);
         }
       }
       if (d > 0) {
@@ -125,21 +128,28 @@ HIGHGRAD_INLINE void reverse_stretch(
       store<T>(by_w[0], sums.by_w + e, kLanes);
     }
   }
+}
+
+// The sums over all directions, and what does not depend on directions.
+template <typename T>
+HIGHGRAD_INLINE void finish_stretch(const Problem<T>& p, int64_t begin, int64_t length, const Stretch<T>& sums) {
+  using Vector = typename Lanes<T>::Vector;
+  constexpr int64_t kLanes = Lanes<T>::kCount;
+  const auto order = static_cast<int64_t>(p.first_rows.size());
+  const int64_t highest = p.first_rows.back() * p.numel;
   for (int64_t e = 0; e < length; e += kLanes) {
     const int64_t count = std::min(kLanes, length - e);
     Vector by_value = load(sums.by_y + e, kLanes);
     Vector by_slope = load(sums.by_w + e, kLanes);
     const Vector value = load(p.y0 + begin + e, count);
-    if (kCollapsed && terms == order) {
-      const Vector cotangent = load(p.by_solution + own * step + begin + e, count);
-      const Vector slope = p.derives_slope ? slope_of_value(equation, value) : load(p.w0 + begin + e, count);
-      by_slope += cotangent * load(p.x + own * step + begin + e, count);
-      if (p.by_x != nullptr) {
-        store<T>(cotangent * slope, p.by_x + own * step + begin + e, count);
-      }
+    if (p.collapsed && p.terms == order) {
+      const Vector cotangent = load(p.by_solution + highest + begin + e, count);
+      const Vector slope = p.derives_slope ? slope_of_value(p.equation, value) : load(p.w0 + begin + e, count);
+      by_slope += cotangent * load(p.x + highest + begin + e, count);
+      store<T>(cotangent * slope, p.by_x + highest + begin + e, count);
     }
     if (p.derives_slope) {
-      by_value += by_slope * (equation.linear + value * (2 * equation.square));
+      by_value += by_slope * (p.equation.linear + value * (2 * p.equation.square));
     } else {
       store<T>(by_slope, p.by_w0 + begin + e, count);
     }
@@ -147,39 +157,45 @@ HIGHGRAD_INLINE void reverse_stretch(
   }
 }
 
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T>
-HIGHGRAD_INLINE void reverse_task(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic) {
-  Stretch<T> sums;
-  Scratch<T> scratch(kOrder > 0 ? 0 : 6 * (p.order + 1));
-  for (int64_t first = begin; first < end; first += kStretch) {
-    reverse_stretch<kOrder, kTerms, kCollapsed>(
-        p, first, std::min(kStretch, end - first), by_periodic, sums, scratch.get());
-  }
-}
-
 template <bool kCollapsed, typename T>
-HIGHGRAD_INLINE void reverse_orders(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic) {
-  if (p.order == 1) {
-    reverse_task<1, 1, false>(p, begin, end, by_periodic);
-  } else if (p.order == 2 && p.terms == 2) {
-    reverse_task<2, 2, kCollapsed>(p, begin, end, by_periodic);
-  } else if (p.order == 2 && p.terms == 1) {
-    reverse_task<2, 1, kCollapsed>(p, begin, end, by_periodic);
-  } else if (p.order == 3 && p.terms == 3) {
-    reverse_task<3, 3, kCollapsed>(p, begin, end, by_periodic);
-  } else if (p.order == 4 && p.terms == 4) {
-    reverse_task<4, 4, kCollapsed>(p, begin, end, by_periodic);
+HIGHGRAD_INLINE void reverse_group(
+    const Problem<T>& p,
+    const DirectionGroup& group,
+    int64_t begin,
+    int64_t length,
+    T* by_periodic,
+    Stretch<T>& sums,
+    typename Lanes<T>::Vector* scratch) {
+  const int64_t terms = std::min(p.terms, group.order);
+  if (group.order == 1) {
+    reverse_stretch<1, 1, false>(p, group, begin, length, by_periodic, sums, scratch);
+  } else if (group.order == 2 && terms == 2) {
+    reverse_stretch<2, 2, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
+  } else if (group.order == 2 && terms == 1) {
+    reverse_stretch<2, 1, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
+  } else if (group.order == 3 && terms == 3) {
+    reverse_stretch<3, 3, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
+  } else if (group.order == 4 && terms == 4) {
+    reverse_stretch<4, 4, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
   } else {
-    reverse_task<0, 0, kCollapsed>(p, begin, end, by_periodic);
+    reverse_stretch<0, 0, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
   }
 }
 
 template <typename T>
 HIGHGRAD_INLINE void reverse_any(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic) {
-  if (p.collapsed) {
-    reverse_orders<true>(p, begin, end, by_periodic);
-  } else {
-    reverse_orders<false>(p, begin, end, by_periodic);
+  Stretch<T> sums;
+  Scratch<T> scratch(6 * (static_cast<int64_t>(p.first_rows.size()) + 1));
+  for (int64_t first = begin; first < end; first += kStretch) {
+    const int64_t length = std::min(kStretch, end - first);
+    for (const DirectionGroup& group : p.groups) {
+      if (p.collapsed) {
+        reverse_group<true>(p, group, first, length, by_periodic, sums, scratch.get());
+      } else {
+        reverse_group<false>(p, group, first, length, by_periodic, sums, scratch.get());
+      }
+    }
+    finish_stretch(p, first, length, sums);
   }
 }
 
@@ -234,10 +250,14 @@ Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& sl
     result.x.zero_();
     return result;
   }
+  std::vector<int64_t> first_rows;
+  for (const auto k : c10::irange(frame.order)) {
+    first_rows.push_back(frame.rows(k));
+  }
   Problem<T> problem{
-      frame.order,
+      frame.groups(),
+      std::move(first_rows),
       operands.x.terms,
-      frame.directions,
       y0.numel(),
       frame.collapsed,
       0,

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "taylor/affine.h"
+#include "taylor/recorded_solution.h"
 
 namespace highgrad::taylor {
 
@@ -52,6 +53,7 @@ const Rule* find_rule(Node& node) {
     add_reduction_rules(*rules);
     add_shape_rules(*rules);
     add_compound_rules(*rules);
+    add_solution_rule(*rules);
     add_sample_rules(*rules);
     mark_contracting_rules(*rules);
     return rules;

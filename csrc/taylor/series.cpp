@@ -68,8 +68,11 @@ class Sum {
       int64_t l,
       const at::Tensor& b,
       double factor = 1) {
-    if (!frame.is_multivariate() || !a.defined() || !b.defined()) {
-      add_product(a, b, factor);
+    if (!a.defined() || !b.defined()) {
+      return;
+    }
+    if (!frame.is_multivariate()) {
+      add_product(frame.reaching(j + l, a), frame.reaching(j + l, b), factor);
       return;
     }
     const at::Tensor product = multiply_rows(frame, j, a, l, b);
