@@ -118,6 +118,19 @@ def test_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
     assert gradgradcheck(coefficients, (x, weight, directions))
 
 
+@pytest.mark.parametrize("wanted", ["direction", "value", "both"])
+def test_directions_that_repeat_without_an_expansion_on_top(wanted: str) -> None:
+    """Their cotangent is not summed where their Node is to do that, or where there is none."""
+    x = torch.rand(5, 3, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(2, 1, 3, dtype=torch.float64, requires_grad=wanted != "value")
+    own = directional(x.tanh(), x, direction.expand(2, 5, 3)[:, :], 2)[2]
+    y = x.tanh()
+    expected = -2 * y * (1 - y**2) * direction**2
+    leaves = {"direction": [direction], "value": [x], "both": [direction, x]}[wanted]
+    cotangent = torch.randn_like(own)
+    assert_close(torch.autograd.grad(own, leaves, cotangent), torch.autograd.grad(expected, leaves, cotangent))
+
+
 def net(*sizes: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     modules: list[nn.Module] = []
     for before, after in pairwise(sizes):

@@ -6,6 +6,11 @@
 
 #include "taylor/vector_width.h"
 
+// Vectors are passed between functions that are always inlined, so it does not matter how a call would pass them.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 namespace highgrad::taylor {
 
 // Elements side by side, as a vector that the compiler cuts to the width that there is.

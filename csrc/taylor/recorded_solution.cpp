@@ -195,6 +195,16 @@ std::pair<torch::autograd::Edge, std::vector<int64_t>> edge_of_rows(const at::Te
   return {edge, shape};
 }
 
+// Whether `rows` repeat along dimensions of size 1 of `shape` alone, so that cotangents may be summed over them.
+bool repeats_as(const at::Tensor& rows, at::IntArrayRef shape) {
+  for (const auto dim : c10::irange(rows.dim())) {
+    if (rows.stride(dim) == 0 && rows.size(dim) > 1 && shape[dim] != 1) {
+      return false;
+    }
+  }
+  return true;
+}
+
 bool has_tangent(const at::Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
 }
@@ -214,7 +224,7 @@ variable_list SolveSeriesBackward::apply(variable_list&& cotangents) {
     return variable_list(num_outputs());
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  const Operands operands{{x.unpack(), terms}, y0.unpack(), w0.unpack()};
+  Operands operands{{x.unpack(), terms}, y0.unpack(), w0.unpack()};
   const auto is_plain = [&](const at::Tensor& tensor) {
     return !tensor.defined() || (tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor));
   };
@@ -222,6 +232,9 @@ variable_list SolveSeriesBackward::apply(variable_list&& cotangents) {
   if (!at::GradMode::is_enabled() && is_plain(by_solution) && is_plain(operands.x.rows) && is_plain(operands.y0) &&
       is_plain(operands.w0)) {
     const at::AutoDispatchBelowADInplaceOrView below;
+    if (!repeats_as(operands.x.rows, x_shape)) {
+      operands.x.rows = operands.x.rows.contiguous();
+    }
     found = reverse_by_element(frame, operands, slope, by_solution);
   } else {
     found = Reverse(frame, operands, slope, by_solution).run();

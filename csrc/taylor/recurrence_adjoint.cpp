@@ -69,7 +69,6 @@ HIGHGRAD_INLINE void reverse_stretch(
   constexpr int64_t kArray = kOrder + 1;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
   const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
-  const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[6][kArray];
   Vector* const dx = kOrder > 0 ? arrays[0] : scratch;

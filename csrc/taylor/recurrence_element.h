@@ -37,7 +37,7 @@ HIGHGRAD_INLINE V slope_of_value(const ElementEquation<T>& equation, const V& y)
   return equation.constant + y * (equation.linear + y * equation.square);
 }
 
-// y[k] and, up to w_last, w[k] from lower orders; dx[j] = j x_j for j up to `terms`, of which `last` enter y[order].
+// y[k] and, with the slope, w[k] from lower orders; dx[j] = j x_j for j up to `terms`, the orders of x.
 template <typename T, typename V>
 HIGHGRAD_INLINE void advance_element(
     const ElementEquation<T>& equation,
@@ -47,9 +47,10 @@ HIGHGRAD_INLINE void advance_element(
     const V* dx,
     V* y,
     V* w) {
+  const int64_t last = k < terms ? k : terms;
   V sum = dx[1] * w[k - 1];
 #pragma GCC unroll 8
-  for (int64_t j = 2; j <= (k < terms ? k : terms); ++j) {
+  for (int64_t j = 2; j <= last; ++j) {
     sum += dx[j] * w[k - j];
   }
   y[k] = sum * inverse<T>(k);
@@ -59,7 +60,7 @@ HIGHGRAD_INLINE void advance_element(
   if (equation.companion != 0) {
     V change = dx[1] * y[k - 1];
 #pragma GCC unroll 8
-    for (int64_t j = 2; j <= (k < terms ? k : terms); ++j) {
+    for (int64_t j = 2; j <= last; ++j) {
       change += dx[j] * y[k - j];
     }
     w[k] = change * (equation.companion * inverse<T>(k));
@@ -96,9 +97,10 @@ HIGHGRAD_INLINE void reverse_slope(
     V* by_dx,
     V* by_y) {
   if (equation.companion != 0) {
+    const int64_t last = k < terms ? k : terms;
     const V scaled = by_w * (equation.companion * inverse<T>(k));
 #pragma GCC unroll 8
-    for (int64_t j = 1; j <= (k < terms ? k : terms); ++j) {
+    for (int64_t j = 1; j <= last; ++j) {
       by_dx[j] += scaled * y[k - j];
       by_y[k - j] += scaled * dx[j];
     }

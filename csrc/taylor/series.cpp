@@ -11,6 +11,7 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "taylor/recorded_solution.h"
@@ -333,24 +334,11 @@ void Series::cut() const {
   if (uncut_.empty()) {
     return;
   }
-  const std::vector<int64_t> counts = std::move(uncut_);
-  uncut_.clear();
-  int64_t total = 0;
-  for (const int64_t count : counts) {
-    total += count;
-  }
-  if (counts.size() == 1 && total == rows_.size(0)) {
-    coefficients_.push_back(rows_);
-  } else if (at::GradMode::is_enabled() && total == rows_.size(0)) {
-    // Together: going back, their gradients are then joined once, not each padded with zeros and added.
-    coefficients_ = rows_.split_with_sizes(counts);
-  } else {
-    int64_t first = 0;
-    for (const int64_t count : counts) {
-      coefficients_.push_back(rows_.narrow(0, first, count));
-      first += count;
-    }
-  }
+  const std::vector<int64_t> counts = std::exchange(uncut_, {});
+  const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const at::Tensor rows = rows_.size(0) == total ? rows_ : rows_.narrow(0, 0, total);
+  // Together: going back, their gradients are then joined once, not each padded with zeros and added.
+  coefficients_ = counts.size() == 1 ? std::vector<at::Tensor>{rows} : rows.split_with_sizes(counts);
 }
 
 at::Tensor Series::rows(const Frame& frame) const {
