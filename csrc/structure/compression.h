@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,6 +24,9 @@ struct Compression {
   std::vector<int64_t> full_columns = {};
   // Whether the pattern holds for all values of the tensors, so that it may be kept for another tape.
   bool is_global = false;
+  // What elements are picked by; if there are any, the pattern holds for all tapes of this signature and these indices.
+  // None for a pattern that holds for all, or for this point alone.
+  std::vector<at::Tensor> indices = {};
   // Of the tape's Nodes, shapes and links; see AxisAnalysis.
   uint64_t signature = 0;
   // One sentence: how the pattern was found.
