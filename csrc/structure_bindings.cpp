@@ -68,16 +68,29 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
   return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
 }
 
-// The row pointers and columns of the sets that flow to the output, or None.
+// The row pointers of the sets that flow to the output, and their columns among those of all inputs, or None.
 py::object find_dependencies(const at::Tensor& output, const std::vector<at::Tensor>& inputs, int64_t max_work) {
   torch::autograd::edge_list edges;
   for (const at::Tensor& input : inputs) {
     edges.push_back(torch::autograd::impl::gradient_edge(input));
   }
-  const auto pattern =
-      structure::dependency_pattern(tape::read_tape(torch::autograd::impl::gradient_edge(output), edges), max_work);
-  return pattern.has_value() ? py::object(py::make_tuple(to_array(pattern->row_ptr), to_array(pattern->col_ind)))
-                             : py::object(py::none());
+  const tape::Tape tape = tape::read_tape(torch::autograd::impl::gradient_edge(output), edges);
+  auto pattern = structure::dependency_pattern(tape, max_work);
+  if (!pattern.has_value()) {
+    return py::none();
+  }
+  std::vector<int64_t> column_of;
+  int64_t first = 0;
+  for (size_t j = 0; j < inputs.size(); ++j) {
+    for (int64_t k = 0; tape.inputs[j].is_on_tape() && k < inputs[j].numel(); ++k) {
+      column_of.push_back(first + k);
+    }
+    first += inputs[j].numel();
+  }
+  for (int64_t& column : pattern->col_ind) {
+    column = column_of.at(column);
+  }
+  return py::make_tuple(to_array(pattern->row_ptr), to_array(pattern->col_ind));
 }
 
 py::tuple to_state(const Compression& c) {

@@ -69,8 +69,8 @@ class Plan:
 
         A pattern that was found to hold for the values at hand (by probes, behind a mask or an unknown selection) is
         otherwise looked for again on every graph, and one that holds for the indices at hand is compared with those of
-        the graph, which on a GPU waits for it. Where it does not hold, entries are missed, and others are wrong, without an error;
-        ``full_jacobian(..., verify=True)`` notices.
+        the graph, which on a GPU waits for it. Where it does not hold, entries are missed, and others are wrong,
+        without an error; ``full_jacobian(..., verify=True)`` notices.
 
         Example:
             >>> order = torch.randperm(90)

@@ -1,6 +1,7 @@
-"""Sets of columns that flow along the tape: every rule against the nonzeros of the dense Jacobian, alone and in chains.
+"""Sets of columns that flow along the tape: every rule against the nonzeros of the dense Jacobian.
 
-No nonzero may be missed, whatever the shapes and indices. Where an operator only moves elements, there may be no others.
+No nonzero may be missed, whatever the shapes and indices, alone and in chains. Where an operator only moves elements,
+there may be no others.
 """
 
 from __future__ import annotations
@@ -194,7 +195,9 @@ def padded(mode: str) -> Step:
     def step(rng: random.Random, x: Tensor) -> Tensor:
         rank = rng.randint(1, min(3, x.dim()))
         inner = x.reshape(1, -1, *x.shape[x.dim() - rank :])
-        return F.pad(inner, [rng.randint(-1, min(2, size - 1)) for size in reversed(x.shape[-rank:]) for _ in "ab"], mode)
+        return F.pad(
+            inner, [rng.randint(-1, min(2, size - 1)) for size in reversed(x.shape[-rank:]) for _ in "ab"], mode
+        )
 
     return step
 
@@ -460,9 +463,9 @@ def test_kept_plans_compare_indices() -> None:
     assert structure is not None and structure.holds_for_indices and not structure.is_global
     assert "for these indices" in structure.reason and "these indices" in repr(kept)
     for copy in (kept, pickle.loads(pickle.dumps(kept))):
-        for k, l in ((i, j), (i.clone(), j.clone()), (j, i), chain(40, seed=1), (i.flip(0), j), (i.int(), j)):
-            f = springs(y, k, l)
-            expected = full_jacobian(springs(y, k, l), y, create_graph=False, structure="dense")
+        for one, other in ((i, j), (i.clone(), j.clone()), (j, i), chain(40, seed=1), (i.flip(0), j), (i.int(), j)):
+            f = springs(y, one, other)
+            expected = full_jacobian(springs(y, one, other), y, create_graph=False, structure="dense")
             assert_close(full_jacobian(f, y, plan=copy, create_graph=False), expected)
 
 

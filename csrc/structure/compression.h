@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,22 @@
 namespace highgrad::structure {
 
 struct ColoringLimits;
+
+// Where the entries by some neighbouring columns lie, on one device.
+struct EntryTensors {
+  int64_t first_column = 0;
+  int64_t columns = 0;
+  at::Tensor source; // of entry k among the compressed ones
+  at::Tensor row_ptr;
+  at::Tensor col_ind;
+  at::Tensor row_ind;
+};
+
+// Those that calls with one compression have made, from any thread.
+struct KeptEntryTensors {
+  std::mutex mutex;
+  std::vector<EntryTensors> all;
+};
 
 // How the Jacobian of one output by some inputs, next to one another, is computed from few passes: what a plan keeps.
 struct Compression {
@@ -31,6 +49,8 @@ struct Compression {
   uint64_t signature = 0;
   // One sentence: how the pattern was found.
   std::string reason;
+  // Made of the above when first used; shared by copies.
+  std::shared_ptr<KeptEntryTensors> kept_tensors = std::make_shared<KeptEntryTensors>();
 };
 
 // How many colours the rows of a Jacobian need, by what ties the digits of each input's index to those of the output's:
