@@ -42,7 +42,6 @@ def nth_derivative(
     r"""The n-th derivative of tensors that have a recorded graph.
 
     Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
-    Past the degree of a polynomial, which is read from the graph, the result is exactly zero and costs nothing. Orders
     above one go by Taylor coefficients (jets) over the recorded graph where all its Nodes are known: by polynomials in
     all elements of `wrt`, with one coefficient for every different partial derivative of every order. For an `f` of few
     elements, those of the highest order do not flow through the graph: one reverse sweep gives the weights with which
@@ -78,8 +77,8 @@ def nth_derivative(
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a complex `wrt` for n > 1 is a RuntimeError; a
-            negative n, an unknown `reduce` or `method` and
-            a `batch_dims` that the shapes do not have are ValueErrors; samples that are not independent a RuntimeError.
+            negative n, an unknown `reduce` or `method` and a `batch_dims` that the shapes do not have are ValueErrors;
+            samples that are not independent a RuntimeError.
 
     Example:
         >>> x = torch.arange(4.0, requires_grad=True).view(2, 2)
