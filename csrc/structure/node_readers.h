@@ -238,6 +238,11 @@ void read_any_convolution(Node& node, Reader& reader) {
       &Convolution::groups>(node, reader);
 }
 
+// One for each axis, or one for all.
+const c10::SymInt& of_axis(const std::vector<c10::SymInt>& figures, size_t axis) {
+  return figures.size() == 1 ? figures[0] : figures.at(axis);
+}
+
 void read_convolution(Node& node, Reader& reader) {
   read_any_convolution<generated::ConvolutionBackward0>(node, reader);
   const auto& convolution = static_cast<generated::ConvolutionBackward0&>(node);
@@ -249,9 +254,9 @@ void read_convolution(Node& node, Reader& reader) {
     reader.attributes.slides.push_back(
         {convolution.transposed ? Slide::Kind::kUnder : Slide::Kind::kOver,
          weight->size(static_cast<int64_t>(axis) + 2),
-         reader.number(convolution.stride[axis]),
-         reader.number(convolution.padding[axis]),
-         reader.number(convolution.dilation[axis])});
+         reader.number(of_axis(convolution.stride, axis)),
+         reader.number(of_axis(convolution.padding, axis)),
+         reader.number(of_axis(convolution.dilation, axis))});
   }
   reader.attributes.groups = reader.number(convolution.groups);
 }
