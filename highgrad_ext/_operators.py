@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Literal
 
 import torch
@@ -228,8 +227,9 @@ def curl(
         raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {tuple(f.shape)}")
     jacobian = _field("curl", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
     with torch.set_grad_enabled(create_graph):
-        ahead, behind = [1, 2, 0], [2, 0, 1]
-        return (jacobian[:, behind, ahead] - jacobian[:, ahead, behind]).reshape(f.shape)
+        # By views: lists of places would be copied to a GPU, and waited for.
+        parts = [jacobian[:, k, j] - jacobian[:, j, k] for j, k in ((1, 2), (2, 0), (0, 1))]
+        return torch.stack(parts, 1).reshape(f.shape)
 
 
 def _field(
@@ -282,27 +282,26 @@ def _collapsed(
     check_batch(name, outputs, inputs, batch_dims)
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
-        vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width)
+        vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width, inputs[0])
         totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
         if len(vectors) > 0:
             directions = basis(inputs, batch_dims, vectors)
-            totals = sweeps.collapsed(directions, order, None if weights is None else weights.to(inputs[0].device))
+            totals = sweeps.collapsed(directions, order, weights)
     _release(outputs, inputs, retain_graph)
     with torch.set_grad_enabled(create_graph):
         factor = 2 if weights is None else 24
         return nest_outputs([total * factor for total in totals], f_spec)
 
 
-def _unit_vectors(width: int) -> tuple[Tensor, Tensor | None]:
-    return torch.eye(width, dtype=torch.float64, device="cpu"), None
+def _unit_vectors(width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    return torch.eye(width, dtype=like.dtype, device=like.device), None
 
 
-def _pairs(width: int) -> tuple[Tensor, Tensor | None]:
+def _pairs(width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Directions and weights whose weighted sum of fourth derivatives is the biharmonic operator."""
-    eye = torch.eye(width, dtype=torch.float64, device="cpu")
-    pairs = torch.tensor(list(combinations(range(width), 2)), dtype=torch.int64, device="cpu").view(-1, 2)
-    first, second = eye[pairs[:, 0]], eye[pairs[:, 1]]
-    weights = torch.full((width + 2 * len(pairs),), 1 / 6, dtype=torch.float64, device="cpu")
+    eye, _ = _unit_vectors(width, like)
+    first, second = (eye.index_select(0, row) for row in torch.triu_indices(width, width, 1, device=like.device))
+    weights = torch.full((width + 2 * len(first),), 1 / 6, dtype=torch.float64, device=like.device)
     weights[:width] = 1 - (width - 1) / 3
     return torch.cat([eye, first + second, first - second]), weights
 

@@ -345,20 +345,23 @@ def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
 
 
 def _probe_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int) -> None:
-    number = torch.arange(count, device="cpu")
-    bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
-    seeded = torch.cat([bits, 1 - bits]).bool()
     for output in outputs:
         if not output.requires_grad:
             continue
-        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype, device="cpu")
-        cotangents[seeded] = torch.nan
-        cotangents = cotangents.to(output.device).view(len(seeded), *output.shape)
+        number = torch.arange(count, device=output.device)
+        bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
+        seeded = torch.cat([bits, 1 - bits]).bool()
+        zeros = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype, device=output.device)
+        cotangents = zeros.masked_fill(seeded.unsqueeze(2), torch.nan).view(len(seeded), *output.shape)
+        mixed = torch.zeros((), dtype=torch.bool, device=output.device)  # read once, since a GPU is waited for
         for x in inputs:
             for mask, cotangent in zip(seeded, cotangents, strict=True):
                 (grad,) = torch.autograd.grad(output, x, cotangent, retain_graph=True, allow_unused=True)
-                if grad is not None and grad.reshape(count, -1)[~mask.to(grad.device)].isnan().any():
-                    raise RuntimeError(
-                        f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), "
-                        "but a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
-                    )
+                if grad is not None:
+                    arrived = grad.reshape(count, -1).isnan().any(1)
+                    mixed = mixed | (arrived & ~mask.to(grad.device)).any().to(output.device)
+        if mixed:
+            raise RuntimeError(
+                f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), "
+                "but a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
+            )
