@@ -246,11 +246,6 @@ void read_any_convolution(Node& node, Reader& reader) {
       &Convolution::groups>(node, reader);
 }
 
-// One for each axis, or one for all.
-const c10::SymInt& of_axis(const std::vector<c10::SymInt>& figures, size_t axis) {
-  return figures.size() == 1 ? figures[0] : figures.at(axis);
-}
-
 void read_convolution(Node& node, Reader& reader) {
   read_any_convolution<generated::ConvolutionBackward0>(node, reader);
   const auto& convolution = static_cast<generated::ConvolutionBackward0&>(node);
@@ -258,13 +253,17 @@ void read_convolution(Node& node, Reader& reader) {
   if (!weight.has_value() || !weight->defined()) {
     return;
   }
+  // One figure may stand for all axes.
+  const auto figure = [&](const auto& figures, size_t axis) {
+    return reader.number(figures.at(figures.size() == 1 ? 0 : axis));
+  };
   for (size_t axis = 0; axis + 2 < static_cast<size_t>(weight->dim()); ++axis) {
     reader.attributes.slides.push_back(
         {convolution.transposed ? Slide::Kind::kUnder : Slide::Kind::kOver,
          weight->size(static_cast<int64_t>(axis) + 2),
-         reader.number(of_axis(convolution.stride, axis)),
-         reader.number(of_axis(convolution.padding, axis)),
-         reader.number(of_axis(convolution.dilation, axis))});
+         figure(convolution.stride, axis),
+         figure(convolution.padding, axis),
+         figure(convolution.dilation, axis)});
   }
   reader.attributes.groups = reader.number(convolution.groups);
 }
