@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import factorial
+from math import factorial, prod
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from . import _C
 from ._nth_derivative import nth_derivative
 from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
-from ._taylor import Sweeps, basis, check_batch, take_directions
+from ._taylor import Sweeps, basis, check_batch, check_batch_dims, join, take_directions
 from ._tree import TensorTree, flatten, nest_outputs
 
 
@@ -85,6 +85,7 @@ def directional(
     directions: TensorTree,
     order: int | Sequence[int],
     *,
+    batch_dims: int = 0,
     create_graph: bool = True,
     retain_graph: bool = True,
     chunk_size: int | None = None,
@@ -97,6 +98,9 @@ def directional(
         directions: v, of `wrt`'s structure and shapes; or several at once, with one more dimension in front.
         order: the highest order, at least 1; or, for several directions, one for each of them. Derivatives that are
             not asked for are not computed.
+        batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples. Values are the
+            same without it, but samples that are not independent raise, and a graph that jets do not know costs what
+            one sample costs.
         create_graph, retain_graph, progress: as in :func:`laplacian`.
         chunk_size: directions in one sweep. None sizes it by memory.
 
@@ -147,9 +151,10 @@ def directional(
     highest = max(orders, default=order if isinstance(order, int) else 0)
     # Directions of the highest order first.
     position = sorted(range(count), key=lambda d: -orders[d])
+    check_batch(name, outputs, inputs, batch_dims)
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
-        sweeps = Sweeps(outputs, inputs, None, 0, create_graph, chunk_size, report)
+        sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
         if isinstance(order, int):
             coefficients = [list(rows.unbind()) for rows in sweeps.coefficients(vectors, order)]
         else:
@@ -208,8 +213,8 @@ def hessian(
 
 @outside_inference_mode
 def divergence(
-    f: Tensor,
-    wrt: Tensor,
+    f: TensorTree,
+    wrt: TensorTree,
     *,
     batch_dims: int = 0,
     create_graph: bool = True,
@@ -219,71 +224,83 @@ def divergence(
 ) -> Tensor:
     r"""The divergence :math:`\sum_i \partial f_i / \partial \mathit{wrt}_i` of a vector field `f` of `wrt`'s shape.
 
+    Args:
+        f, wrt: tensors of one shape; or containers of equally many, each of `f` of the shape of its `wrt`, whose
+            elements are the components together.
+
     Returns:
         A tensor of shape ``f.shape[:batch_dims]``, 0-d without `batch_dims`.
 
     Other arguments and errors as :func:`laplacian`'s; also a ValueError for an `f` of another shape than `wrt`'s.
     """
-    jacobian = _field("divergence", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
+    field = _Field("divergence", f, wrt, batch_dims)
+    jacobian = field.jacobian(create_graph, retain_graph, chunk_size, progress)
     with torch.set_grad_enabled(create_graph):
-        return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(f.shape[:batch_dims])
+        return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(field.outputs[0].shape[:batch_dims])
 
 
 @outside_inference_mode
 def curl(
-    f: Tensor,
-    wrt: Tensor,
+    f: TensorTree,
+    wrt: TensorTree,
     *,
     batch_dims: int = 0,
     create_graph: bool = True,
     retain_graph: bool = True,
     chunk_size: int | None = None,
     progress: bool | Report = False,
-) -> Tensor:
-    r"""The curl of a field `f` of three components by a `wrt` of three, of `f`'s shape.
+) -> TensorTree:
+    r"""The curl of a field `f` of three components by a `wrt` of three, of `f`'s structure and shapes.
 
     Component i is :math:`\partial f_k / \partial \mathit{wrt}_j - \partial f_j / \partial \mathit{wrt}_k` for (i, j, k)
     cyclic. Arguments and errors as :func:`divergence`'s; one sample of f and wrt has 3 elements.
     """
-    _check_tensors("curl", f, wrt)
-    if f.shape[batch_dims:].numel() != 3:
-        raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {tuple(f.shape)}")
-    jacobian = _field("curl", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
+    field = _Field("curl", f, wrt, batch_dims)
+    if sum(prod(output.shape[batch_dims:]) for output in field.outputs) != 3:
+        shapes = ", ".join(str(tuple(output.shape)) for output in field.outputs)
+        raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {shapes}")
+    jacobian = field.jacobian(create_graph, retain_graph, chunk_size, progress)
     with torch.set_grad_enabled(create_graph):
         # By views: lists of places would be copied to a GPU, and waited for.
-        parts = [jacobian[:, k, j] - jacobian[:, j, k] for j, k in ((1, 2), (2, 0), (0, 1))]
-        return torch.stack(parts, 1).reshape(f.shape)
+        components = [jacobian[:, k, j] - jacobian[:, j, k] for j, k in ((1, 2), (2, 0), (0, 1))]
+        sizes = [prod(output.shape[batch_dims:]) for output in field.outputs]
+        parts = torch.split(torch.stack(components, 1), sizes, 1)
+        values = [part.reshape(output.shape) for part, output in zip(parts, field.outputs, strict=True)]
+        return nest_outputs(values, field.spec)
 
 
-def _field(
-    name: str,
-    f: Tensor,
-    wrt: Tensor,
-    batch_dims: int,
-    create_graph: bool,
-    retain_graph: bool,
-    chunk_size: int | None,
-    progress: bool | Report,
-) -> Tensor:
-    """The Jacobian [samples, N, N] of a field, by first-order jets along every element of a sample."""
-    _check_tensors(name, f, wrt)
-    _check(name, [f], [wrt], create_graph, retain_graph, chunk_size)
-    check_batch(name, [f], [wrt], batch_dims)
-    if f.shape != wrt.shape:
-        raise ValueError(f"{name}: expected f of wrt's shape {tuple(wrt.shape)}, got {tuple(f.shape)}")
-    with reporter(name, progress) as report:
-        sweeps = Sweeps([f], [wrt], None, batch_dims, create_graph, chunk_size, report)
-        directions = basis([wrt], batch_dims, torch.eye(sweeps.width, dtype=wrt.dtype, device=wrt.device))
-        columns = sweeps.coefficients(directions, 1)[0][0]
-    _release([f], [wrt], retain_graph)
-    with torch.set_grad_enabled(create_graph):
-        return columns.reshape(sweeps.width, -1, sweeps.width).permute(1, 2, 0)
+class _Field:
+    """A vector field whose components are the elements of all outputs of a sample, by those of all inputs."""
 
+    def __init__(self, name: str, f: TensorTree, wrt: TensorTree, batch_dims: int) -> None:
+        self.name = name
+        self.outputs, self.spec = flatten(name, "f", f)
+        self.inputs, _ = flatten(name, "wrt", wrt)
+        self.batch_dims = batch_dims
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (self.outputs, self.inputs)]
+        if shapes[0] != shapes[1] or not self.outputs:
+            got = [str(found[0]) if len(found) == 1 else str(found) for found in shapes]
+            raise ValueError(f"{name}: expected f of wrt's shape {got[1]}, got {got[0]}")
+        check_batch_dims(name, self.outputs + self.inputs, batch_dims)
 
-def _check_tensors(name: str, f: object, wrt: object) -> None:
-    for label, tensor in (("f", f), ("wrt", wrt)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected {label} to be a tensor, got {type(tensor).__name__}")
+    def jacobian(
+        self, create_graph: bool, retain_graph: bool, chunk_size: int | None, progress: bool | Report
+    ) -> Tensor:
+        """[samples, N, N], by first-order jets along every element of a sample."""
+        outputs, inputs = self.outputs, self.inputs
+        _check(self.name, outputs, inputs, create_graph, retain_graph, chunk_size)
+        check_batch(self.name, outputs, inputs, self.batch_dims)
+        samples = prod(inputs[0].shape[: self.batch_dims])
+        with reporter(self.name, progress) as report:
+            sweeps = Sweeps(outputs, inputs, None, self.batch_dims, create_graph, chunk_size, report)
+            width = sweeps.width
+            eye = torch.eye(width, dtype=inputs[0].dtype, device=inputs[0].device)
+            columns = sweeps.coefficients(basis(inputs, self.batch_dims, eye), 1)
+        _release(outputs, inputs, retain_graph)
+        with torch.set_grad_enabled(create_graph):
+            sizes = [prod(output.shape[self.batch_dims :]) for output in outputs]
+            rows = [column[0].reshape(width, samples, size) for column, size in zip(columns, sizes, strict=True)]
+            return join(rows, 2).permute(1, 2, 0)
 
 
 @outside_inference_mode
