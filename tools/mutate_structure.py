@@ -24,7 +24,17 @@ from torch.utils.cpp_extension import library_paths
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Those that most faults break come first.
-TESTS = ["windows", "structure", "columns", "pde_codes", "coloring", "sparse_results", "batched_nodes", "node_table"]
+TESTS = [
+    "windows",
+    "dependencies",
+    "structure",
+    "columns",
+    "pde_codes",
+    "coloring",
+    "sparse_results",
+    "batched_nodes",
+    "node_table",
+]
 SECONDS = 900
 PARTS = {"structure/node_readers.h": "structure/node_rows.cpp"}
 
@@ -122,11 +132,6 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("table: where is the same for all values", '{"WhereBackward0", kChosen}', '{"WhereBackward0", kSmooth}'),
         ("table: relu is the same for all values", '{"ReluBackward0", kMasked}', '{"ReluBackward0", kSmooth}'),
         (
-            "table: an index is the same for all values",
-            '{"IndexBackward0", kAnyLocal}',
-            '{"IndexBackward0", kAnyGlobal}',
-        ),
-        (
             "table: logcumsumexp lets NaN through",
             "{Flow::kMix, false, false, /*keeps_nan=*/false}",
             "{Flow::kMix, false, false, /*keeps_nan=*/true}",
@@ -191,6 +196,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("full columns: not left out", "if (!is_left_out[pattern.col_ind[k]])", "if (true)"),
     ],
     "engine/compressed.cpp": [
+        ("kept: tensors of other columns", "made.first_column == first &&", ""),
         (
             "decompression: columns of the first input",
             "* columns + *column - first);",
@@ -239,6 +245,66 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "sweeps: all rows one by one",
             "problem.tape.distrust,\n      &problem.tape}",
             "problem.tape.distrust,\n      nullptr}",
+        ),
+    ],
+    "structure/column_sets.cpp": [
+        ("sets: a union has the first alone", "known = {a, b, intern(begin)};", "known = {a, b, a};"),
+        ("sets: unions of one hash are one", "if (known.a == a && known.b == b)", "if (known.a != 0)"),
+        ("sets: sets of one size are one", "if (hashes_[set] == hash)", "if (set > 0)"),
+        (
+            "sets: the largest union loses a set",
+            "for (const int32_t set : sets) {",
+            "sets.pop_back();\n  for (const int32_t set : sets) {",
+        ),
+    ],
+    "structure/dependencies.cpp": [
+        (
+            "sets: of two ins the last counts",
+            "all = flows_.united(all, flows_.along_ties(",
+            "all = (flows_.along_ties(",
+        ),
+        ("sets: an input's own elements are forgotten", "sets = flows_.united(sets, numbers(", "sets = (numbers("),
+        ("sets: free digits are one position", "(k + 1) * each);", "k * each + 1);"),
+        (
+            "sets: windows are one position",
+            "for (int64_t k = 0; k < arc.count; ++k) {",
+            "for (int64_t k = 0; k < std::min<int64_t>(arc.count, 1); ++k) {",
+        ),
+        ("sets: what is added to is lost", "some.push_back(to[target - 1]);", ""),
+        ("sets: the last of several written counts", "some.size() == 1 ? some[0] : sets_.unite(some)", "some.back()"),
+        ("sets: all writes replace", "facts.placing == Placing::kAdded ||", ""),
+        ("sets: masks are not cut", "slice(0, 0, picked->numel())", "slice(0, values.numel() - picked->numel())"),
+    ],
+    "structure/picks.cpp": [
+        (
+            "sets: writes to views begin at the first",
+            "memory.as_strided(view.sizes, view.strides, view.offset)",
+            "memory.as_strided(view.sizes, view.strides, base.offset)",
+        ),
+        ("sets: elements in one place are apart", "return own.equal(labels) ?", "return true ?"),
+        (
+            "sets: rows of an embedding in order",
+            "at::index_select(labels, 0, index().reshape({-1}))",
+            "labels.slice(0, 0, 1).expand({index().numel(), -1})",
+        ),
+        (
+            "sets: gather along another axis",
+            "at::gather(labels, dim(), index())",
+            "at::gather(labels, labels.dim() - 1 - dim(), index())",
+        ),
+        ("sets: triangles end early", "labels.tril(others.at(0))", "labels.tril(others.at(0) - 1)"),
+        ("sets: reflects where it replicates", "pick == Pick::kReflected, all", "pick != Pick::kReflected, all"),
+        (
+            "sets: patches have no padding",
+            "const auto padding = figures.next(2);",
+            "const auto padding = std::vector<int64_t>{0, 0};\n  figures.next(2);",
+        ),
+        ("kept: indices are not compared", "!at::equal(kept[k], indices[k])", "false"),
+        ("kept: indices are not copied", "indices[k].detach().clone()", "indices[k].detach()"),
+        (
+            "kept: one memory of the new graph is enough",
+            "!is_new && are_one(kept[entry->second], kept[k]) &&",
+            "!is_new &&",
         ),
     ],
 }

@@ -21,7 +21,7 @@ using torch::autograd::Node;
 bool is_row_of(std::string_view mangled, std::string_view name) {
   const auto starts = [&](std::string_view scope) { return mangled.substr(0, scope.size()) == scope; };
   const std::string suffix = std::to_string(name.size()) + std::string(name) + "E";
-  if (!starts("N5torch8autograd9generated") && !starts("N8highgrad3ops")) {
+  if (!starts("N5torch8autograd9generated") && !starts("N8highgrad")) {
     return mangled == "N5torch8autograd" + suffix;
   }
   return mangled.size() > suffix.size() && mangled.substr(mangled.size() - suffix.size()) == suffix;
@@ -40,12 +40,6 @@ const Row* find_row(const std::type_info& type) {
     }
   }
   return entry->second;
-}
-
-// The Node that changed the view, if `node` is one of CopySlices.
-Node* wrapped_by(Node& node) {
-  return typeid(node) == typeid(torch::autograd::CopySlices) ? static_cast<torch::autograd::CopySlices&>(node).fn.get()
-                                                             : nullptr;
 }
 
 // Along which axis of the base each axis of the view lies, and how; nothing where one lies along several.
@@ -114,10 +108,17 @@ std::optional<NodeAttributes> attributes_of_slices(Node& node, Node& wrapped) {
   if (reader.is_known && slices.view_fn == nullptr) {
     read_view(slices.base, slices.view, reader.attributes);
   }
+  reader.attributes.indices = std::move(of_wrapped->indices);
+  reader.attributes.has_places = of_wrapped->has_places && slices.view_fn == nullptr;
   return reader.is_known ? std::optional(std::move(reader.attributes)) : std::nullopt;
 }
 
 } // namespace
+
+Node* wrapped_by(Node& node) {
+  return typeid(node) == typeid(torch::autograd::CopySlices) ? static_cast<torch::autograd::CopySlices&>(node).fn.get()
+                                                             : nullptr;
+}
 
 std::optional<NodeFacts> facts_of(Node& node) {
   if (!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty()) {
@@ -128,6 +129,8 @@ std::optional<NodeFacts> facts_of(Node& node) {
     if (facts.has_value()) {
       facts->flow = facts->flow == Flow::kPointwise ? Flow::kWrite : Flow::kOther;
       facts->is_full = false;
+      facts->pick = Pick::kNone;
+      facts->placing = Placing::kTaken;
     }
     return facts;
   }
@@ -135,10 +138,13 @@ std::optional<NodeFacts> facts_of(Node& node) {
   if (row == nullptr) {
     return std::nullopt;
   }
+  NodeFacts facts = row->facts;
   if (row->applies != nullptr && !row->applies(node)) {
-    return NodeFacts{Flow::kOther, /*is_global=*/false, /*is_full=*/false, row->facts.keeps_nan};
+    facts.flow = Flow::kOther;
+    facts.is_global = false;
+    facts.is_full = false;
   }
-  return row->facts;
+  return facts;
 }
 
 std::optional<NodeAttributes> attributes_of(Node& node, int64_t in_rank, int64_t out_rank) {
