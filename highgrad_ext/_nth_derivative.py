@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import product
 from typing import Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders
-from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
+from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode, warn
 from ._progress import Report, reporter
 from ._taylor import Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, flatten_out, nest
@@ -182,9 +181,7 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
             found = _by_jets(shapes, orders, output, outlook, method == "taylor")
         elif method == "taylor":
             reason = obstacle or "the wrt differ in dtype or device"
-            warnings.warn(
-                f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=4
-            )
+            warn(f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}')
         blocks += _nested(shapes, orders, output, regular) if found is None else found
     return blocks
 
