@@ -24,7 +24,7 @@ using Tensors = std::vector<at::Tensor>;
 using OptionalTensors = std::vector<std::optional<at::Tensor>>;
 
 // The fields of Outlook.
-using OutlookTuple = std::tuple<int64_t, std::vector<bool>, std::string, bool, int64_t, int64_t, bool, bool>;
+using OutlookTuple = std::tuple<int64_t, std::vector<bool>, std::string, bool, int64_t, int64_t, bool, int64_t>;
 
 std::vector<OutlookTuple> inspect(const Tensors& outputs, const Tensors& inputs) {
   std::vector<OutlookTuple> outlooks;
@@ -37,7 +37,7 @@ std::vector<OutlookTuple> inspect(const Tensors& outputs, const Tensors& inputs)
         outlook.bytes_per_row,
         outlook.all_bytes_per_row,
         outlook.contracts,
-        outlook.nested_is_right);
+        outlook.nested_orders);
   }
   return outlooks;
 }

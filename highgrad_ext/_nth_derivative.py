@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Literal
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders
-from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode, warn
+from ._options import check_fits, check_flags, check_real, check_sweep_options, outside_inference_mode, warn
 from ._progress import Report, reporter
-from ._taylor import Outlook, Sweeps, check_batch, inspect
+from ._taylor import Obstacle, Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, flatten_out, nest
 
 _NAME = "nth_derivative"
@@ -78,6 +79,7 @@ def nth_derivative(
         TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; a complex `wrt` for n > 1 is a RuntimeError; a
             negative n, an unknown `reduce` or `method` and a `batch_dims` that the shapes do not have are ValueErrors;
             samples that are not independent a RuntimeError.
+        torch.OutOfMemoryError: a result larger than all memory of its device, before any work.
 
     Example:
         >>> x = torch.arange(4.0, requires_grad=True).view(2, 2)
@@ -102,6 +104,16 @@ def nth_derivative(
     check_batch(_NAME, outputs, inputs, batch_dims)
     if n > 1:
         check_real(_NAME, inputs)
+    if reduce is None and inputs:
+        samples = prod(inputs[0].shape[:batch_dims])
+        width = sum(prod(x.shape[batch_dims:]) for x in inputs)
+        of_sample = sum(prod(output.shape[batch_dims:]) for output in outputs)
+        check_fits(
+            _NAME,
+            samples * of_sample * width**n,
+            inputs[0],
+            'reduce="diagonal", reduce="sum", batch_dims or directional() may be enough',
+        )
     shapes = _Shapes(outputs, inputs, n, reduce, batch_dims)
     results = None
     if out is not None:
@@ -180,28 +192,44 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
         if method != "nested" and not obstacle and regular:
             found = _by_jets(shapes, orders, output, outlook, method == "taylor")
         elif method == "taylor":
-            reason = obstacle or "the wrt differ in dtype or device"
-            warn(f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}')
+            _warn(obstacle or "the wrt differ in dtype or device")
         blocks += _nested(shapes, orders, output, regular) if found is None else found
     return blocks
 
 
 def _by_jets(shapes: _Shapes, orders: Orders, output: Tensor, outlook: Outlook, forced: bool) -> list[Tensor] | None:
-    """The blocks of one output by jets, or None where nested sweeps are cheaper."""
+    """The blocks of one output by jets, or None where nested sweeps are cheaper, or alone are possible."""
     n, inputs = shapes.n, shapes.inputs
     if n == 1 and not forced:
         return None
     sweeps = Sweeps(
-        [output], inputs, [outlook], shapes.batch_dims, orders.create_graph, orders.chunk_size, orders.report
+        [output],
+        inputs,
+        [outlook],
+        shapes.batch_dims,
+        orders.create_graph,
+        orders.chunk_size,
+        orders.report,
+        replaced=False,
     )
-    with torch.set_grad_enabled(orders.create_graph):
-        if shapes.reduce == "sum":
-            return sweeps.contracted(n)[0] if n > 2 or forced else None
-        if shapes.reduce == "diagonal":
-            return shapes.cut(output, sweeps.unmixed(n)[0])
-        if not forced and not sweeps.prefers_jets(n):
-            return None
-        return shapes.cut(output, sweeps.partials(n)[0])
+    needed = forced or n > outlook.nested_orders
+    try:
+        with torch.set_grad_enabled(orders.create_graph):
+            if shapes.reduce == "sum":
+                return sweeps.contracted(n)[0] if n > 2 or needed else None
+            if shapes.reduce == "diagonal":
+                return shapes.cut(output, sweeps.unmixed(n)[0])
+            if not needed and not sweeps.prefers_jets(n):
+                return None
+            return shapes.cut(output, sweeps.partials(n)[0])
+    except Obstacle as obstacle:
+        if forced:
+            _warn(str(obstacle))
+        return None
+
+
+def _warn(reason: str) -> None:
+    warn(f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}')
 
 
 def _nested(shapes: _Shapes, orders: Orders, output: Tensor, packed: bool) -> list[Tensor]:
@@ -210,7 +238,9 @@ def _nested(shapes: _Shapes, orders: Orders, output: Tensor, packed: bool) -> li
         return orders.contracted(output, inputs)
     if shapes.batch_dims == 0 and shapes.reduce == "diagonal":
         return orders.unmixed(output, inputs)
-    if shapes.batch_dims == 0 and (shapes.n == 1 or not packed):
+    # Up to the second order, what is packed is all that is derived.
+    packed = packed and shapes.n > 2
+    if shapes.batch_dims == 0 and not packed:
         return orders.all_partials([output], inputs)
     joint = orders.joint_partials(output, inputs, shapes.batch_dims, packed)
     with torch.set_grad_enabled(orders.create_graph):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from math import prod
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from . import _C
 from ._nth_derivative import nth_derivative
 from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
-from ._taylor import Sweeps, basis, check_batch, inspect
+from ._taylor import Sweeps, basis, check_batch, check_batch_dims, inspect, join
 from ._tree import TensorTree, flatten, nest_outputs
 
 
@@ -84,6 +84,7 @@ def directional(
     directions: TensorTree,
     order: int,
     *,
+    batch_dims: int = 0,
     create_graph: bool = True,
     retain_graph: bool = True,
     chunk_size: int | None = None,
@@ -95,6 +96,9 @@ def directional(
         f, wrt: as in :func:`laplacian`.
         directions: v, of `wrt`'s structure and shapes; or several at once, with one more dimension in front.
         order: the highest order, at least 1.
+        batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples. Values are the
+            same without it, but samples that are not independent raise, and a graph that jets do not know costs what
+            one sample costs.
         create_graph, retain_graph, progress: as in :func:`laplacian`.
         chunk_size: directions in one sweep. None sizes it by memory.
 
@@ -131,9 +135,10 @@ def directional(
             f"dimension in front, got {[tuple(v.shape) for v in vectors]}"
         )
     _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
+    check_batch(name, outputs, inputs, batch_dims)
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
-        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), 0, create_graph, chunk_size, report)
+        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
         coefficients = sweeps.coefficients(vectors, order)
     factorial = 1.0
     with torch.set_grad_enabled(create_graph):
@@ -186,8 +191,8 @@ def hessian(
 
 @outside_inference_mode
 def divergence(
-    f: Tensor,
-    wrt: Tensor,
+    f: TensorTree,
+    wrt: TensorTree,
     *,
     batch_dims: int = 0,
     create_graph: bool = True,
@@ -197,70 +202,84 @@ def divergence(
 ) -> Tensor:
     r"""The divergence :math:`\sum_i \partial f_i / \partial \mathit{wrt}_i` of a vector field `f` of `wrt`'s shape.
 
+    Args:
+        f, wrt: tensors of one shape; or containers of equally many, each of `f` of the shape of its `wrt`, whose
+            elements are the components together.
+
     Returns:
         A tensor of shape ``f.shape[:batch_dims]``, 0-d without `batch_dims`.
 
     Other arguments and errors as :func:`laplacian`'s; also a ValueError for an `f` of another shape than `wrt`'s.
     """
-    jacobian = _field("divergence", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
+    field = _Field("divergence", f, wrt, batch_dims)
+    jacobian = field.jacobian(create_graph, retain_graph, chunk_size, progress)
     with torch.set_grad_enabled(create_graph):
-        return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(f.shape[:batch_dims])
+        return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(field.outputs[0].shape[:batch_dims])
 
 
 @outside_inference_mode
 def curl(
-    f: Tensor,
-    wrt: Tensor,
+    f: TensorTree,
+    wrt: TensorTree,
     *,
     batch_dims: int = 0,
     create_graph: bool = True,
     retain_graph: bool = True,
     chunk_size: int | None = None,
     progress: bool | Report = False,
-) -> Tensor:
-    r"""The curl of a field `f` of three components by a `wrt` of three, of `f`'s shape.
+) -> TensorTree:
+    r"""The curl of a field `f` of three components by a `wrt` of three, of `f`'s structure and shapes.
 
     Component i is :math:`\partial f_k / \partial \mathit{wrt}_j - \partial f_j / \partial \mathit{wrt}_k` for (i, j, k)
     cyclic. Arguments and errors as :func:`divergence`'s; one sample of f and wrt has 3 elements.
     """
-    _check_tensors("curl", f, wrt)
-    if f.shape[batch_dims:].numel() != 3:
-        raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {tuple(f.shape)}")
-    jacobian = _field("curl", f, wrt, batch_dims, create_graph, retain_graph, chunk_size, progress)
+    field = _Field("curl", f, wrt, batch_dims)
+    if sum(prod(output.shape[batch_dims:]) for output in field.outputs) != 3:
+        shapes = ", ".join(str(tuple(output.shape)) for output in field.outputs)
+        raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {shapes}")
+    jacobian = field.jacobian(create_graph, retain_graph, chunk_size, progress)
     with torch.set_grad_enabled(create_graph):
-        ahead, behind = [1, 2, 0], [2, 0, 1]
-        return (jacobian[:, behind, ahead] - jacobian[:, ahead, behind]).reshape(f.shape)
+        # By views: lists of places would be copied to a GPU, and waited for.
+        components = [jacobian[:, k, j] - jacobian[:, j, k] for j, k in ((1, 2), (2, 0), (0, 1))]
+        sizes = [prod(output.shape[batch_dims:]) for output in field.outputs]
+        parts = torch.split(torch.stack(components, 1), sizes, 1)
+        values = [part.reshape(output.shape) for part, output in zip(parts, field.outputs, strict=True)]
+        return nest_outputs(values, field.spec)
 
 
-def _field(
-    name: str,
-    f: Tensor,
-    wrt: Tensor,
-    batch_dims: int,
-    create_graph: bool,
-    retain_graph: bool,
-    chunk_size: int | None,
-    progress: bool | Report,
-) -> Tensor:
-    """The Jacobian [samples, N, N] of a field, by first-order jets along every element of a sample."""
-    _check_tensors(name, f, wrt)
-    _check(name, [f], [wrt], create_graph, retain_graph, chunk_size)
-    check_batch(name, [f], [wrt], batch_dims)
-    if f.shape != wrt.shape:
-        raise ValueError(f"{name}: expected f of wrt's shape {tuple(wrt.shape)}, got {tuple(f.shape)}")
-    with reporter(name, progress) as report:
-        sweeps = Sweeps([f], [wrt], inspect([f], [wrt]), batch_dims, create_graph, chunk_size, report)
-        directions = basis([wrt], batch_dims, torch.eye(sweeps.width, dtype=wrt.dtype, device=wrt.device))
-        columns = sweeps.coefficients(directions, 1)[0][0]
-    _release([f], [wrt], retain_graph)
-    with torch.set_grad_enabled(create_graph):
-        return columns.reshape(sweeps.width, -1, sweeps.width).permute(1, 2, 0)
+class _Field:
+    """A vector field whose components are the elements of all outputs of a sample, by those of all inputs."""
 
+    def __init__(self, name: str, f: TensorTree, wrt: TensorTree, batch_dims: int) -> None:
+        self.name = name
+        self.outputs, self.spec = flatten(name, "f", f)
+        self.inputs, _ = flatten(name, "wrt", wrt)
+        self.batch_dims = batch_dims
+        shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (self.outputs, self.inputs)]
+        if shapes[0] != shapes[1] or not self.outputs:
+            got = [str(found[0]) if len(found) == 1 else str(found) for found in shapes]
+            raise ValueError(f"{name}: expected f of wrt's shape {got[1]}, got {got[0]}")
+        check_batch_dims(name, self.outputs + self.inputs, batch_dims)
 
-def _check_tensors(name: str, f: object, wrt: object) -> None:
-    for label, tensor in (("f", f), ("wrt", wrt)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected {label} to be a tensor, got {type(tensor).__name__}")
+    def jacobian(
+        self, create_graph: bool, retain_graph: bool, chunk_size: int | None, progress: bool | Report
+    ) -> Tensor:
+        """[samples, N, N], by first-order jets along every element of a sample."""
+        outputs, inputs = self.outputs, self.inputs
+        _check(self.name, outputs, inputs, create_graph, retain_graph, chunk_size)
+        check_batch(self.name, outputs, inputs, self.batch_dims)
+        samples = prod(inputs[0].shape[: self.batch_dims])
+        with reporter(self.name, progress) as report:
+            outlooks = inspect(outputs, inputs)
+            sweeps = Sweeps(outputs, inputs, outlooks, self.batch_dims, create_graph, chunk_size, report)
+            width = sweeps.width
+            eye = torch.eye(width, dtype=inputs[0].dtype, device=inputs[0].device)
+            columns = sweeps.coefficients(basis(inputs, self.batch_dims, eye), 1)
+        _release(outputs, inputs, retain_graph)
+        with torch.set_grad_enabled(create_graph):
+            sizes = [prod(output.shape[self.batch_dims :]) for output in outputs]
+            rows = [column[0].reshape(width, samples, size) for column, size in zip(columns, sizes, strict=True)]
+            return join(rows, 2).permute(1, 2, 0)
 
 
 @outside_inference_mode
@@ -282,27 +301,26 @@ def _collapsed(
     check_batch(name, outputs, inputs, batch_dims)
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
-        vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width)
+        vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width, inputs[0])
         totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
         if len(vectors) > 0:
             directions = basis(inputs, batch_dims, vectors)
-            totals = sweeps.collapsed(directions, order, None if weights is None else weights.to(inputs[0].device))
+            totals = sweeps.collapsed(directions, order, weights)
     _release(outputs, inputs, retain_graph)
     with torch.set_grad_enabled(create_graph):
         factor = 2 if weights is None else 24
         return nest_outputs([total * factor for total in totals], f_spec)
 
 
-def _unit_vectors(width: int) -> tuple[Tensor, Tensor | None]:
-    return torch.eye(width, dtype=torch.float64, device="cpu"), None
+def _unit_vectors(width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    return torch.eye(width, dtype=like.dtype, device=like.device), None
 
 
-def _pairs(width: int) -> tuple[Tensor, Tensor | None]:
+def _pairs(width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Directions and weights whose weighted sum of fourth derivatives is the biharmonic operator."""
-    eye = torch.eye(width, dtype=torch.float64, device="cpu")
-    pairs = torch.tensor(list(combinations(range(width), 2)), dtype=torch.int64, device="cpu").view(-1, 2)
-    first, second = eye[pairs[:, 0]], eye[pairs[:, 1]]
-    weights = torch.full((width + 2 * len(pairs),), 1 / 6, dtype=torch.float64, device="cpu")
+    eye, _ = _unit_vectors(width, like)
+    first, second = (eye.index_select(0, row) for row in torch.triu_indices(width, width, 1, device=like.device))
+    weights = torch.full((width + 2 * len(first),), 1 / 6, dtype=torch.float64, device=like.device)
     weights[:width] = 1 - (width - 1) / 3
     return torch.cat([eye, first + second, first - second]), weights
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -41,6 +44,9 @@ def outside_inference_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
 # Of sizes, which are int64 in C++.
 _LARGEST = (1 << 63) - 1
 
+# Entries of a result that any device holds.
+_SMALL = 1 << 26
+
 
 def check_flags(caller: str, **flags: object) -> None:
     """Raises TypeError for what is not a bool: None may mean many things."""
@@ -59,6 +65,28 @@ def check_sweep_options(caller: str, chunk_size: object, mode: object, structure
     for name, option in (("mode", mode), ("structure", structure)):
         if not isinstance(option, str):
             raise TypeError(f"{caller}: expected {name} to be a str, got {type(option).__name__}")
+
+
+def check_fits(caller: str, entries: int, like: Tensor, hint: str) -> None:
+    """Raises torch.OutOfMemoryError for a result that is larger than all memory of its device."""
+    if entries < _SMALL or like.is_meta or isinstance(like, FakeTensor):
+        return
+    size = entries * like.element_size()
+    if like.is_cuda:
+        memory = torch.cuda.get_device_properties(like.device).total_memory
+    elif like.device.type == "cpu" and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        memory = _LARGEST
+    if size > memory:
+        raise torch.OutOfMemoryError(
+            f"{caller}: the result has {_readable(entries)} entries, {_readable(size)} bytes, more than the "
+            f"{_readable(memory)} bytes of memory of the device {like.device}; {hint}"
+        )
+
+
+def _readable(number: int) -> str:
+    return str(number) if number < 1e15 else f"about 10^{math.log10(number):.0f}"
 
 
 def check_real(caller: str, inputs: Sequence[Tensor]) -> None:

@@ -25,6 +25,9 @@ _WIDE = 100
 _CONTRACTED_BYTES = 1 << 20
 _FEW_DIRECTIONS = 32
 
+# Elements of a Jacobian that nested gradients contract with directions at once.
+_JACOBIAN_ELEMENTS = 1 << 22
+
 # Past this order, interpolation in float64 keeps less than 11 digits: not by choice.
 _INTERPOLATED = 8
 
@@ -38,7 +41,7 @@ class Outlook:
 
     degree: as a polynomial in all inputs, `UNBOUNDED` if it is none. reaches: which inputs it depends on. obstacle: why
     jets cannot flow, or "". regular: whether mixed partials certainly agree (no custom Function, no hook). bytes: of
-    one row of all that is alive at once.
+    one row of all that is alive at once. nested_orders: how many derivatives torch's own Nodes have, and have right.
     """
 
     degree: int
@@ -48,7 +51,7 @@ class Outlook:
     bytes: int
     all_bytes: int
     contracts: bool
-    nested_is_right: bool
+    nested_orders: int
 
 
 UNBOUNDED = 1 << 40
@@ -57,6 +60,10 @@ UNBOUNDED = 1 << 40
 def inspect(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Outlook]:
     """The outlook of every output."""
     return [Outlook(*outlook) for outlook in _C.taylor_inspect(outputs, inputs)]
+
+
+class Obstacle(Exception):
+    """Jets met what they do not know."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Sweeps:
     create_graph: bool
     chunk_size: int | None
     report: Report | None
+    # Whether jets that meet an obstacle on their way are replaced by nested gradients, direction by direction.
+    replaced: bool = True
 
     @property
     def obstacle(self) -> str:
@@ -114,14 +123,14 @@ class Sweeps:
         return (
             self.width <= _NARROW
             or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
-            or (order > 2 and not all(outlook.nested_is_right for outlook in self.outlooks))
+            or any(order > outlook.nested_orders for outlook in self.outlooks)
         )
 
     def _partials_of_polynomials(self, order: int) -> Tensor | None:
         """By multivariate jets: packed [samples, rest, packed_size], or None where directions serve better."""
         [output], [outlook] = self.outputs, self.outlooks
         if outlook.obstacle:
-            return None
+            raise Obstacle(outlook.obstacle)
         samples = prod(output.shape[: self.batch_dims])
         size = packed_size(self.width, order)
         # Recorded products of polynomials take more operations than those along directions: not where these are few.
@@ -131,6 +140,8 @@ class Sweeps:
             order > 1
             and output.dtype in (torch.float32, torch.float64)
             and size * outlook.all_bytes > _CONTRACTED_BYTES * (output.numel() // max(samples, 1))
+            # Recorded cotangents are derivatives of torch's own.
+            and not (self.create_graph and outlook.nested_orders < UNBOUNDED)
             and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples))
         )
         rows = packed_size(self.width + 1, order - 1 if contracted else order) - 1
@@ -146,7 +157,7 @@ class Sweeps:
                 raise
             return None
         if isinstance(found, str):
-            return None
+            raise Obstacle(found)
         if self.report is not None:
             self.report(rows, rows)
         shape = (samples, output.numel() // max(samples, 1), size)
@@ -235,6 +246,8 @@ class Sweeps:
         count = next(len(v) for v in moved if v is not None)
         dtype = torch.float64 if in_double else self.inputs[0].dtype
         if isinstance(found, str):
+            if not self.replaced:
+                raise Obstacle(found)
             results = [self._nested(output, moved, order).to(dtype) for output in self.outputs]
         else:
             results = []
@@ -253,45 +266,109 @@ class Sweeps:
                 return [result.sum(0) for result in last]
             return [torch.tensordot(weights.to(dtype), result, dims=1) for result in last]
 
-    def _nested(self, output: Tensor, directions: Directions, order: int) -> Tensor:
-        """The coefficients of one output by nested reverse mode, one element of a sample and direction at a time."""
-        pairs = [(x, v) for x, v in zip(self.inputs, directions, strict=True) if v is not None]
-        count = len(pairs[0][1])
-        batch = prod(output.shape[: self.batch_dims])
-        with torch.enable_grad():
-            columns = output.reshape(batch, -1).unbind(1)
-        rows: list[Tensor] = []
-        for direction in range(count):
-            for column in columns:
-                series = self._nested_series(column, [(x, v[direction]) for x, v in pairs], order)
-                with torch.set_grad_enabled(self.create_graph):
-                    rows.append(torch.stack(series))
-        if not rows:
-            return torch.zeros((order, count, *output.shape), dtype=output.dtype, device=output.device)
+    def _nested(self, output: Tensor, moved: Directions, order: int) -> Tensor:
+        """The coefficients of one output by nested gradients: [order, D, *output.shape]."""
+        count = next(len(v) for v in moved if v is not None)
+        pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None and x.numel() > 0]
+        shape = (order, count, *output.shape)
+        if count == 0 or output.numel() == 0 or not pairs or not output.requires_grad:
+            return torch.zeros(shape, dtype=output.dtype, device=output.device)
+        samples = prod(output.shape[: self.batch_dims])
+        columns = output.numel() // samples
+        # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are
+        # linear; those of others need not be.
+        is_linear = self._alone(output).outlooks[0].regular
+        series = self._forward(output, pairs, order) if is_linear and columns > 1 else None
+        if series is None:
+            series = self._reverse(output, samples, pairs, order)
         with torch.set_grad_enabled(self.create_graph):
-            table = torch.stack(rows).view(count, len(columns), order, batch)
-            return table.permute(2, 0, 3, 1).reshape(order, count, *output.shape)
+            return torch.stack(series).reshape(shape)
 
-    def _nested_series(self, column: Tensor, moved: list[tuple[Tensor, Tensor]], order: int) -> list[Tensor]:
-        inputs = [x for x, _ in moved]
+    def _forward(self, output: Tensor, pairs: list[tuple[Tensor, Tensor]], order: int) -> list[Tensor] | None:
+        """By order, [D, *output.shape], as vector-Jacobian products differentiated by their cotangent; None where the
+        graph cannot be differentiated so often."""
+        directions = []
+        for d in range(len(pairs[0][1])):
+            coefficient = output
+            series = []
+            for k in range(1, order + 1):
+                recorded = self.create_graph or k < order
+                found = _derivative_along(coefficient, [(x, v[d]) for x, v in pairs], k, recorded)
+                if found is None:
+                    return None
+                coefficient = found
+                series.append(coefficient)
+            directions.append(series)
+        with torch.set_grad_enabled(self.create_graph):
+            return [torch.stack(parts) for parts in zip(*directions, strict=True)]
+
+    def _reverse(self, output: Tensor, samples: int, pairs: list[tuple[Tensor, Tensor]], order: int) -> list[Tensor]:
+        """By order, [D, samples, elements of a sample], from the Jacobians of the orders below."""
+        inputs = [x for x, _ in pairs]
+        moved = [v.reshape(len(v), samples, -1) for _, v in pairs]
+        with torch.enable_grad():
+            coefficient = output.reshape(1, samples, -1)
         series = []
         for k in range(1, order + 1):
-            total = torch.zeros_like(column)
-            if column.requires_grad:
-                recorded = self.create_graph or k < order
+            recorded = self.create_graph or k < order
+            # Samples are independent, so that the sum over them loses nothing.
+            with torch.enable_grad():
+                rows = coefficient.sum(1).reshape(-1)
+            parts = []
+            size = max(1, _JACOBIAN_ELEMENTS // sum(x.numel() for x in inputs))
+            for first in range(0, len(rows), size):
                 with torch.enable_grad():
-                    grads = torch.autograd.grad(
-                        column.sum(), inputs, create_graph=recorded, retain_graph=True, allow_unused=True
-                    )
+                    part = rows[first : first + size]
+                blocks = _jacobian(part, inputs, recorded)
                 with torch.set_grad_enabled(recorded):
-                    for grad, (_, v) in zip(grads, moved, strict=True):
-                        if grad is not None:
-                            total = (
-                                total + (grad * v.to(grad.dtype)).reshape(len(column), -1).sum(1).to(total.dtype) / k
-                            )
-            column = total
-            series.append(total)
+                    number = torch.arange(first, first + len(part), device=part.device) // coefficient.shape[2]
+                    total = torch.zeros((), dtype=output.dtype, device=output.device)
+                    for block, v in zip(blocks, moved, strict=True):
+                        by_sample = block.reshape(len(part), samples, -1)
+                        along = v[:, None] if k == 1 else v[number][None]
+                        total = total + (by_sample * along.to(block.dtype)).sum(-1).to(output.dtype)
+                    parts.append(total)
+            with torch.set_grad_enabled(recorded):
+                # [D or 1, rows, samples]
+                coefficient = torch.cat(parts, 1).reshape(-1, coefficient.shape[2], samples).transpose(1, 2) / k
+            series.append(coefficient)
         return series
+
+
+def _jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
+    name = "nested derivatives"
+    none: tuple[None, None] = (None, None)
+    return _C.full_jacobian(
+        [rows], inputs, name, create_graph, True, True, False, None, "auto", "auto", torch.strided, 0, [], *none
+    )
+
+
+def _derivative_along(
+    tensor: Tensor, pairs: list[tuple[Tensor, Tensor]], order: int, create_graph: bool
+) -> Tensor | None:
+    """The derivative along directions, divided by `order`, or None where the graph has no second derivative."""
+    if not tensor.requires_grad:
+        return torch.zeros_like(tensor)
+    inputs = [x for x, _ in pairs]
+    try:
+        with torch.enable_grad():
+            cotangent = torch.ones_like(tensor, requires_grad=True)
+            total = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+            grads = torch.autograd.grad(tensor, inputs, cotangent, create_graph=True, allow_unused=True)
+            for grad, (_, v) in zip(grads, pairs, strict=True):
+                if grad is not None:
+                    total = total + (grad * v.to(grad.dtype)).sum().to(total.dtype)
+            if not total.requires_grad:
+                return torch.zeros_like(tensor)
+            (derivative,) = torch.autograd.grad(
+                total, cotangent, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            )
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+    with torch.set_grad_enabled(create_graph):
+        return derivative / order
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -325,13 +402,18 @@ def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
     the samples, one for each bit of a sample's number and its complement, show what they mix: NaN survives every sum
     and product, and two samples differ in some bit.
     """
+    shape = check_batch_dims(caller, [*outputs, *inputs], batch_dims)
+    count = prod(shape)
+    if count > 1 and not _C.keeps_samples_apart(outputs, inputs, count):
+        _probe_batch(caller, outputs, inputs, count)
+
+
+def check_batch_dims(caller: str, tensors: Sequence[Tensor], batch_dims: int) -> tuple[int, ...]:
+    """The first `batch_dims` sizes, which all tensors share. Raises if they do not."""
     if not isinstance(batch_dims, int) or isinstance(batch_dims, bool):
         raise TypeError(f"{caller}: expected batch_dims to be an int, got {type(batch_dims).__name__}")
     if batch_dims < 0:
         raise ValueError(f"{caller}: expected batch_dims to be at least 0, got {batch_dims}")
-    if batch_dims == 0:
-        return
-    tensors = [*outputs, *inputs]
     shape = tensors[0].shape[:batch_dims]
     for tensor in tensors:
         if tensor.dim() < batch_dims or tensor.shape[:batch_dims] != shape:
@@ -339,26 +421,27 @@ def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]
                 f"{caller}: expected the first {batch_dims} dimensions of f and wrt to be the same samples, got shapes "
                 f"{', '.join(str(tuple(t.shape)) for t in tensors)}"
             )
-    count = prod(shape)
-    if count > 1 and not _C.keeps_samples_apart(outputs, inputs, count):
-        _probe_batch(caller, outputs, inputs, count)
+    return tuple(shape)
 
 
 def _probe_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int) -> None:
-    number = torch.arange(count, device="cpu")
-    bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
-    seeded = torch.cat([bits, 1 - bits]).bool()
     for output in outputs:
         if not output.requires_grad:
             continue
-        cotangents = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype, device="cpu")
-        cotangents[seeded] = torch.nan
-        cotangents = cotangents.to(output.device).view(len(seeded), *output.shape)
+        number = torch.arange(count, device=output.device)
+        bits = torch.stack([(number >> bit) & 1 for bit in range((count - 1).bit_length())])
+        seeded = torch.cat([bits, 1 - bits]).bool()
+        zeros = torch.zeros(len(seeded), count, output.numel() // count, dtype=output.dtype, device=output.device)
+        cotangents = zeros.masked_fill(seeded.unsqueeze(2), torch.nan).view(len(seeded), *output.shape)
+        mixed = torch.zeros((), dtype=torch.bool, device=output.device)  # read once, since a GPU is waited for
         for x in inputs:
             for mask, cotangent in zip(seeded, cotangents, strict=True):
                 (grad,) = torch.autograd.grad(output, x, cotangent, retain_graph=True, allow_unused=True)
-                if grad is not None and grad.reshape(count, -1)[~mask.to(grad.device)].isnan().any():
-                    raise RuntimeError(
-                        f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), "
-                        "but a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
-                    )
+                if grad is not None:
+                    arrived = grad.reshape(count, -1).isnan().any(1)
+                    mixed = mixed | (arrived & ~mask.to(grad.device)).any().to(output.device)
+        if mixed:
+            raise RuntimeError(
+                f"{caller}: expected independent samples in the first dimensions of f and wrt (batch_dims), "
+                "but a sample of f depends on another sample of wrt, as BatchNorm in training makes it"
+            )

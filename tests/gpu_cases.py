@@ -8,10 +8,21 @@ from typing import Any
 import torch
 from problems import Problem
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from highgrad_ext import biharmonic, curl, directional, divergence, full_jacobian, hessian, laplacian, nth_derivative
+from highgrad_ext import (
+    biharmonic,
+    curl,
+    directional,
+    divergence,
+    full_jacobian,
+    hessian,
+    laplacian,
+    nth_derivative,
+    plan,
+)
 
 
 class ConstantsFollow(TorchFunctionMode):
@@ -59,7 +70,68 @@ def vector(x: Tensor) -> Tensor:
     return x.sin() * x.flip(-1) + x.square().sum(-1, keepdim=True)
 
 
+def weights(x: Tensor, *shape: int) -> Tensor:
+    """A leaf beside x."""
+    numel = torch.Size(shape).numel()
+    return torch.linspace(-0.9, 1.2, numel, dtype=x.dtype, device=x.device).cos().view(shape).requires_grad_()
+
+
+def by_parameters(x: Tensor) -> Any:
+    """Of layers, whose samples share sweeps."""
+    w, b, v = weights(x, 5, 3), weights(x, 5), weights(x, 2, 5)
+    f = functional.linear(functional.linear(x.detach(), w, b).tanh(), v)
+    return full_jacobian(f, (w, b, v), create_graph=False)
+
+
+def by_kernels(x: Tensor) -> Any:
+    k, e = weights(x, 2, 1, 2, 2), weights(x, 2)
+    f = functional.conv2d(x.detach().view(4, 1, 3, 1).expand(4, 1, 3, 3), k, e, padding=1).sin().flatten(1)
+    return full_jacobian(f, (k, e), create_graph=False)
+
+
+def network(x: Tensor) -> Tensor:
+    """Layers whose rows need no engine."""
+    h = functional.layer_norm(x @ weights(x, 3, 6).detach(), (6,)).tanh()
+    h = functional.conv1d(h.unsqueeze(1), weights(x, 2, 1, 3).detach(), padding=1)
+    return torch.cat([h.flatten(1).softmax(-1), h.amax(-1), h.var(-1)], -1)
+
+
+def layers(x: Tensor) -> Tensor:
+    """Samples that the graph shows to be apart."""
+    return (x @ weights(x, 3, 4).detach()).tanh() @ weights(x, 4, 3).detach()
+
+
+def through_a_bottleneck(x: Tensor) -> Tensor:
+    return (weights(x, 40, 2).detach() @ (weights(x, 2, 12).detach() @ x.flatten()).sin()).exp()
+
+
+def by_a_kept_plan(x: Tensor) -> Tensor:
+    y = leaf(x.device.type, 60)
+    kept = plan(y[1:] * y[:-1], y)
+    return full_jacobian(y[1:] * y[:-1], y, plan=kept)
+
+
 CASES: dict[str, Callable[[Tensor], Any]] = {
+    "parameters": by_parameters,
+    "kernels": by_kernels,
+    "network": lambda x: full_jacobian(network(x), x, create_graph=False),
+    "network, recorded": lambda x: full_jacobian(network(x), x),
+    "network, samples": lambda x: full_jacobian(network(x), x, batch_dims=1, create_graph=False),
+    "bottleneck": lambda x: full_jacobian(through_a_bottleneck(x), x, create_graph=False),
+    "kept plan": by_a_kept_plan,
+    "stencil": lambda x: full_jacobian(x[1:] * x[:-1], x, layout=torch.sparse_coo, create_graph=False).to_dense(),
+    "jets of several variables": lambda x: nth_derivative(
+        scalar(x), x, 4, method="taylor", batch_dims=1, create_graph=False
+    ),
+    "jets of vectors": lambda x: nth_derivative(network(x), x, 2, method="taylor", batch_dims=1),
+    "jets of quotients": lambda x: nth_derivative(x.exp() / (1 + x.square()), x, 3, method="taylor", batch_dims=1),
+    "jets of layers": lambda x: nth_derivative(layers(x), x, 3, method="taylor", batch_dims=1, create_graph=False),
+    "recorded jets of layers": lambda x: nth_derivative(layers(x).sum(-1), x, 3, method="taylor", batch_dims=1),
+    "laplacian of layers": lambda x: laplacian(layers(x).sum(-1), x, batch_dims=1),
+    "biharmonic of layers": lambda x: biharmonic(layers(x).sum(-1), x, batch_dims=1),
+    "hessian of layers": lambda x: hessian(layers(x).sum(-1), x, batch_dims=1),
+    "divergence of layers": lambda x: divergence(layers(x), x, batch_dims=1),
+    "curl of layers": lambda x: curl(layers(x), x, batch_dims=1),
     "forward mode": lambda x: full_jacobian(vector(x), x, mode="forward"),
     "several": lambda x: full_jacobian((scalar(x), vector(x)), {"x": x}, create_graph=False),
     "no path": lambda x: full_jacobian(x.detach(), x),

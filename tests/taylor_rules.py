@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from problems import fixed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -76,6 +76,16 @@ SCALAR = {
     "pow_2.5": (lambda x: x**2.5, 0.5, 2),
     "pow_base": (lambda x: 1.7**x, -2, 2),
     "square": (torch.square, -2, 2),
+    "erfinv": (torch.erfinv, -0.8, 0.8),
+    "ndtri": (torch.special.ndtri, 0.1, 0.9),
+    "erfcx": (torch.special.erfcx, -1, 2),
+    "log_ndtr": (torch.special.log_ndtr, -3, 2),
+    "sinc": (torch.sinc, -1.5, 3),
+    "logit": (torch.logit, 0.1, 0.9),
+    "logit_eps": (lambda x: torch.logit(x, eps=0.3), 0.1, 0.9),
+    "entr": (torch.special.entr, 0.5, 2),
+    "polygamma": (lambda x: torch.polygamma(2, x), 0.7, 2),
+    "mvlgamma": (lambda x: torch.mvlgamma(x, 3), 2, 3),
 }
 
 
@@ -256,10 +266,213 @@ def rows() -> list[Row]:
         Row("gradient_of_softplus", gradient_of(lambda x: F.softplus(x, beta=2.0, threshold=1.0))),
         Row("gradient_of_relu", gradient_of(torch.relu)),
         Row("gradient_of_sine", gradient_of(torch.sin)),
+        Row("xlogy", lambda x: torch.xlogy(x.sin(), x.flip(1) + 2)),
+        Row("xlogy_constants", lambda x: torch.xlogy(m, x + 2) + torch.xlogy(x, m.abs())),
+        Row("xlog1py", lambda x: torch.special.xlog1py(x, x.flip(1))),
+        Row("logaddexp2", lambda x: torch.logaddexp2(x, x[0].sin())),
+        Row("steps", lambda x: (x.sign() + x.round() + x.floor() + x.ceil() + x.trunc()) * x, degree=1),
+        # losses
+        Row("huber", lambda x: F.huber_loss(x * 2, m, delta=0.7, reduction="none"), degree=2),
+        Row("huber_mean", lambda x: F.huber_loss(x.sin() * 2, x.flip(1), delta=0.7)),
+        Row("smooth_l1", lambda x: F.smooth_l1_loss(x.sin(), m, beta=0.5, reduction="sum")),
+        Row("smooth_l1_of_zero", lambda x: F.smooth_l1_loss(x, m, beta=0.0), degree=1),
+        Row("bce", lambda x: F.binary_cross_entropy(x.sigmoid(), m.sigmoid(), weight=m.abs())),
+        Row("bce_target", lambda x: F.binary_cross_entropy(m.sigmoid(), x.sigmoid(), reduction="none")),
+        Row("bce_logits", lambda x: F.binary_cross_entropy_with_logits(x.sin(), m.sigmoid(), weight=m)),
+        Row(
+            "bce_logits_positive",
+            lambda x: F.binary_cross_entropy_with_logits(
+                x.sin(), x.flip(1).sigmoid(), pos_weight=weight, reduction="none"
+            ),
+        ),
+        Row("soft_margin", lambda x: F.soft_margin_loss(x.sin(), m.sign())),
+        Row("kl_div", lambda x: F.kl_div(x.log_softmax(1), m.softmax(1), reduction="batchmean")),
+        Row("gaussian_nll", lambda x: F.gaussian_nll_loss(x.sin(), m, x.exp())),
+        Row("cosine_similarity", lambda x: F.cosine_similarity(x, x.flip(0).exp(), dim=1)),
+        # norms and normalizations
+        Row("norm_1", lambda x: x.norm(p=1, dim=1) * x[:, 0], degree=None),
+        Row("norm_3", lambda x: torch.linalg.vector_norm(x.sin() + 2, 3, dim=1)),
+        Row("cdist", lambda x: torch.cdist(x.sin(), m), oracle=lambda x: pairwise(x.sin(), m)),
+        Row(
+            "cdist_self",
+            lambda x: torch.cdist(x[None], x[None, :1] + 3),
+            oracle=lambda x: pairwise(x[None], x[None, :1] + 3),
+        ),
+        Row(
+            "cdist_batches",
+            lambda x: torch.cdist(x.view(2, 1, 1, 3), m + 2),
+            oracle=lambda x: pairwise(x.view(2, 1, 1, 3), m + 2),
+        ),
+        Row("cdist_1", lambda x: torch.cdist(x.sin(), m, p=1.0), oracle=lambda x: pairwise(x.sin(), m, 1)),
+        Row("cdist_3", lambda x: torch.cdist(x.sin(), m, p=3.0), oracle=lambda x: pairwise(x.sin(), m, 3)),
+        Row("pdist", lambda x: F.pdist(x.sin()), (4, 3), oracle=lambda x: pairs_of(x.sin())),
+        Row("euclidean_dist", lambda x: torch.cdist(x, fixed(40, 3)), oracle=lambda x: pairwise(x, fixed(40, 3))),
+        Row("dist", lambda x: torch.dist(x.sin(), m)),
+        Row(
+            "group_norm",
+            lambda x: F.group_norm(x, 2, fixed(4), fixed(4)),
+            (2, 4, 3),
+            oracle=lambda x: grouped(x, 2, fixed(4), fixed(4)),
+        ),
+        Row(
+            "group_norm_weight",
+            lambda x: F.group_norm(x, 3, x[0].sin(), x[1]),
+            (2, 3),
+            oracle=lambda x: grouped(x, 3, x[0].sin(), x[1]),
+        ),
+        Row("group_norm_of_constant", lambda x: F.group_norm(cube, 3, x[0].sin(), x[1])),
+        Row("layer_norm_of_constant", lambda x: F.layer_norm(m, (3,), x[0].sin(), x[1])),
+        Row(
+            "batch_norm_training",
+            lambda x: F.batch_norm(x.sin(), None, None, weight, x[1], training=True),
+            (4, 3),
+            oracle=lambda x: normalized(x.sin(), 0) * weight + x[1],
+        ),
+        Row("batch_norm_weight", lambda x: F.batch_norm(x.sin(), weight, weight.square(), x[0].exp(), x[1])),
+        # matrices
+        Row("solve", lambda x: torch.linalg.solve(regular(x.sin()), x @ x.t()), (3, 3)),
+        Row("solve_right", lambda x: torch.linalg.solve(regular(x), x[:2] * m, left=False), (3, 3)),
+        Row("solve_vector", lambda x: torch.linalg.solve(regular(x), x[0].exp()), (3, 3)),
+        Row("solve_constant_matrix", lambda x: torch.linalg.solve(regular(m.t() @ m), x), (3, 3), degree=1),
+        Row("solve_constant_side", lambda x: torch.linalg.solve(regular(x), fixed(2, 3, 1)), (3, 3)),
+        Row("solve_batches", lambda x: torch.linalg.solve(regular(x.sin()), fixed(2, 3)), (2, 3, 3)),
+        Row("solve_broadcast", lambda x: torch.linalg.solve(regular(x[0]), x), (2, 3, 3)),
+        Row("inv", lambda x: torch.linalg.inv(regular(x)), (2, 3, 3)),
+        Row("matrix_power", lambda x: torch.linalg.matrix_power(regular(x), -2) + x.matrix_power(3), (3, 3)),
+        Row("det_1", lambda x: torch.linalg.det(x.view(6, 1, 1)), degree=1),
+        Row("det_2", lambda x: torch.linalg.det(x), (3, 2, 2), degree=2, oracle=expanded),
+        Row("det_3", lambda x: torch.linalg.det(x), (3, 3), degree=3, oracle=expanded),
+        Row("det_4", lambda x: torch.linalg.det(regular(x.sin())), (4, 4)),
+        Row("det_singular", lambda x: torch.linalg.det(singular(x)), degree=3, oracle=lambda x: expanded(singular(x))),
+        Row("slogdet", lambda x: torch.linalg.slogdet(regular(x))[1], (2, 3, 3)),
+        Row("logdet", lambda x: torch.logdet(positive(x)), (3, 3)),
+        Row("cholesky", lambda x: torch.linalg.cholesky(positive(x)), (3, 3)),
+        Row("cholesky_upper", lambda x: torch.linalg.cholesky(positive(x), upper=True), (3, 3)),
+        Row("cholesky_asymmetric", lambda x: torch.linalg.cholesky(x / 9 + torch.eye(3).double()), (3, 3)),
+        Row("cholesky_solve", lambda x: torch.cholesky_solve(x, torch.linalg.cholesky(positive(x))), (3, 3)),
+        Row("solve_triangular", lambda x: torch.linalg.solve_triangular(regular(x), x.sin(), upper=True), (3, 3)),
+        Row(
+            "solve_unitriangular",
+            lambda x: torch.linalg.solve_triangular(
+                regular(x), x[:2].sin(), upper=False, left=False, unitriangular=True
+            ),
+            (3, 3),
+        ),
+        Row("gaussian_process", gaussian_process, (4, 2)),
+        # attention
+        Row(
+            "attention_fused",
+            lambda x: fused(F.scaled_dot_product_attention, x),
+            (4, 3),
+            oracle=lambda x: fused(softmax_of_scores, x),
+        ),
+        Row(
+            "attention_causal",
+            lambda x: fused(F.scaled_dot_product_attention, x, is_causal=True, scale=0.3),
+            (4, 3),
+            oracle=lambda x: fused(softmax_of_scores, x, mask=torch.ones(4, 4).tril().bool(), scale=0.3),
+        ),
+        Row(
+            "attention_masked",
+            lambda x: fused(F.scaled_dot_product_attention, x, attn_mask=fixed(4, 4) > -1.2),
+            (4, 3),
+            oracle=lambda x: fused(softmax_of_scores, x, mask=fixed(4, 4) > -1.2),
+        ),
+        # scans, and what is affine
+        Row("cumprod", lambda x: x.cumprod(1), degree=3),
+        Row("cumprod_0", lambda x: x.sin().cumprod(0), (7, 2)),
+        Row("logcumsumexp", lambda x: x.logcumsumexp(0), (7, 2), oracle=running),
+        Row("var_mean", lambda x: torch.var_mean(x, 1)[0] + torch.var_mean(x, 1)[1], degree=None),
+        Row("std_mean", lambda x: torch.std_mean(x.sin(), 0)[0] * torch.std_mean(x.sin(), 0)[1]),
+        Row("conv_both", lambda x: F.conv1d(x[None].sin(), x[:, :2].view(2, 2, 1), x[:, 0], padding=1), (2, 4)),
+        Row("conv_both_groups", lambda x: F.conv1d(x, x[0].exp().view(4, 1, 2), groups=2, stride=2), (3, 2, 4)),
+        Row("addbmm", lambda x: torch.addbmm(x[:, :1], x.sin().view(2, 3, 1)[:, :2], x.view(2, 1, 3), beta=2, alpha=3)),
+        Row("addr", lambda x: torch.addr(x, x[:, 0].sin(), x[0].exp(), beta=2, alpha=3)),
+        Row("vecdot", lambda x: torch.linalg.vecdot(x.sin(), x.flip(1))),
+        Row("masked_select", lambda x: x.masked_select(mask).sin()),
+        Row("masked_select_broadcast", lambda x: x[0].masked_select(mask).sin()),
+        Row("unsafe_split", lambda x: x.unsafe_split(2, 1)[0].sin()),
+        Row("slice_scatter", lambda x: m.slice_scatter(x[:, :2].sin(), 1, 0, 2), degree=None),
+        Row("block_diag", lambda x: torch.block_diag(x.sin(), x)),
+        Row("clamp_tensors", lambda x: x.clamp(-weight / 2, weight / 2) * x),
+        Row("upsample_exact", lambda x: F.interpolate(x.sin(), scale_factor=2, mode="nearest-exact"), (1, 1, 2, 2)),
+        Row(
+            "grid_sample", lambda x: F.grid_sample(x.sin(), fixed(1, 2, 2, 2).tanh(), align_corners=True), (1, 1, 3, 3)
+        ),
+        Row("scatter_reduce", lambda x: m.scatter_reduce(1, torch.tensor([[0, 2], [1, 1]]), x[:, :2].sin(), "mean")),
+        Row("gru", recurrent, (3, 2)),
         Row("as_strided", lambda x: torch.as_strided(x.sin(), (2, 2), (1, 2))),
         Row("unfold", lambda x: x.unfold(1, 2, 1).sin()),
     ]
     return table
+
+
+def regular(x: Tensor) -> Tensor:
+    return x + 3 * torch.eye(x.shape[-1], dtype=x.dtype)
+
+
+def singular(x: Tensor) -> Tensor:
+    """At the point where it is taken, of rank one."""
+    return torch.ones(3, 3, dtype=x.dtype) + torch.cat([x - x.detach(), x[:1] - x[:1].detach()])
+
+
+def expanded(x: Tensor) -> Tensor:
+    """The determinant of matrices of two or three rows."""
+    if x.shape[-1] == 2:
+        return x[..., 0, 0] * x[..., 1, 1] - x[..., 0, 1] * x[..., 1, 0]
+    return (x[..., 0, :] * torch.linalg.cross(x[..., 1, :], x[..., 2, :])).sum(-1)
+
+
+def running(x: Tensor) -> Tensor:
+    return torch.stack([x[: i + 1].logsumexp(0) for i in range(len(x))])
+
+
+def positive(x: Tensor) -> Tensor:
+    return x @ x.mT + torch.eye(x.shape[-1], dtype=x.dtype)
+
+
+def gaussian_process(x: Tensor) -> Tensor:
+    """The marginal likelihood of values at four points, by the points."""
+    kernel = torch.exp(-(x[:, None] - x[None]).square().sum(-1)) + 0.5 * torch.eye(4, dtype=x.dtype)
+    factor = torch.linalg.cholesky(kernel)
+    values = fixed(4, 1)
+    return (values * torch.cholesky_solve(values, factor)).sum() / 2 + factor.diagonal().log().sum()
+
+
+def pairwise(x: Tensor, y: Tensor, p: float = 2) -> Tensor:
+    return (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().pow(p).sum(-1).pow(1 / p)
+
+
+def pairs_of(x: Tensor) -> Tensor:
+    first, second = torch.triu_indices(len(x), len(x), 1)
+    return (x[first] - x[second]).square().sum(1).sqrt()
+
+
+def grouped(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+    shape = (-1, *[1] * (x.dim() - 2))
+    return normalized(x.reshape(len(x), groups, -1), 2).view(x.shape) * weight.view(shape) + bias.view(shape)
+
+
+def fused(attention: Callable[..., Tensor], x: Tensor, **options: Any) -> Tensor:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return attention(
+            x.expand(2, 1, *x.shape),
+            x.sin()[None, None].expand(2, 1, *x.shape),
+            x[None, None].exp().expand(2, 1, *x.shape),
+            **options,
+        )
+
+
+def softmax_of_scores(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
+
+
+def recurrent(x: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    return nn.GRU(2, 2).double()(x)[0]
 
 
 def gradient_of(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import directional, laplacian, nth_derivative
+from highgrad_ext import directional, full_jacobian, laplacian, nth_derivative
 from highgrad_ext._reference import nth_derivative_loop
 
 
@@ -193,6 +193,19 @@ def test_errors(arguments: tuple[Any], options: dict[str, Any], error: type[Exce
     x = leaf(2)
     with pytest.raises(error, match=message):
         nth_derivative(x.exp(), x, *arguments, **options)
+
+
+def test_too_large_for_memory_is_said_before_any_work() -> None:
+    x, y, z = leaf(1), leaf(1), leaf(1)
+    f = (x * y).sin() * z
+    with pytest.raises(torch.OutOfMemoryError, match=r"nth_derivative: the result has about 10\^477 entries"):
+        nth_derivative(f, (x, y, z), 1000)
+    with pytest.raises(torch.OutOfMemoryError, match="about 10"):
+        nth_derivative(leaf(2, 3).sin(), leaf(2, 3), 60, batch_dims=1)
+    wide = torch.zeros(1, requires_grad=True).expand(1 << 21)
+    with pytest.raises(torch.OutOfMemoryError, match=r"has 4398046511104 entries.*sparse_csr"):
+        full_jacobian(wide.sin(), wide)
+    assert nth_derivative(x.sin(), x, 30).shape == (1,) * 31
 
 
 def test_errors_of_the_engine_name_this_function() -> None:

@@ -123,6 +123,92 @@ def test_divergence_and_curl(kind: str) -> None:
     assert divergence(f, x).shape == ()
 
 
+@every_kind
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_directional_of_samples(kind: str, create_graph: bool) -> None:
+    x = leaf(2, 3, 2)
+    directions = torch.randn(2, 2, 3, 2, dtype=x.dtype)
+    for outputs in (1, 3):
+        f = net(2, outputs)(KINDS[kind](x))
+        expected = directional(f, x, directions, 3)
+        found = directional(f, x, directions, 3, batch_dims=2, create_graph=create_graph)
+        for a, b in zip(found[1:], expected[1:], strict=True):
+            assert a.requires_grad == create_graph
+            assert_close(a, b.detach() if not create_graph else b)
+    with pytest.raises(RuntimeError, match="directional: expected independent samples"):
+        directional(f * f.mean(), x, directions, 3, batch_dims=1)
+    with pytest.raises(ValueError, match="directional: expected the first 1"):
+        directional(f.sum(), x, directions, 3, batch_dims=1)
+
+
+@pytest.mark.parametrize("slice_elements", [1, 9, 1 << 22])
+def test_unknown_operations_of_torch(slice_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bessel functions, which have no rule, by products differentiated by their cotangent, or by rows."""
+    monkeypatch.setattr("highgrad_ext._taylor._JACOBIAN_ELEMENTS", slice_elements)
+    x = leaf(3, 2)
+    v = torch.randn(4, 3, 2, dtype=x.dtype)
+    for f in (torch.special.i0(x.sin()), torch.special.i0(x.sin()).sum(1), torch.special.i0(x).prod()):
+        expected = f
+        series = directional(f, x, v, 3)
+        for derivative in series[1:]:
+            rows = full_jacobian_loop(expected, x, create_graph=True)
+            if expected.dim() == f.dim():
+                expected = torch.stack([(rows * direction).sum((-1, -2)) for direction in v])
+            else:
+                expected = torch.stack([(row * u).sum((-1, -2)) for row, u in zip(rows, v, strict=True)])
+            assert_close(derivative, expected)
+        assert_close(laplacian(f, x), trace(f, x))
+
+
+def test_order_one_of_what_has_no_second_derivative() -> None:
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * ctx.saved_tensors[0].cos()
+
+    x = leaf(3)
+    v = torch.randn(3, dtype=x.dtype)
+    f = Once.apply(x)
+    assert_close(directional(f, x, v, 1, create_graph=False)[1], x.detach().cos() * v)
+
+
+def test_fields_of_several_tensors() -> None:
+    """Components and coordinates one by one, as many codes hold them."""
+    coordinates = [leaf(4, 1) for _ in range(3)]
+    joint = torch.cat([c.detach() for c in coordinates], 1).requires_grad_()
+    f = net(3, 3)
+    parts = list(f(torch.cat(coordinates, 1)).split(1, 1))
+    assert_close(divergence(parts, coordinates, batch_dims=1), divergence(f(joint), joint, batch_dims=1))
+    found = curl(parts, tuple(coordinates), batch_dims=1)
+    assert isinstance(found, list)
+    assert_close(torch.cat(found, 1), curl(f(joint), joint, batch_dims=1))
+    with pytest.raises(ValueError, match="divergence: expected f of wrt's shape"):
+        divergence(parts[:2], coordinates, batch_dims=1)
+    assert divergence(leaf(0, 2).sin(), leaf(0, 2), batch_dims=1).shape == (0,)
+
+
+def test_derivatives_that_torch_has_not() -> None:
+    """Of operations whose backward has no derivative, by jets whatever their size, and through what is recorded."""
+    x = leaf(40, 3)
+    f = torch.cdist(x.sin(), x[:2].detach() + 2).sum()
+    exact = (x.sin()[:, None] - (x[:2].detach() + 2)[None]).square().sum(2).sqrt().sum()
+    assert_close(hessian(f, x, create_graph=False), hessian(exact, x, create_graph=False))
+    small = leaf(2, 2)
+    assert torch.autograd.gradcheck(lambda x: hessian(torch.cdist(x, torch.full_like(x, 2)).sum(1), x), (small,))
+    q = leaf(1, 1, 3, 2)
+
+    def attention(q: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, q.sin(), q).sum()
+
+    assert torch.autograd.gradcheck(lambda q: hessian(attention(q), q), (q,))
+
+
 def test_rotation_has_curl_and_no_divergence() -> None:
     x = leaf(3)
     f = torch.stack([-x[1], x[0], 0 * x[2]])

@@ -22,7 +22,12 @@ MAX_INPUT = 500
 # Operator -> why nested autograd is no oracle for it.
 WRONG_ORACLE = {
     "chalf": "it computes in half precision",
+    "_batch_norm_with_update": "its third derivative takes saved moments for constants",
+    "_native_batch_norm_legit": "its third derivative takes saved moments for constants",
+    "native_batch_norm": "its third derivative takes saved moments for constants",
     "native_layer_norm": "its third derivative takes saved moments for constants",
+    "nn_functional_batch_norm": "its third derivative takes saved moments for constants",
+    "nn_functional_instance_norm": "its third derivative takes saved moments for constants",
     "nn_functional_layer_norm": "its third derivative takes saved moments for constants",
 }
 

@@ -44,7 +44,7 @@ def compare_call(call: Call, device: str) -> None:
 def kernel_checks(device: str) -> Iterator[Check]:
     for row in TABLE:
         for call in row.calls():
-            # Places outside of a tensor raise on the CPU, and are left out on a device.
+            # Places outside of a tensor raise on the CPU.
             if device == "cpu" and call.label.endswith("outside"):
                 continue
             yield row.launcher.removeprefix("launch_"), call.label, lambda call=call: compare_call(call, device)

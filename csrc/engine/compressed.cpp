@@ -40,6 +40,19 @@ at::Tensor to_tensor(const std::vector<int64_t>& values) {
   return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong).clone();
 }
 
+// The colours on a device. Those that count up and start again, as of samples and of bands, are counted there: a copy
+// waits for the device, and cannot be captured in a CUDA graph.
+at::Tensor colors_on(at::Device device, const Coloring& coloring) {
+  const auto rows = static_cast<int64_t>(coloring.colors.size());
+  int64_t next = 0;
+  const bool count_up =
+      coloring.num_colors > 0 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [&](int64_t color) {
+        return color == next++ % coloring.num_colors;
+      });
+  return count_up ? at::arange(rows, at::TensorOptions(device).dtype(at::kLong)).remainder_(coloring.num_colors)
+                  : to_tensor(coloring.colors).to(device);
+}
+
 // For each root that is defined, rows [first, first + count) of the matrix whose row c sums the unit vectors of colour
 // c. `colors` is undefined where all rows have colour 0.
 std::vector<at::Tensor> color_seeds(const LinearMap& map, const at::Tensor& colors, int64_t first, int64_t count) {
@@ -168,7 +181,7 @@ std::vector<at::Tensor> sweep_colors(const LinearMap& map, const Coloring& color
       : plan::automatic_chunk_size(num_colors, map.peak_bytes_per_row, place.device());
   const bool is_one =
       num_colors == 1 && std::all_of(coloring.colors.begin(), coloring.colors.end(), [](int64_t c) { return c == 0; });
-  const at::Tensor colors = is_one ? at::Tensor() : to_tensor(coloring.colors).to(place.device());
+  const at::Tensor colors = is_one ? at::Tensor() : colors_on(place.device(), coloring);
   std::optional<vjp::Program> program = sweeps.chunk_size == 1 ? std::nullopt : compile(map);
   const bool vmap_is_trusted = map.distrust != tape::Distrust::kGraph || !sweeps.create_graph;
   std::vector<std::vector<at::Tensor>> chunks(map.edges.size());

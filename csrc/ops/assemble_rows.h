@@ -23,12 +23,16 @@ at::Tensor assemble_rows(
 // differentiable.
 void assemble_rows_(const at::Tensor& rows, const std::optional<at::Tensor>& block);
 
-// What the kernels of both devices check first.
+// What the kernels of all devices, and of none (Meta), check first.
 void check_assemble_rows(
     const OptionalTensorList& blocks,
-    c10::IntArrayRef row_counts,
-    c10::IntArrayRef output_shape,
+    c10::SymIntArrayRef row_counts,
+    c10::SymIntArrayRef output_shape,
     const at::Tensor& like);
 void check_assemble_rows_(const at::Tensor& rows, const std::optional<at::Tensor>& block);
+
+// Parts of them: that there are as many counts as blocks, and what does not depend on where a tensor lies in memory.
+void check_row_counts(const OptionalTensorList& blocks, c10::SymIntArrayRef row_counts);
+void check_block_of_rows(const at::Tensor& rows, const std::optional<at::Tensor>& block);
 
 } // namespace highgrad::ops

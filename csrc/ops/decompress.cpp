@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 
 #include "ops/check_dtype.h"
+#include "ops/sym_shape.h"
 
 namespace highgrad::ops {
 namespace {
@@ -19,7 +20,7 @@ void check_index(const char* name, const char* index_name, const at::Tensor& ind
       " to be a 1-D int64 tensor, got ",
       index.scalar_type(),
       " of shape ",
-      index.sizes());
+      index.sym_sizes());
   TORCH_CHECK(
       index.device() == from.device(),
       name,
@@ -56,20 +57,20 @@ void check_entries(
     const at::Tensor& from,
     const at::Tensor& source,
     const std::optional<at::Tensor>& target,
-    int64_t whole) {
+    const c10::SymInt& whole) {
   check_dtype(name, from.scalar_type());
   check_index(name, "source", source, from);
   if (target.has_value()) {
     check_index(name, "target", *target, from);
   }
-  const int64_t entries = target.has_value() ? target->numel() : whole;
+  const c10::SymInt entries = target.has_value() ? target->sym_numel() : whole;
   TORCH_CHECK(
-      source.numel() == entries,
+      is_same_size(source.sym_numel(), entries),
       name,
       ": expected one source for each of the ",
       entries,
       " entries, got ",
-      source.numel());
+      source.sym_numel());
 }
 
 } // namespace highgrad::ops

@@ -27,13 +27,13 @@ at::Tensor compress(
     const std::optional<at::Tensor>& target,
     c10::SymIntArrayRef shape);
 
-// What the kernels of both devices check first, for the op called `name`: `whole` is the tensor whose elements `target`
-// counts.
+// What the kernels of all devices, and of none (Meta), check first, for the op called `name`: `whole` is the tensor
+// whose elements `target` counts.
 void check_entries(
     const char* name,
     const at::Tensor& from,
     const at::Tensor& source,
     const std::optional<at::Tensor>& target,
-    int64_t whole);
+    const c10::SymInt& whole);
 
 } // namespace highgrad::ops

@@ -6,6 +6,7 @@
 #include <c10/util/safe_numerics.h>
 
 #include "ops/check_dtype.h"
+#include "ops/sym_shape.h"
 #include "ops/symmetric_index.h"
 
 namespace highgrad::ops {
@@ -27,7 +28,7 @@ SymmetricShape check(const char* name, const at::Tensor& tensor, int64_t size, i
   const SymmetricShape shape = symmetric_shape(size, order);
   const int64_t columns = is_packed ? shape.packed : shape.full;
   TORCH_CHECK(
-      tensor.dim() == 2 && tensor.size(1) == columns,
+      tensor.dim() == 2 && is_same_size(tensor.sym_size(1), columns),
       name,
       ": expected rows of ",
       columns,
@@ -36,7 +37,7 @@ SymmetricShape check(const char* name, const at::Tensor& tensor, int64_t size, i
       " and order ",
       order,
       ", got shape ",
-      tensor.sizes());
+      tensor.sym_sizes());
   return shape;
 }
 

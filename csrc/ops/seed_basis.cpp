@@ -5,6 +5,9 @@
 
 #include <utility>
 
+#include "ops/check_dtype.h"
+#include "ops/sym_shape.h"
+
 namespace highgrad::ops {
 
 at::Tensor seed_basis(const at::Tensor& like, c10::SymInt rows, c10::SymInt first_row) {
@@ -14,9 +17,10 @@ at::Tensor seed_basis(const at::Tensor& like, c10::SymInt rows, c10::SymInt firs
   return op.call(like, std::move(rows), std::move(first_row));
 }
 
-void check_seed_basis(int64_t rows, int64_t first_row) {
+void check_seed_basis(const at::Tensor& like, const c10::SymInt& rows, const c10::SymInt& first_row) {
+  check_dtype("seed_basis", like.scalar_type());
   TORCH_CHECK(
-      rows >= 0 && first_row >= 0,
+      is_at_least_zero(rows) && is_at_least_zero(first_row),
       "seed_basis: expected rows and first_row of at least 0, got ",
       rows,
       " and ",

@@ -9,7 +9,7 @@ namespace highgrad::ops {
 // device, zero but for element (i, i + first_row) in row-major order. Its derivative by `like` is zero.
 at::Tensor seed_basis(const at::Tensor& like, c10::SymInt rows, c10::SymInt first_row);
 
-// What the kernels of both devices check first.
-void check_seed_basis(int64_t rows, int64_t first_row);
+// What the kernels of all devices, and of none (Meta), check first.
+void check_seed_basis(const at::Tensor& like, const c10::SymInt& rows, const c10::SymInt& first_row);
 
 } // namespace highgrad::ops

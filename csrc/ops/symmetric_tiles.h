@@ -50,6 +50,48 @@ HIGHGRAD_HOST_DEVICE SymmetricTile place_symmetric_tile(const SymmetricTiles& ti
       static_cast<int>(left < kSymmetricTile ? left : kSymmetricTile)};
 }
 
+// Side of a brick of sorted multi-indices of order 3: as many elements of the shortest dtype as a sector of 32 bytes
+// holds, so that what one sector holds belongs to one brick, whichever of the three indices is the last of an element.
+constexpr int kSymmetricBrick = 16;
+
+// A block of threads does so many of its smallest, middle and largest digit; so many blocks do a brick.
+constexpr int kBrickI = 8;
+constexpr int kBrickJ = 4;
+constexpr int kBrickK = 8;
+constexpr int kBrickBlocks = kSymmetricBrick / kBrickI * (kSymmetricBrick / kBrickJ) * (kSymmetricBrick / kBrickK);
+
+// How many blocks do a row.
+inline int64_t plan_symmetric_bricks(int64_t size) {
+  return packed_size((size + kSymmetricBrick - 1) / kSymmetricBrick, 3) * kBrickBlocks;
+}
+
+// What a block does: the first of each digit, in which row.
+struct SymmetricBrick {
+  int64_t lane;
+  int64_t i;
+  int64_t j;
+  int64_t k;
+};
+
+// Block `index` of all lanes: those of a brick one after the other, then those of the next, then those of the next
+// lane.
+HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(int64_t in_row, int64_t index, int64_t size) {
+  const int64_t lane = index / in_row;
+  const int64_t across = (size + kSymmetricBrick - 1) / kSymmetricBrick;
+  const int64_t number = index - lane * in_row;
+  const MultiIndex brick = unrank(number / kBrickBlocks, across, 3, digit_width(across));
+  auto part = static_cast<unsigned int>(number % kBrickBlocks);
+  const unsigned int i = part % (kSymmetricBrick / kBrickI);
+  part /= kSymmetricBrick / kBrickI;
+  const unsigned int j = part % (kSymmetricBrick / kBrickJ);
+  const unsigned int k = part / (kSymmetricBrick / kBrickJ);
+  return {
+      lane,
+      digit(brick, 0) * kSymmetricBrick + i * kBrickI,
+      digit(brick, 1) * kSymmetricBrick + j * kBrickJ,
+      digit(brick, 2) * kSymmetricBrick + k * kBrickK};
+}
+
 // Where there are no tiles, a thread does one column of all indices but the first, and so many values of the first: one
 // where there are fewer columns than half a warp has threads, so that neighbours still write neighbouring elements.
 constexpr int kExpandValues = 4;
@@ -83,12 +125,19 @@ inline int64_t expand_threads(int64_t size, int order, int64_t full) {
   return has_symmetric_tiles(size, order) ? tile_threads(size, full) : plan_symmetric_columns(size, full).threads;
 }
 
-// Likewise for the adjoint, where rows of other orders than 2 take one thread an entry.
+// Likewise for the adjoint: tiles of order 2, bricks of order 3, and one thread an entry of all others.
 inline bool has_fold_tiles(int64_t size, int order) {
   return order == 2 && has_symmetric_tiles(size, order);
 }
 
+inline bool has_fold_bricks(int64_t size, int order) {
+  return order == 3 && has_symmetric_tiles(size, order);
+}
+
 inline int64_t fold_threads(int64_t size, int order, int64_t full, int64_t packed) {
+  if (has_fold_bricks(size, order)) {
+    return plan_symmetric_bricks(size) * kBlockThreads;
+  }
   return has_fold_tiles(size, order) ? tile_threads(size, full) : packed;
 }
 

@@ -146,6 +146,17 @@ std::vector<int64_t> one_each(
   return figures.empty() ? otherwise : figures.size() == 1 ? std::vector<int64_t>(count, figures[0]) : figures;
 }
 
+// The steps inside of a window, none where a Node has no such member. By overloads, since torch 2.11 is built as C++17.
+template <typename Pool>
+auto dilation_of(const Pool& pool, int /*preferred*/) -> decltype(std::vector<int64_t>(pool.dilation)) {
+  return pool.dilation;
+}
+
+template <typename Pool>
+std::vector<int64_t> dilation_of(const Pool& /*pool*/, long /*otherwise*/) {
+  return {};
+}
+
 template <int64_t count, typename Pool>
 void read_pool(Node& node, Reader& reader) {
   read_last<count, &Pool::kernel_size, &Pool::stride, &Pool::padding>(node, reader);
@@ -153,10 +164,7 @@ void read_pool(Node& node, Reader& reader) {
   const auto kernel = one_each(pool.kernel_size, count, {});
   const auto stride = one_each(pool.stride, count, kernel);
   const auto padding = one_each(pool.padding, count, {});
-  std::vector<int64_t> dilation(count, 1);
-  if constexpr (requires { pool.dilation; }) {
-    dilation = one_each(pool.dilation, count, dilation);
-  }
+  const auto dilation = one_each(dilation_of(pool, 0), count, std::vector<int64_t>(count, 1));
   for (int64_t axis = 0; axis < count; ++axis) {
     reader.attributes.slides.push_back({Slide::Kind::kOver, kernel[axis], stride[axis], padding[axis], dilation[axis]});
   }

@@ -10,6 +10,8 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <typeindex>
+#include <unordered_map>
 #include <utility>
 
 #include "tape/tape.h"
@@ -116,6 +118,26 @@ int64_t find_degree(const Tape& tape) {
   return degree_of(tape.output);
 }
 
+// The highest order of derivatives of a Node that torch itself has, and has right.
+int64_t nested_orders_of(const Node& node) {
+  using namespace torch::autograd::generated;
+  static const auto* table = new std::unordered_map<std::type_index, int64_t>{
+      // The backward has no derivative.
+      {typeid(CdistBackward0), 1},
+      {typeid(PdistBackward0), 1},
+      {typeid(ScaledDotProductEfficientAttentionBackward0), 1},
+      {typeid(ScaledDotProductFlashAttentionBackward0), 1},
+      {typeid(ScaledDotProductFlashAttentionForCpuBackward0), 1},
+      // The third takes saved moments for constants, or logarithms of cotangents.
+      {typeid(LogcumsumexpBackward0), 2},
+      {typeid(NativeBatchNormBackward0), 2},
+      {typeid(NativeGroupNormBackward0), 2},
+      {typeid(NativeLayerNormBackward0), 2},
+  };
+  const auto row = table->find(typeid(node));
+  return row == table->end() ? kUnbounded : row->second;
+}
+
 // The dtype that holds every tensor of the tape, at least float.
 at::ScalarType widest_dtype(const Tape& tape, at::ScalarType dtype) {
   for (const TapeNode& node : tape.nodes) {
@@ -159,9 +181,12 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
         });
     std::string obstacle = find_obstacle(tape, output);
     const bool contracting = obstacle.empty() && contracts(tape);
-    const bool nested_is_right = std::none_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
-      return node.runs && typeid(*node.node) == typeid(torch::autograd::generated::NativeLayerNormBackward0);
-    });
+    int64_t nested_orders = kUnbounded;
+    for (const TapeNode& node : tape.nodes) {
+      if (node.runs) {
+        nested_orders = std::min(nested_orders, nested_orders_of(*node.node));
+      }
+    }
     outlooks.push_back(
         {find_degree(tape),
          std::move(reaches),
@@ -170,7 +195,7 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
          tape.peak_bytes_per_row,
          tape.bytes_per_row,
          contracting,
-         nested_is_right});
+         nested_orders});
   }
   return outlooks;
 }

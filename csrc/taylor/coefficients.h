@@ -24,9 +24,8 @@ struct Outlook {
   int64_t all_bytes_per_row;
   // Whether the highest order of contracted jets is left as products everywhere.
   bool contracts;
-  // Whether torch's own derivatives are right to every order: those of layer_norm take saved moments for constants from
-  // the third on.
-  bool nested_is_right;
+  // The highest order of derivatives that torch's own Nodes have, and have right.
+  int64_t nested_orders;
 };
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs);

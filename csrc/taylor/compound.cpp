@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "taylor/affine.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -30,25 +31,6 @@ Jet arc_tangent(const Call& c, const Atan2Backward0& node) {
   const Series by_y = integrate(c.frame, y, divide(lowered, x, radius), y[0] + x[0]);
   const Series by_x = integrate(c.frame, x, divide(lowered, y, radius), y[0] + x[0]);
   return add(c.frame, by_y, by_x, -1).jet(c.frame);
-}
-
-// log(exp a + exp b) = b + softplus(a - b).
-Jet log_add_exp(const Call& c, const LogaddexpBackward0& node) {
-  const Series b = c.series(1, c.saved(node.other_));
-  const Series difference = add(c.frame, c.series(0, c.saved(node.self_)), b, -1);
-  const Series slope = sigmoid(c.frame.lowered(), difference, at::sigmoid(difference[0]));
-  return add(c.frame, b, integrate(c.frame, difference, slope, difference[0])).jet(c.frame);
-}
-
-// The function whose derivative of order m is polygamma(m + first, x).
-Series polygamma_of(const Frame& frame, const Series& x, int64_t first) {
-  std::vector<at::Tensor> derivatives;
-  double factorial = 1;
-  for (const auto m : c10::irange<int64_t>(1, frame.order + 1)) {
-    factorial *= static_cast<double>(m);
-    derivatives.push_back(at::polygamma(m + first, x[0]) / factorial);
-  }
-  return compose(frame, x, derivatives);
 }
 
 int64_t quotient_and_sum_degree(Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
@@ -116,43 +98,49 @@ void add_gates(RuleTable& table) {
   });
 }
 
-// With running statistics, which make it affine.
-std::vector<Jet> batch_norm(const Call& c, const NativeBatchNormBackward0& node) {
-  if (node.training || !c.inputs[1].is_zero() || !c.inputs[2].is_zero()) {
-    throw Unsupported("a batch_norm in training, or whose weight or bias depends on wrt");
-  }
-  at::Tensor slope = (c.saved(node.running_var_) + node.eps).rsqrt();
-  const at::Tensor weight = c.saved(node.weight_);
-  slope = weight.defined() ? slope * weight : slope;
-  // Channels are dimension 1 of the input.
-  c10::DimVector shape(c.output_shape().size() - 1, 1);
-  shape[0] = slope.numel();
-  return {{c.inputs[0].rows * slope.reshape(shape), c.inputs[0].terms}, {}, {}};
+// Operations that are affine in their first input, the only one that may depend on wrt.
+template <typename... T>
+void add_affine_in_first(RuleTable& table) {
+  const auto degree = [](Node& node, c10::ArrayRef<int64_t> inputs) {
+    return linear_degree(node, inputs.slice(1)) == 0 ? inputs[0] : nonlinear_degree(node, inputs);
+  };
+  const auto map = [](const Call& c, const Node& node) {
+    for (const Jet& input : c.inputs.slice(1)) {
+      if (!input.is_zero()) {
+        throw Unsupported(node.name() + " of places or weights that depend on wrt");
+      }
+    }
+    return transposed_vjp(c);
+  };
+  (add_rule_of_many<T>(table, degree, map), ...);
 }
 
-// In evaluation a product of input and weight; in training, of statistics of the input too.
-int64_t batch_norm_degree(torch::autograd::Node& node, c10::ArrayRef<int64_t> inputs) {
-  const bool is_training = static_cast<NativeBatchNormBackward0&>(node).training;
-  return is_training ? nonlinear_degree(node, inputs) : product_degree(node, inputs);
+// Affine but for products.
+template <typename T>
+void add_scatter(RuleTable& table) {
+  const auto degree = [](Node& node, c10::ArrayRef<int64_t> inputs) {
+    return static_cast<T&>(node).reduce == "prod" ? nonlinear_degree(node, inputs) : linear_degree(node, inputs);
+  };
+  add_rule_of_many<T>(table, degree, [](const Call& c, const T& node) {
+    if (node.reduce == "prod") {
+      throw Unsupported(node.name() + " of products");
+    }
+    return transposed_vjp(c);
+  });
 }
 
 } // namespace
 
 void add_compound_rules(RuleTable& table) {
+  add_affine_in_first<EmbeddingBagBackward0, GridSampler2DBackward0, GridSampler3DBackward0>(table);
+  add_scatter<IndexReduceBackward0>(table);
+  add_scatter<ScatterReduceBackward0>(table);
   add_rule<Atan2Backward0>(table, nonlinear_degree, &arc_tangent);
   add_rule<HypotBackward0>(table, nonlinear_degree, [](const Call& c, const HypotBackward0& node) {
     const Series a = square(c.frame, c.series(0, c.saved(node.self_)));
     const Series b = square(c.frame, c.series(1, c.saved(node.other_)));
     return sqrt(c.frame, add(c.frame, a, b), c.saved(node.result_)).jet(c.frame);
   });
-  add_rule<LogaddexpBackward0>(table, nonlinear_degree, &log_add_exp);
-  add_rule<LgammaBackward0>(table, nonlinear_degree, [](const Call& c, const LgammaBackward0& node) {
-    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), -1).jet(c.frame);
-  });
-  add_rule<DigammaBackward0>(table, nonlinear_degree, [](const Call& c, const DigammaBackward0& node) {
-    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), 0).jet(c.frame);
-  });
-  add_rule_of_many<NativeBatchNormBackward0>(table, batch_norm_degree, &batch_norm);
   add_sums_of_products(table);
   add_gates(table);
 }

@@ -4,8 +4,10 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
@@ -14,6 +16,7 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
+#include "tape/node_rules.h"
 #include "taylor/polynomials.h"
 #include "taylor/rule.h"
 
@@ -49,6 +52,34 @@ void accumulate(at::Tensor& total, const at::Tensor& a, const at::Tensor& b) {
   } else {
     total.baddbmm_(a, b);
   }
+}
+
+// The products of batched_vjp, for Nodes that must not be batched.
+std::vector<at::Tensor> one_by_one(
+    const edge_list& root,
+    const at::Tensor& seeds,
+    const edge_list& edges,
+    engine::SweepOptions sweep) {
+  std::vector<std::vector<at::Tensor>> rows(edges.size());
+  for (const at::Tensor& seed : seeds.unbind()) {
+    const std::vector<at::Tensor> found = engine::single_vjp(root, {seed}, edges, sweep);
+    for (const auto i : c10::irange(edges.size())) {
+      rows[i].push_back(found[i]);
+    }
+  }
+  std::vector<at::Tensor> products(edges.size());
+  for (const auto i : c10::irange(edges.size())) {
+    const auto any = std::find_if(rows[i].begin(), rows[i].end(), [](const at::Tensor& row) { return row.defined(); });
+    if (any == rows[i].end()) {
+      continue;
+    }
+    const at::Tensor zeros = at::zeros_like(*any);
+    for (at::Tensor& row : rows[i]) {
+      row = row.defined() ? row : zeros;
+    }
+    products[i] = at::cat(rows[i]);
+  }
+  return products;
 }
 
 } // namespace
@@ -108,9 +139,12 @@ Contraction::Contraction(const Frame& frame, const tape::Tape& tape, const at::T
     shape.append(output.sizes().begin(), output.sizes().end());
     const at::Tensor seeds =
         at::eye(outputs_, options).unsqueeze(1).expand({outputs_, samples, outputs_}).reshape(shape);
+    const bool trusted = std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const tape::TapeNode& node) {
+      return tape::distrust_of(*node.node, [](size_t) { return true; }) != tape::Distrust::kValues;
+    });
     std::exception_ptr failure;
     try {
-      found = engine::batched_vjp(root, {seeds}, edges, sweep);
+      found = trusted ? engine::batched_vjp(root, {seeds}, edges, sweep) : one_by_one(root, seeds, edges, sweep);
     } catch (...) {
       failure = std::current_exception();
     }

@@ -59,6 +59,13 @@ void add_piecewise_linear(RuleTable& table) {
   });
 }
 
+// A piecewise constant function.
+template <typename... T>
+void add_steps(RuleTable& table) {
+  const auto degree = [](torch::autograd::Node& /*node*/, c10::ArrayRef<int64_t> /*inputs*/) { return int64_t{0}; };
+  (add_rule<T>(table, degree, [](const Call& /*call*/, const T& /*node*/) { return Jet{}; }), ...);
+}
+
 // 1 + sign * x^2, of the orders that a slope needs.
 Series one_plus_square(const Frame& frame, const Series& x, double sign) {
   return shift(scale(frame.lowered(), square(frame.lowered(), x), sign), 1);
@@ -260,6 +267,16 @@ void add_activations(RuleTable& table) {
   add_piecewise_linear<Rad2DegBackward0>(table);
   add_piecewise_linear<RemainderBackward0>(table);
   add_piecewise_linear<SoftshrinkBackward0>(table);
+  add_steps<
+      AngleBackward0,
+      CeilBackward0,
+      DivBackward2,
+      FloorBackward0,
+      RoundBackward0,
+      RoundBackward1,
+      SgnBackward0,
+      SignBackward0,
+      TruncBackward0>(table);
   add_rule<PreluKernelBackward0>(table, product_degree, [](const Call& call, const PreluKernelBackward0& /*node*/) {
     if (!call.inputs[1].is_zero()) {
       throw Unsupported("a prelu whose weight depends on wrt");

@@ -9,11 +9,13 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/scatter_add.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/irange.h>
 
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -24,6 +26,8 @@ namespace {
 
 // Ranks that are kept for the next call: 64 MiB.
 constexpr size_t kKeptRanks = size_t{1} << 24;
+// Likewise on a device that is not the CPU: 8 MiB.
+constexpr int64_t kKeptIndex = int64_t{1} << 20;
 // Elements of all rows that are multiplied together, so that they stay in the nearest caches.
 constexpr int64_t kBlock = 64;
 
@@ -107,6 +111,35 @@ bool is_plain(const at::Tensor& tensor) {
       (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble);
 }
 
+// The ranks of product_ranks as an index on the device of `like`. On any but the CPU it is kept for good, up to a total
+// of kKeptIndex: each copy waits for the device, and cannot be captured in a CUDA graph.
+at::Tensor rank_index(int64_t variables, int64_t j, int64_t l, const at::Tensor& like) {
+  const Ranks ranks = product_ranks(variables, j, l);
+  const auto numel = static_cast<int64_t>(ranks->size());
+  const auto copy = [&] {
+    return at::from_blob(const_cast<int32_t*>(ranks->data()), {numel}, at::kInt).to(like.device(), at::kLong);
+  };
+  if (like.device().is_cpu() || at::isTensorSubclassLike(like)) {
+    return copy();
+  }
+  static auto* guard = new std::mutex;
+  static auto* kept = new std::map<std::tuple<std::string, int64_t, int64_t, int64_t>, at::Tensor>;
+  static int64_t total = 0;
+  const std::lock_guard<std::mutex> lock(*guard);
+  const std::tuple<std::string, int64_t, int64_t, int64_t> key{like.device().str(), variables, j, l};
+  const auto entry = kept->find(key);
+  if (entry != kept->end()) {
+    return entry->second;
+  }
+  const c10::InferenceMode normal(false); // a graph may save it
+  const at::Tensor index = copy();
+  if (total + numel <= kKeptIndex) {
+    total += numel;
+    (*kept)[key] = index;
+  }
+  return index;
+}
+
 } // namespace
 
 int64_t count_monomials(int64_t variables, int64_t degree) {
@@ -178,9 +211,7 @@ at::Tensor fold_pairs(int64_t variables, int64_t j, int64_t l, const at::Tensor&
   shape[0] = count_monomials(variables, j + l);
   c10::DimVector ones(pairs.dim(), 1);
   ones[0] = pairs.size(0);
-  const Ranks ranks = product_ranks(variables, j, l);
-  const at::Tensor view = at::from_blob(const_cast<int32_t*>(ranks->data()), ones, at::kInt);
-  const at::Tensor index = view.to(pairs.device(), at::kLong).expand_as(pairs);
+  const at::Tensor index = rank_index(variables, j, l, pairs).view(ones).expand_as(pairs);
   return at::scatter_add(at::zeros(shape, pairs.options()), 0, index, pairs);
 }
 

@@ -21,7 +21,7 @@
 #include <utility>
 
 #include "taylor/affine.h"
-#include "taylor/polynomials.h"
+#include "taylor/bilinear.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -32,55 +32,6 @@ using torch::autograd::Node;
 
 // A natural exponent up to this goes by repeated squaring.
 constexpr double kLargestNaturalPower = 64;
-
-// The rows of order j + l of a product that `product` forms direction by direction.
-template <typename Function>
-at::Tensor product_of_rows(
-    const Frame& frame,
-    int64_t j,
-    const at::Tensor& a,
-    int64_t l,
-    const at::Tensor& b,
-    const Function& product) {
-  if (!frame.is_multivariate()) {
-    return product(a, b);
-  }
-  // Every row of a with every row of b.
-  const auto each = [&](const at::Tensor& rows, int64_t dim) {
-    std::vector<int64_t> shape = rows.sizes().vec();
-    shape.insert(shape.begin() + dim, dim == 0 ? a.size(0) : b.size(0));
-    return rows.unsqueeze(dim).expand(shape).flatten(0, 1);
-  };
-  const at::Tensor pairs = product(each(a, 1), each(b, 0));
-  return fold_pairs(frame.variables, j, l, pairs);
-}
-
-// y = B(a, b), linear in each. with_b maps the rows of a by b's value, with_a those of b by a's value, and `product`
-// maps [D, ...] and [D, ...] direction by direction.
-template <typename WithB, typename WithA, typename Product>
-Jet bilinear(const Frame& frame, const Jet& a, const Jet& b, WithB&& with_b, WithA&& with_a, Product&& product) {
-  Jet result;
-  if (!a.is_zero()) {
-    result = {with_b(a.rows), a.terms};
-  }
-  if (!b.is_zero()) {
-    result = add(frame, result, {with_a(b.rows), b.terms});
-  }
-  if (a.is_zero() || b.is_zero()) {
-    return result;
-  }
-  std::vector<at::Tensor> crossed;
-  for (const auto k : c10::irange<int64_t>(1, std::min(frame.order, a.terms + b.terms) + 1)) {
-    at::Tensor sum;
-    for (int64_t j = std::max<int64_t>(1, k - b.terms); j <= std::min(k - 1, a.terms); ++j) {
-      const at::Tensor term =
-          product_of_rows(frame, j, coefficient(frame, a, j), k - j, coefficient(frame, b, k - j), product);
-      sum = sum.defined() ? sum + term : term;
-    }
-    crossed.push_back(sum.defined() && frame.collapsed && k == frame.order ? sum_directions(frame, sum) : sum);
-  }
-  return add(frame, result, join(frame, crossed));
-}
 
 // [R, n, k] x [k, m], and [n, k] x [R, k, m], each as one product of matrices.
 at::Tensor rows_by_matrix(const at::Tensor& rows, const at::Tensor& matrix) {
@@ -140,9 +91,67 @@ Jet vector_product(const Call& call, const Jet& a, const Jet& b, const at::Tenso
       [](const at::Tensor& x, const at::Tensor& y) { return at::bmm(x, y.unsqueeze(2)).squeeze(2); });
 }
 
+Jet dot_product(const Call& c, const at::Tensor& a0, const at::Tensor& b0) {
+  return bilinear(
+      c.frame,
+      c.inputs[0],
+      c.inputs[1],
+      [&](const at::Tensor& rows) { return at::matmul(rows, b0); },
+      [&](const at::Tensor& rows) { return at::matmul(rows, a0); },
+      [](const at::Tensor& x, const at::Tensor& y) { return (x * y).sum(1); });
+}
+
 // beta * self + alpha * product, where self broadcasts.
 Jet plus_product(const Call& call, const at::Scalar& beta, const at::Scalar& alpha, const Jet& product) {
   return add(call.frame, scaled(call.inputs[0], beta.toDouble()), scaled(product, alpha.toDouble()));
+}
+
+at::Tensor convolve(
+    const at::Tensor& input,
+    const at::Tensor& weight,
+    const ConvolutionBackward0& node,
+    int64_t times) {
+  return at::convolution_symint(
+      input,
+      weight,
+      /*bias=*/{},
+      node.stride,
+      node.padding,
+      node.dilation,
+      node.transposed,
+      node.output_padding,
+      node.groups * times);
+}
+
+// Of an input that depends on wrt.
+Jet convolution(const Call& c, const ConvolutionBackward0& node) {
+  const auto with_weight = [&](const at::Tensor& rows) {
+    const at::Tensor result = convolve(rows.flatten(0, 1), c.saved(node.weight_), node, 1);
+    return result.unflatten(0, {rows.size(0), rows.size(1)});
+  };
+  // Direction by direction, as groups of channels: [N, D C, ...] by [D O, C, ...].
+  const auto product = [&](const at::Tensor& x, const at::Tensor& y) {
+    const at::Tensor joined = x.transpose(0, 1).flatten(1, 2);
+    const at::Tensor result = convolve(joined, y.flatten(0, 1), node, x.size(0));
+    return result.unflatten(1, {x.size(0), -1}).transpose(0, 1);
+  };
+  // All rows of weights as channels of one output.
+  const auto with_input = [&](const at::Tensor& rows) {
+    const at::Tensor input = c.saved(node.input_);
+    c10::DimVector shape{rows.size(0)};
+    shape.append(input.sizes().begin(), input.sizes().end());
+    return product(input.unsqueeze(0).expand(shape), rows);
+  };
+  const Jet result = bilinear(c.frame, c.inputs[0], c.inputs[1], with_weight, with_input, product);
+  Jet bias = c.inputs[2];
+  if (!bias.is_zero()) {
+    // Channels are dimension 1 of the output.
+    c10::DimVector shape(c.output_shape().size() + 1, 1);
+    shape[0] = bias.rows.size(0);
+    shape[2] = bias.rows.size(1);
+    bias.rows = bias.rows.reshape(shape);
+  }
+  return add(c.frame, result, bias);
 }
 
 int64_t addmm_degree(Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
@@ -162,6 +171,26 @@ void add_linear_algebra(RuleTable& table) {
   });
   add_rule<BaddbmmBackward0>(table, addmm_degree, [](const Call& c, const BaddbmmBackward0& node) {
     const Jet product = batched_product(c, c.inputs[1], c.inputs[2], c.saved(node.batch1_), c.saved(node.batch2_));
+    return plus_product(c, node.beta, node.alpha, product);
+  });
+  add_rule<AddbmmBackward0>(table, addmm_degree, [](const Call& c, const AddbmmBackward0& node) {
+    Jet product = batched_product(c, c.inputs[1], c.inputs[2], c.saved(node.batch1_), c.saved(node.batch2_));
+    if (!product.is_zero()) {
+      product.rows = product.rows.sum(1);
+    }
+    return plus_product(c, node.beta, node.alpha, product);
+  });
+  add_rule<AddrBackward0>(table, addmm_degree, [](const Call& c, const AddrBackward0& node) {
+    const at::Tensor a0 = c.saved(node.vec1_);
+    const at::Tensor b0 = c.saved(node.vec2_);
+    const auto outer = [](const at::Tensor& x, const at::Tensor& y) { return x.unsqueeze(-1) * y.unsqueeze(-2); };
+    const Jet product = bilinear(
+        c.frame,
+        c.inputs[1],
+        c.inputs[2],
+        [&](const at::Tensor& rows) { return outer(rows, b0); },
+        [&](const at::Tensor& rows) { return outer(a0, rows); },
+        outer);
     return plus_product(c, node.beta, node.alpha, product);
   });
   add_rule<MvBackward0>(table, product_degree, [](const Call& c, const MvBackward0& node) {
@@ -188,15 +217,10 @@ void add_linear_algebra(RuleTable& table) {
         cross);
   });
   add_rule<DotBackward0>(table, product_degree, [](const Call& c, const DotBackward0& node) {
-    const at::Tensor a0 = c.saved(node.self_);
-    const at::Tensor b0 = c.saved(node.tensor_);
-    return bilinear(
-        c.frame,
-        c.inputs[0],
-        c.inputs[1],
-        [&](const at::Tensor& rows) { return at::matmul(rows, b0); },
-        [&](const at::Tensor& rows) { return at::matmul(rows, a0); },
-        [](const at::Tensor& x, const at::Tensor& y) { return (x * y).sum(1); });
+    return dot_product(c, c.saved(node.self_), c.saved(node.tensor_));
+  });
+  add_rule<VdotBackward0>(table, product_degree, [](const Call& c, const VdotBackward0& node) {
+    return dot_product(c, c.saved(node.self_), c.saved(node.other_));
   });
   const auto convolution_degree = [](Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
     return std::max(std::min(inputs[0] + inputs[1], kUnbounded), inputs[2]);
@@ -205,21 +229,7 @@ void add_linear_algebra(RuleTable& table) {
     if (c.inputs[0].is_zero()) {
       return transposed_vjp(c)[0]; // affine in weight and bias
     }
-    if (!c.inputs[1].is_zero() || !c.inputs[2].is_zero()) {
-      throw Unsupported("a convolution of wrt by a weight or bias that depends on wrt");
-    }
-    const at::Tensor& rows = c.inputs[0].rows;
-    const at::Tensor result = at::convolution_symint(
-        rows.flatten(0, 1),
-        c.saved(node.weight_),
-        /*bias=*/{},
-        node.stride,
-        node.padding,
-        node.dilation,
-        node.transposed,
-        node.output_padding,
-        node.groups);
-    return {result.unflatten(0, {rows.size(0), rows.size(1)}), c.inputs[0].terms};
+    return convolution(c, node);
   });
 }
 
@@ -283,23 +293,6 @@ void add_quotients(RuleTable& table) {
   add_rule<DivBackward1>(table, linear_degree, [](const Call& c, const DivBackward1& node) -> Jet {
     return {c.inputs[0].rows / node.other, c.inputs[0].terms};
   });
-  add_rule<MseLossBackward0>(
-      table,
-      [](Node& node, c10::ArrayRef<int64_t> inputs) { return std::min(2 * linear_degree(node, inputs), kUnbounded); },
-      [](const Call& c, const MseLossBackward0& node) -> Jet {
-        const at::Tensor value = c.saved(node.self_) - c.saved(node.target_);
-        Jet difference = add(c.frame, c.inputs[0], scaled(c.inputs[1], -1));
-        c10::DimVector shape(value.sizes());
-        shape.insert(shape.begin(), difference.rows.size(0));
-        difference.rows = align(difference.rows, value.dim()).expand(shape);
-        Jet squared = square(c.frame, Series(c.frame, difference, value)).jet(c.frame);
-        if (node.reduction == at::Reduction::None) {
-          return squared;
-        }
-        squared = multiplied_out(c.frame, squared);
-        const at::Tensor sums = squared.rows.reshape({squared.rows.size(0), value.numel()}).sum(1);
-        return {node.reduction == at::Reduction::Mean ? sums / value.numel() : sums, squared.terms};
-      });
 }
 
 bool is_natural(double exponent) {

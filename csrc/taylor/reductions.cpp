@@ -2,42 +2,48 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/WrapDimUtils.h>
-#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <algorithm>
 #include <numeric>
 #include <optional>
 #include <utility>
 
 #include "taylor/rule.h"
+#include "taylor/softmax.h"
 
 namespace highgrad::taylor {
-namespace {
 
-using namespace torch::autograd::generated;
-
-// Dimensions counted from the end, so that they name the same ones of a value and of its coefficients. None of them,
-// or an absent list, means all, as torch has it.
-std::vector<int64_t> dims_from_end(at::OptionalIntArrayRef dims, int64_t rank) {
-  std::vector<int64_t> result;
-  if (!dims.has_value() || dims->empty()) {
-    result.resize(rank);
-    std::iota(result.begin(), result.end(), -rank);
-    return result;
-  }
-  if (rank > 0) {
-    for (const int64_t dim : *dims) {
-      result.push_back(at::maybe_wrap_dim(dim, rank) - rank);
+Normalized normalize(const Frame& frame, const Series& x, const at::Tensor& y, at::IntArrayRef dims) {
+  Normalized result{Series(y), Series(y)};
+  Series dx{at::Tensor()}, dm{at::Tensor()};
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const auto order = static_cast<double>(k);
+    dx.push(x[k].defined() ? x[k] * order : x[k]);
+    const at::Tensor product = convolve(frame, k, dx, result.softmax, 1, k);
+    if (!product.defined()) {
+      dm.push({});
+      result.logsumexp.push({});
+      result.softmax.push({});
+      continue;
     }
+    dm.push(dims.empty() ? product : product.sum(dims, /*keepdim=*/true));
+    result.logsumexp.push(dm[k] / order);
+    result.softmax.push((product - convolve(frame, k, dm, result.softmax, 1, k)) / order);
   }
   return result;
 }
+
+namespace {
+
+using namespace torch::autograd::generated;
 
 at::Tensor sum_over(const at::Tensor& tensor, at::IntArrayRef dims, bool keepdim) {
   return dims.empty() ? tensor : tensor.sum(dims, keepdim);
@@ -45,6 +51,16 @@ at::Tensor sum_over(const at::Tensor& tensor, at::IntArrayRef dims, bool keepdim
 
 Jet sum(const Jet& jet, at::OptionalIntArrayRef dims, bool keepdim) {
   return {sum_over(jet.rows, dims_from_end(dims, jet.rows.dim() - 1), keepdim), jet.terms};
+}
+
+Jet mean(const Jet& jet, at::OptionalIntArrayRef dims, bool keepdim) {
+  const Jet total = sum(jet, dims, keepdim);
+  const double numel = static_cast<double>(jet.rows.numel()) / static_cast<double>(total.rows.numel());
+  return {total.rows / numel, total.terms};
+}
+
+at::OptionalIntArrayRef dims_of(const c10::OptionalArray<int64_t>& dims) {
+  return dims.list.has_value() ? at::OptionalIntArrayRef(*dims.list) : std::nullopt;
 }
 
 int64_t count(at::IntArrayRef shape, at::IntArrayRef dims) {
@@ -60,62 +76,14 @@ void add_sums(RuleTable& table) {
     return sum(c.inputs[0], std::nullopt, false);
   });
   add_rule<SumBackward1>(table, linear_degree, [](const Call& c, const SumBackward1& node) {
-    return sum(
-        c.inputs[0], node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt, node.keepdim);
+    return sum(c.inputs[0], dims_of(node.dim), node.keepdim);
   });
-  const auto divided = [](Jet jet, const at::Tensor& before) {
-    const int64_t after = jet.rows.numel() / jet.rows.size(0);
-    const int64_t numel = before.numel() / before.size(0);
-    return Jet{jet.rows / (static_cast<double>(numel) / static_cast<double>(after)), jet.terms};
-  };
-  add_rule<MeanBackward0>(table, linear_degree, [divided](const Call& c, const MeanBackward0& /*node*/) {
-    return divided(sum(c.inputs[0], std::nullopt, false), c.inputs[0].rows);
+  add_rule<MeanBackward0>(table, linear_degree, [](const Call& c, const MeanBackward0& /*node*/) {
+    return mean(c.inputs[0], std::nullopt, false);
   });
-  add_rule<MeanBackward1>(table, linear_degree, [divided](const Call& c, const MeanBackward1& node) {
-    const auto dims = node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
-    return divided(sum(c.inputs[0], dims, node.keepdim), c.inputs[0].rows);
+  add_rule<MeanBackward1>(table, linear_degree, [](const Call& c, const MeanBackward1& node) {
+    return mean(c.inputs[0], dims_of(node.dim), node.keepdim);
   });
-}
-
-// y = softmax(x) and m = logsumexp(x), by m' = sum(y x') and y' = y (x' - m').
-struct Normalized {
-  Series softmax;
-  Series logsumexp; // with keepdim
-};
-
-Normalized normalize(const Frame& frame, const Series& x, const at::Tensor& y, at::IntArrayRef dims) {
-  Normalized result{Series(y), Series(y)};
-  Series dx{at::Tensor()}, dm{at::Tensor()};
-  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
-    const auto order = static_cast<double>(k);
-    dx.push(x[k].defined() ? x[k] * order : x[k]);
-    const at::Tensor product = convolve(frame, k, dx, result.softmax, 1, k);
-    if (!product.defined()) {
-      dm.push({});
-      result.logsumexp.push({});
-      result.softmax.push({});
-      continue;
-    }
-    dm.push(sum_over(product, dims, true));
-    result.logsumexp.push(dm[k] / order);
-    result.softmax.push((product - convolve(frame, k, dm, result.softmax, 1, k)) / order);
-  }
-  return result;
-}
-
-// sqrt(sum(x^2)), and zeros where that is zero, as torch's derivatives have it.
-Jet euclidean_norm(
-    const Call& c,
-    const at::Tensor& self,
-    const at::Tensor& result,
-    at::OptionalIntArrayRef dim,
-    bool keepdim) {
-  const std::vector<int64_t> dims = dims_from_end(dim, self.dim());
-  const Series squares = square(c.frame, c.series(0, self));
-  const Series sums = squares.map([&](const at::Tensor& coefficient) { return sum_over(coefficient, dims, keepdim); });
-  const at::Tensor is_zero = result == 0;
-  const Series norm = sqrt(c.frame, sums, at::where(is_zero, at::ones_like(result), result));
-  return norm.map([&](const at::Tensor& k) { return at::where(is_zero, at::zeros_like(k), k); }).jet(c.frame);
 }
 
 // The product along the last dimension but `from_end` - 1, which is kept with size 1.
@@ -132,28 +100,6 @@ Series product_along(const Frame& frame, Series x, int64_t dim) {
     x = multiply(frame, part(0, size / 2), part(size / 2, size / 2));
   }
   return rest.has_value() ? multiply(frame, *rest, x) : x;
-}
-
-Jet layer_norm(const Call& c, const NativeLayerNormBackward0& node) {
-  const Frame& frame = c.frame;
-  const at::Tensor input = c.saved(node.input_);
-  std::vector<int64_t> dims(node.normalized_shape.size());
-  std::iota(dims.begin(), dims.end(), -static_cast<int64_t>(dims.size()));
-  const auto numel = static_cast<double>(count(input.sizes(), dims));
-  const auto mean = [&](const at::Tensor& tensor) { return tensor.sum(dims, true) / numel; };
-  const Series x = c.series(0, input);
-  const Series centered = add(frame, x, x.map(mean), -1);
-  const Series variance = square(frame, centered).map(mean);
-  // The Node did not save epsilon, only the reciprocal deviation, which has no graph of its own.
-  const at::Tensor shifted = c.saved(node.result2_).detach().pow(-2);
-  const at::Tensor epsilon = (shifted - variance[0]).detach();
-  const Series regular = variance.with_value(variance[0] + epsilon);
-  Series result = multiply(frame, centered, power(frame, regular, -0.5, regular[0].rsqrt()));
-  const at::Tensor weight = c.saved(node.weight_);
-  if (weight.defined()) {
-    result = multiply(frame, result, c.series(1, weight));
-  }
-  return add(frame, result.jet(frame), c.inputs[2]);
 }
 
 template <typename T>
@@ -185,30 +131,6 @@ void add_normalizations(RuleTable& table) {
     std::vector<int64_t> shape = c.output_shape();
     shape.insert(shape.begin(), jet.rows.size(0));
     return Jet{jet.rows.reshape(shape), jet.terms};
-  });
-  add_rule_of_many<NativeLayerNormBackward0>(
-      table, nonlinear_degree, [](const Call& c, const NativeLayerNormBackward0& node) {
-        return std::vector<Jet>{layer_norm(c, node), {}, {}};
-      });
-  add_rule<LinalgVectorNormBackward0>(
-      table, nonlinear_degree, [](const Call& c, const LinalgVectorNormBackward0& node) {
-        if (node.ord.toDouble() != 2) {
-          throw Unsupported("a norm of another order than 2");
-        }
-        const auto dims = node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
-        return euclidean_norm(c, c.saved(node.self_), c.saved(node.result_), dims, node.keepdim);
-      });
-  add_rule<NormBackward0>(table, nonlinear_degree, [](const Call& c, const NormBackward0& node) {
-    if (node.p.toDouble() != 2) {
-      throw Unsupported("a norm of another order than 2");
-    }
-    return euclidean_norm(c, c.saved(node.self_), c.saved(node.result_), std::nullopt, false);
-  });
-  add_rule<NormBackward1>(table, nonlinear_degree, [](const Call& c, const NormBackward1& node) {
-    if (node.p.has_value() && node.p->toDouble() != 2) {
-      throw Unsupported("a norm of another order than 2");
-    }
-    return euclidean_norm(c, c.saved(node.self_), c.saved(node.result_), at::IntArrayRef(node.dim), node.keepdim);
   });
 }
 
@@ -258,16 +180,84 @@ void add_statistics(RuleTable& table) {
     return factors_degree(self.dim() == 0 ? 1 : self.size(prod.dim), inputs);
   };
   add_rule<VarBackward0>(table, nonlinear_degree, [](const Call& c, const VarBackward0& node) {
-    const auto dims = node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
+    const auto dims = dims_of(node.dim);
     return variance(c, c.saved(node.self_), dims, node.correction, node.keepdim).jet(c.frame);
   });
   table[typeid(VarBackward0)].degree = [](torch::autograd::Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
     return factors_degree(2, inputs);
   };
+  add_rule_of_many<VarMeanBackward0>(table, nonlinear_degree, [](const Call& c, const VarMeanBackward0& node) {
+    const auto dims = dims_of(node.dim);
+    const Jet squares = variance(c, c.saved(node.self_), dims, node.correction, node.keepdim).jet(c.frame);
+    return std::vector<Jet>{squares, mean(c.inputs[0], dims, node.keepdim)};
+  });
+  add_rule_of_many<StdMeanBackward0>(table, nonlinear_degree, [](const Call& c, const StdMeanBackward0& node) {
+    const auto dims = dims_of(node.dim);
+    const Series square = variance(c, c.saved(node.self_), dims, node.correction, node.keepdim);
+    const Jet deviation = sqrt(c.frame, square, c.saved(node.result0_)).jet(c.frame);
+    return std::vector<Jet>{deviation, mean(c.inputs[0], dims, node.keepdim)};
+  });
   add_rule<StdBackward0>(table, nonlinear_degree, [](const Call& c, const StdBackward0& node) {
-    const auto dims = node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
+    const auto dims = dims_of(node.dim);
     const Series square = variance(c, c.saved(node.self_), dims, node.correction, node.keepdim);
     return sqrt(c.frame, square, c.saved(node.result_)).jet(c.frame);
+  });
+}
+
+// The running results of an associative function along a dimension counted from the end, in log2(size) steps (Hillis,
+// Steele, "Data parallel algorithms", 1986).
+template <typename Function>
+Series scan(Series x, int64_t dim, const Function& function) {
+  const int64_t size = x[0].size(dim);
+  for (int64_t step = 1; step < size; step *= 2) {
+    const auto part = [&](int64_t first, int64_t length) {
+      return x.map([&](const at::Tensor& k) { return k.narrow(dim, first, length); });
+    };
+    const Series ahead = function(part(step, size - step), part(0, size - step));
+    const Series before = part(0, step);
+    Series joined(at::cat({before[0], ahead[0]}, dim));
+    for (const auto k : c10::irange<int64_t>(1, std::max(before.terms(), ahead.terms()) + 1)) {
+      if (!before[k].defined() && !ahead[k].defined()) {
+        joined.push({});
+        continue;
+      }
+      const auto whole = [&](const Series& piece, const Series& other) {
+        if (piece[k].defined()) {
+          return piece[k];
+        }
+        c10::DimVector shape(other[k].sizes());
+        shape[other[k].dim() + dim] = piece[0].size(dim);
+        return at::zeros(shape, other[k].options());
+      };
+      joined.push(at::cat({whole(before, ahead), whole(ahead, before)}, dim));
+    }
+    x = std::move(joined);
+  }
+  return x;
+}
+
+void add_scans(RuleTable& table) {
+  const auto degree = [](torch::autograd::Node& node, c10::ArrayRef<int64_t> inputs) {
+    const std::vector<int64_t> shape = shape_of(node, 0);
+    const auto rank = static_cast<int64_t>(shape.size());
+    const int64_t dim = static_cast<CumprodBackward0&>(node).dim;
+    return factors_degree(rank == 0 ? 1 : shape[at::maybe_wrap_dim(dim, rank)], inputs);
+  };
+  add_rule<CumprodBackward0>(table, degree, [](const Call& c, const CumprodBackward0& node) {
+    const at::Tensor self = c.saved(node.self_);
+    if (self.dim() == 0) {
+      return c.inputs[0];
+    }
+    const auto product = [&](const Series& a, const Series& b) { return multiply(c.frame, a, b); };
+    return scan(c.series(0, self), dims_from_end(node.dim, self.dim())[0], product).jet(c.frame);
+  });
+  add_rule<LogcumsumexpBackward0>(table, nonlinear_degree, [](const Call& c, const LogcumsumexpBackward0& node) {
+    const at::Tensor self = c.saved(node.self_);
+    if (self.dim() == 0) {
+      return c.inputs[0];
+    }
+    const auto sum = [&](const Series& a, const Series& b) { return log_add_exp(c.frame, a, b, 1); };
+    return scan(c.series(0, self), dims_from_end(node.dim, self.dim())[0], sum).jet(c.frame);
   });
 }
 
@@ -275,6 +265,7 @@ void add_statistics(RuleTable& table) {
 
 void add_reduction_rules(RuleTable& table) {
   add_sums(table);
+  add_scans(table);
   add_normalizations(table);
   add_statistics(table);
 }

@@ -1,8 +1,10 @@
 #include "taylor/rule.h"
 
+#include <ATen/WrapDimUtils.h>
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "taylor/affine.h"
 
@@ -26,6 +28,21 @@ std::vector<int64_t> shape_of(const Node& node, size_t output) {
     shape.push_back(size.guard_int(__FILE__, __LINE__));
   }
   return shape;
+}
+
+std::vector<int64_t> dims_from_end(at::OptionalIntArrayRef dims, int64_t rank) {
+  std::vector<int64_t> result;
+  if (!dims.has_value() || dims->empty()) {
+    result.resize(rank);
+    std::iota(result.begin(), result.end(), -rank);
+    return result;
+  }
+  if (rank > 0) {
+    for (const int64_t dim : *dims) {
+      result.push_back(at::maybe_wrap_dim(dim, rank) - rank);
+    }
+  }
+  return result;
 }
 
 int64_t linear_degree(Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
@@ -52,6 +69,12 @@ const Rule* find_rule(Node& node) {
     add_reduction_rules(*rules);
     add_shape_rules(*rules);
     add_compound_rules(*rules);
+    add_special_rules(*rules);
+    add_loss_rules(*rules);
+    add_norm_rules(*rules);
+    add_normalization_rules(*rules);
+    add_matrix_rules(*rules);
+    add_attention_rules(*rules);
     add_sample_rules(*rules);
     mark_contracting_rules(*rules);
     return rules;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -83,6 +84,12 @@ void add_product_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
 void add_compound_rules(RuleTable& table);
+void add_special_rules(RuleTable& table);
+void add_loss_rules(RuleTable& table);
+void add_norm_rules(RuleTable& table);
+void add_normalization_rules(RuleTable& table);
+void add_matrix_rules(RuleTable& table);
+void add_attention_rules(RuleTable& table);
 // What is known of samples, in rows that are there.
 void add_sample_rules(RuleTable& table);
 // Which rows contract, among those that are there.
@@ -91,6 +98,10 @@ void mark_contracting_rules(RuleTable& table);
 bool pointwise_samples(const SamplesCall& call);
 
 std::vector<int64_t> shape_of(const torch::autograd::Node& node, size_t output);
+
+// Dimensions counted from the end, so that they name the same ones of a value and of its coefficients. None of them,
+// or an absent list, means all, as torch has it.
+std::vector<int64_t> dims_from_end(at::OptionalIntArrayRef dims, int64_t rank);
 
 // The rule of a Node, or null.
 const Rule* find_rule(torch::autograd::Node& node);

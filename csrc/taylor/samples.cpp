@@ -144,6 +144,38 @@ void add_products(RuleTable& table) {
   });
 }
 
+// What works on the last dimensions alone leaves samples in those before, which may broadcast.
+bool last_dims_samples(const SamplesCall& call, int64_t last) {
+  const int64_t leading = sample_dims(call.output_shape, call.count);
+  for (const auto k : c10::irange(call.shapes.size())) {
+    if (call.depends[k] &&
+        (sample_dims(call.shapes[k], call.count) > rank(call, k) - last || !broadcast_samples(call, k))) {
+      return false;
+    }
+  }
+  return leading >= 0 && leading <= static_cast<int64_t>(call.output_shape.size()) - last;
+}
+
+void add_matrices(RuleTable& table) {
+  const auto set_last = [&](std::initializer_list<std::type_index> types, int64_t last) {
+    for (const std::type_index& type : types) {
+      table.at(type).samples = [last](const SamplesCall& c) { return last_dims_samples(c, last); };
+    }
+  };
+  set_last(
+      {typeid(CdistBackward0),
+       typeid(EuclideanDistBackward0),
+       typeid(LinalgCholeskyExBackward0),
+       typeid(LinalgInvExBackward0),
+       typeid(ScaledDotProductEfficientAttentionBackward0),
+       typeid(ScaledDotProductFlashAttentionBackward0),
+       typeid(ScaledDotProductFlashAttentionForCpuBackward0)},
+      2);
+  set<NativeGroupNormBackward0>(table, [](const SamplesCall& c, const auto&) {
+    return !c.depends[1] && !c.depends[2] && c.shapes[0][0] % c.count == 0;
+  });
+}
+
 void add_dimensions(RuleTable& table) {
   set_all<
       AddBackward0,
@@ -156,11 +188,13 @@ void add_dimensions(RuleTable& table) {
       DigammaBackward0,
       DivBackward0,
       DivBackward1,
+      ErfinvBackward0,
       ExpandBackward0,
       HardswishBackward0,
       HypotBackward0,
       LerpBackward1,
       LgammaBackward0,
+      Logaddexp2Backward0,
       LogaddexpBackward0,
       MaximumBackward0,
       MinimumBackward0,
@@ -190,6 +224,8 @@ void add_dimensions(RuleTable& table) {
       ViewBackward0>(table, &any_samples);
   set_along_dim<
       LogSoftmaxBackward0,
+      CumprodBackward0,
+      LogcumsumexpBackward0,
       ProdBackward1,
       SafeSoftmaxBackward0,
       SelectBackward0,
@@ -197,7 +233,9 @@ void add_dimensions(RuleTable& table) {
       SoftmaxBackward0,
       SplitBackward0,
       SplitWithSizesBackward0,
-      UnbindBackward0>(table);
+      UnbindBackward0,
+      UnsafeSplitBackward0,
+      UnsafeSplitWithSizesBackward0>(table);
   set_along_dims<LinalgVectorNormBackward0, MeanBackward1, StdBackward0, SumBackward1, VarBackward0>(table);
   set<NormBackward1>(
       table, [](const SamplesCall& c, const NormBackward1& node) { return are_within(c, at::IntArrayRef(node.dim)); });
@@ -234,6 +272,7 @@ bool pointwise_samples(const SamplesCall& call) {
 void add_sample_rules(RuleTable& table) {
   add_products(table);
   add_dimensions(table);
+  add_matrices(table);
 }
 
 } // namespace highgrad::taylor

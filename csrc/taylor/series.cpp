@@ -6,6 +6,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones_like.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/softplus.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/irange.h>
@@ -305,7 +307,7 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
 
 Series::Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim) : value_(std::move(value)) {
   // Broadcasting counts dimensions from the right, and every coefficient has one more on the left.
-  dim = std::max(dim, value_.dim());
+  dim = std::max(dim, value_.defined() ? value_.dim() : 0);
   const int64_t terms = std::min(jet.terms, frame.order);
   if (terms > 1 && at::GradMode::is_enabled()) {
     // Together: going back, their gradients are then joined once, not each padded with zeros and added.
@@ -505,6 +507,15 @@ Series sigmoid(const Frame& frame, const Series& x, at::Tensor y) {
 
 Series sine(const Frame& frame, const Series& x, at::Tensor y, const at::Tensor& slope, double sign) {
   return solve(frame, x, std::move(y), slope, {.companion = sign});
+}
+
+Series log_add_exp(const Frame& frame, const Series& a, const Series& b, double rate) {
+  // b + softplus(a - b)
+  const Series difference = add(frame, a, b, -1);
+  const Series scaled = scale(frame.lowered(), difference, rate);
+  const Series slope = sigmoid(frame.lowered(), scaled, at::sigmoid(scaled[0]));
+  const at::Tensor value = at::softplus(difference[0], rate, /*threshold=*/40);
+  return add(frame, b, integrate(frame, difference, slope, value));
 }
 
 Series sqrt(const Frame& frame, const Series& x, at::Tensor y) {

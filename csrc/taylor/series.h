@@ -112,6 +112,9 @@ Series natural_power(const Frame& frame, const Series& x, int64_t exponent);
 // The function whose derivatives at x[0], divided by factorials, are derivatives[m - 1] for m = 1, ..., order.
 Series compose(const Frame& frame, const Series& x, const std::vector<at::Tensor>& derivatives);
 
+// log(exp(rate a) + exp(rate b)) / rate.
+Series log_add_exp(const Frame& frame, const Series& a, const Series& b, double rate);
+
 // Sine and its like: y'' = sign y, with the value of y'.
 Series sine(const Frame& frame, const Series& x, at::Tensor y, const at::Tensor& slope, double sign);
 

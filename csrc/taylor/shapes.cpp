@@ -1,5 +1,6 @@
 // Rules of linear operations: sums of tensors, and views, copies and joins that move elements.
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/ops/cat.h>
@@ -130,6 +131,15 @@ std::pair<std::vector<at::Tensor>, int64_t> all_rows(const Call& call, ShapeOf&&
 }
 
 void add_joins(RuleTable& table) {
+  add_map<MaskedSelectBackward0>(
+      table, [](const Call& call, const MaskedSelectBackward0& node, const at::Tensor& rows) {
+        const at::Tensor mask = node.mask_.unpack(call.node.getptr());
+        std::vector<int64_t> shape = at::infer_size(rows.sizes().slice(1), mask.sizes());
+        const at::Tensor places = mask.expand(shape).reshape(-1).nonzero().squeeze(1);
+        shape.insert(shape.begin(), rows.size(0));
+        const at::Tensor whole = align(rows, static_cast<int64_t>(shape.size()) - 1).expand(shape);
+        return whole.flatten(1).index_select(1, places);
+      });
   add_rule_of_many<UnbindBackward0>(table, linear_degree, [](const Call& call, const UnbindBackward0& node) {
     std::vector<Jet> parts;
     for (const at::Tensor& part : call.inputs[0].rows.unbind(row_dim(node.dim, call.inputs[0].rows))) {
@@ -141,6 +151,12 @@ void add_joins(RuleTable& table) {
       table, linear_degree, [](const Call& call, const SplitBackward0& node) { return split(call, node.dim); });
   add_rule_of_many<SplitWithSizesBackward0>(
       table, linear_degree, [](const Call& call, const SplitWithSizesBackward0& node) {
+        return split(call, node.dim);
+      });
+  add_rule_of_many<UnsafeSplitBackward0>(
+      table, linear_degree, [](const Call& call, const UnsafeSplitBackward0& node) { return split(call, node.dim); });
+  add_rule_of_many<UnsafeSplitWithSizesBackward0>(
+      table, linear_degree, [](const Call& call, const UnsafeSplitWithSizesBackward0& node) {
         return split(call, node.dim);
       });
   add_rule<CatBackward0>(table, linear_degree, [](const Call& call, const CatBackward0& node) -> Jet {

@@ -25,16 +25,22 @@ class Pattern:
     source_numel: int
     target_numel: int
 
-    def inside(self) -> Pattern:
-        """Without the entries that lie in no tensor, which the kernels leave out."""
-        if self.target is None:
-            return self
-        places = ((self.source, self.source_numel), (self.target, self.target_numel))
-        keep = torch.stack([(index >= 0) & (index < numel) for index, numel in places]).all(0)
-        return Pattern(self.source[keep], self.target[keep], self.source_numel, self.target_numel)
-
-    def places(self) -> Tensor:
+    @property
+    def targets(self) -> Tensor:
         return torch.arange(len(self.source)) if self.target is None else self.target
+
+    def source_inside(self) -> Tensor:
+        return (self.source >= 0) & (self.source < self.source_numel)
+
+    def target_inside(self) -> Tensor:
+        return (self.targets >= 0) & (self.targets < self.target_numel)
+
+    def inside(self) -> Pattern:
+        """Without the entries that lie outside of a tensor, which the CPU refuses."""
+        keep = self.source_inside() & self.target_inside()
+        if keep.all():
+            return self
+        return Pattern(self.source[keep], self.targets[keep], self.source_numel, self.target_numel)
 
     def entries(self) -> Struct:
         """csrc/ops/cuda/launch.h"""
@@ -68,7 +74,13 @@ PATTERNS: dict[str, Pattern] = {
         5,
         7,
     ),
+    "sources outside": Pattern(torch.tensor([3, -1, 5, 1, 2**40, 0, -(2**50), 4]), None, 5, 8),
 }
+
+
+def not_a_number(dtype: torch.dtype) -> complex:
+    """What is read outside of a tensor."""
+    return complex(torch.nan, torch.nan) if dtype.is_complex else torch.nan
 
 
 def decompress_call(dtype: torch.dtype, shape: str, pattern: Pattern) -> Call:
@@ -82,8 +94,11 @@ def decompress_call(dtype: torch.dtype, shape: str, pattern: Pattern) -> Call:
     within = pattern.inside()
     expected = op("cpu", within)
     initial = None if pattern.target is None else torch.zeros_like(expected)
+    written = pattern.target_inside()
+    unread = pattern.targets[written & ~pattern.source_inside()]
+    expected[unread] = not_a_number(dtype)
     arguments = (
-        Output(expected, initial=initial, needed=within.places()),
+        Output(expected, initial=initial, needed=pattern.targets[written]),
         Input(compressed, needed=within.source.unique()),
         dtype.itemsize,
         pattern.entries(),
@@ -130,7 +145,7 @@ def decompress_huge() -> Iterator[Call]:
 
 def decompress_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.float32, torch.float64, torch.complex128):
-        for shape in ("sparse values", "symmetric", "outside"):
+        for shape in ("sparse values", "symmetric", "outside", "sources outside"):
             yield decompress_call(dtype, shape, PATTERNS[shape])
         for count, has_target in ((2**39 + 2**31 + 5, True), (2**39 + 700, False)):
             yield huge_decompress_call(dtype, count, has_target)
@@ -151,9 +166,12 @@ def compress_call(dtype: torch.dtype, shape: str, pattern: Pattern, values: Tens
 
     within = pattern.inside()
     expected = op("cpu", within)
+    initial = torch.zeros_like(expected)
+    written = pattern.source_inside()
+    expected[pattern.source[written & ~pattern.target_inside()]] = not_a_number(dtype)
     arguments = (
-        Output(expected, initial=torch.zeros_like(expected), needed=within.source.unique(), updated=True),
-        Input(values, needed=within.places()),
+        Output(expected, initial=initial, needed=pattern.source[written].unique(), updated=True),
+        Input(values, needed=within.targets),
         dtype,
         pattern.entries(),
         Stream(),

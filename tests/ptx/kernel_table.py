@@ -73,7 +73,7 @@ TABLE = [
     ),
     Row(
         "launch_fold_symmetric",
-        ("fold_tiles_kernel", "fold_entries_kernel"),
+        ("fold_tiles_kernel", "fold_bricks_kernel", "fold_entries_kernel"),
         symmetric_calls.fold_calls,
         symmetric_calls.fold_huge,
         symmetric_calls.fold_quick,

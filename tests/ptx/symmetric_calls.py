@@ -49,10 +49,21 @@ class Symmetric:
         every = (0, items * 5 // 7, items - 1, last_lane, last_lane + items - 1, self.lanes * items - 1)
         return lambda grid: sorted({item // block % grid for item in every})
 
+    def brick_blocks(self) -> Callable[[int], list[int]]:
+        """The same of bricks, 16 blocks each: of the last, which is cut off, some do nothing."""
+        in_row = comb(-(-self.size // 16) + 2, 3) * 16
+        last_lane = (self.rows - 1) % self.lanes * in_row
+        starts = (0, in_row * 5 // 7, in_row - 16, last_lane, last_lane + in_row - 16)
+        return lambda grid: sorted({(start + part) % grid for start in starts for part in range(16)})
+
     @property
     def tiled(self) -> bool:
         """csrc/ops/symmetric_tiles.h"""
         return self.order >= 2 and self.size >= 32
+
+    @property
+    def in_bricks(self) -> bool:
+        return self.order == 3 and self.tiled
 
     def __str__(self) -> str:
         how = "tiled" if self.tiled and self.order == 2 else "gathered"
@@ -192,7 +203,8 @@ def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     out, source = HugeOutput(shape.rows * shape.packed, dtype, expected), HugeInput(shape.rows * shape.full, dtype)
     arguments = (out, source, dtype, shape.layout(), Stream())
     label = f"fold_symmetric {name(dtype)} huge {shape}"
-    blocks = shape.blocks(shape.packed, shape.tiled and shape.order == 2)
+    tiled = shape.tiled and shape.order == 2
+    blocks = shape.brick_blocks() if shape.in_bricks else shape.blocks(shape.packed, tiled)
     return Call(label, "launch_fold_symmetric", arguments, blocks=blocks)
 
 
@@ -205,6 +217,7 @@ def fold_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex64):
         for shape in QUICK_SYMMETRIC:
             yield fold_call(dtype, shape)
+        yield fold_call(dtype, Symmetric(36, 3, 2, 1))
         yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward=True)
         for shape in (*HUGE_SYMMETRIC[:3], *MANY_ENTRIES):
             yield huge_fold_call(dtype, shape)

@@ -64,10 +64,10 @@ def most_moved(call: Call) -> tuple[float, float]:
 
     More is requested where rows start inside of a sector, since neighbouring tiles or warps share it, and where the
     two parts of a complex number are added one after the other. Where a warp's reads lie apart, most of a sector is
-    left to others; and a sum of six elements or more may find them in sectors that blocks long before have read.
+    left to others.
     """
     if "gathered" in call.label:
-        return 1.2 if call.launcher == "launch_fold_symmetric" else MOST, 11.0
+        return MOST, 11.0
     return MOST, 1.7 if any(word in call.label for word in ("odd", "narrow", "in parts", "tiled")) else MOST
 
 

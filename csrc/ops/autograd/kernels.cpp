@@ -56,6 +56,7 @@ at::Tensor assemble_rows_autograd(
     c10::SymIntArrayRef row_counts,
     c10::SymIntArrayRef output_shape,
     const at::Tensor& like) {
+  check_row_counts(blocks, row_counts);
   variable_list present;
   std::vector<AssembleRowsBackward::Slice> slices;
   c10::SymInt first_row = 0;

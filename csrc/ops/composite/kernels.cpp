@@ -15,7 +15,7 @@ at::Tensor assemble_rows_composite(
     at::IntArrayRef row_counts,
     at::IntArrayRef output_shape,
     const at::Tensor& like) {
-  check_assemble_rows(blocks, row_counts, output_shape, like);
+  check_assemble_rows(blocks, c10::fromIntArrayRefSlow(row_counts), c10::fromIntArrayRefSlow(output_shape), like);
   const at::Tensor result = at::empty(joined_shape(output_shape, like.sizes()), like.options().layout(at::kStrided));
   const int64_t num_rows = result.numel() == 0 ? 0 : result.numel() / like.numel();
   const at::Tensor rows = result.view(joined_shape(num_rows, like.sizes()));

@@ -23,7 +23,7 @@ constexpr int64_t kGrainSize = 1 << 15;
 constexpr int64_t kTile = 32;
 
 at::Tensor seed_basis_cpu(const at::Tensor& like, int64_t rows, int64_t first_row) {
-  check_seed_basis(rows, first_row);
+  check_seed_basis(like, rows, first_row);
   const at::Tensor basis = at::empty(joined_shape(rows, like.sizes()), like.options().layout(at::kStrided));
   const int64_t columns = like.numel();
   if (basis.numel() == 0) {

@@ -1,15 +1,35 @@
 #pragma once
 
+#include <cstring>
+
 #include "ops/cuda/element.cuh"
 #include "ops/cuda/launch.h"
 
 namespace highgrad::ops::cuda {
 
-// Whether entry k lies in both tensors. Nothing waits for the device, so one that does not is left out, not reported.
-__device__ inline bool find_entry(const Entries& entries, int64_t k, int64_t& source, int64_t& target) {
-  source = entries.source[k];
-  target = entries.target == nullptr ? k : entries.target[k];
-  return source >= 0 && source < entries.source_numel && target >= 0 && target < entries.target_numel;
+// Note [Entries outside of their tensor]
+// Nothing waits for the device, so an entry outside of its tensor is not reported. What would be read there is NaN, so
+// that no result holds what nobody wrote; what would be written there is left out.
+
+// Where entry k lies in the compressed tensor, and where in the whole one.
+__device__ inline int64_t source_of(const Entries& entries, int64_t k) {
+  return entries.source[k];
+}
+
+__device__ inline int64_t target_of(const Entries& entries, int64_t k) {
+  return entries.target == nullptr ? k : entries.target[k];
+}
+
+__device__ inline bool is_inside(int64_t place, int64_t numel) {
+  return place >= 0 && place < numel;
+}
+
+// All bits are one: NaN in every dtype, and in both parts of a complex number.
+template <typename element_t>
+__device__ element_t all_ones() {
+  element_t ones;
+  std::memset(static_cast<void*>(&ones), 0xff, sizeof(element_t));
+  return ones;
 }
 
 // One thread an entry, then a grid further on. No target occurs twice, so every element is written by one thread.
@@ -18,10 +38,10 @@ __global__ void decompress_kernel(element_t* dst, const element_t* src, Entries 
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
 #pragma unroll 1
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < entries.count; k += stride) {
-    int64_t source = 0;
-    int64_t target = 0;
-    if (find_entry(entries, k, source, target)) {
-      dst[target] = src[source];
+    const int64_t source = source_of(entries, k);
+    const int64_t target = target_of(entries, k);
+    if (is_inside(target, entries.target_numel)) {
+      dst[target] = is_inside(source, entries.source_numel) ? src[source] : all_ones<element_t>();
     }
   }
 }
@@ -63,10 +83,10 @@ __global__ void compress_kernel(element_t* dst, const element_t* src, Entries en
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
 #pragma unroll 1
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < entries.count; k += stride) {
-    int64_t source = 0;
-    int64_t target = 0;
-    if (find_entry(entries, k, source, target)) {
-      atomic_add(dst + source, src[target]);
+    const int64_t source = source_of(entries, k);
+    const int64_t target = target_of(entries, k);
+    if (is_inside(source, entries.source_numel)) {
+      atomic_add(dst + source, is_inside(target, entries.target_numel) ? src[target] : all_ones<element_t>());
     }
   }
 }

@@ -41,6 +41,9 @@ void launch_fold_symmetric(
     if (has_fold_tiles(layout.size, layout.order)) {
       const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.full);
       fold_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
+    } else if (has_fold_bricks(layout.size, layout.order)) {
+      const int64_t in_row = plan_symmetric_bricks(layout.size);
+      fold_bricks_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, in_row);
     } else {
       fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout);
     }

@@ -211,6 +211,61 @@ __global__ void fold_tiles_kernel(
   }
 }
 
+// The adjoint of order 3, where rows are long: one thread an entry, which it adds the permutations of in the CPU's
+// order. The threads of a block have neighbours in all three digits, so that they use up the sectors that they read.
+// Every element is written by one thread, once; the barriers part the writes to shared memory from the reads.
+template <typename element_t>
+__global__ void fold_bricks_kernel(
+    element_t* __restrict__ packed,
+    const element_t* __restrict__ full,
+    SymmetricLayout layout,
+    int64_t in_row) {
+  __shared__ SymmetricBrick brick;
+  const int64_t size = layout.size;
+#pragma unroll 1
+  for (int64_t index = blockIdx.x; index < in_row * layout.lanes; index += gridDim.x) {
+    if (threadIdx.x == 0) {
+      brick = place_symmetric_brick(in_row, index, size);
+    }
+    __syncthreads();
+    const int64_t i = brick.i + threadIdx.x % kBrickI;
+    const int64_t j = brick.j + threadIdx.x / kBrickI % kBrickJ;
+    const int64_t k = brick.k + threadIdx.x / (kBrickI * kBrickJ);
+    if (i <= j && j <= k && k < size) {
+      const int64_t rank = rank_term(k, 2) + rank_term(j, 1) + i;
+      const int64_t columns[6] = {
+          (i * size + j) * size + k,
+          (i * size + k) * size + j,
+          (j * size + i) * size + k,
+          (j * size + k) * size + i,
+          (k * size + i) * size + j,
+          (k * size + j) * size + i};
+      // Which of them are no repetition of one before.
+      const bool is_new[6] = {true, j < k, i < j, i < j, j < k, i < j && j < k};
+#pragma unroll 1
+      for (int64_t row = brick.lane; row < layout.rows; row += layout.lanes) {
+        const element_t* from = full + row * layout.full;
+        element_t values[6];
+#pragma unroll
+        for (int p = 0; p < 6; ++p) {
+          if (is_new[p]) {
+            values[p] = from[columns[p]];
+          }
+        }
+        Sum<element_t> sum{};
+#pragma unroll
+        for (int p = 0; p < 6; ++p) {
+          if (is_new[p]) {
+            sum = plus_element<element_t>(sum, values[p]);
+          }
+        }
+        packed[row * layout.packed + rank] = Convert<element_t, Sum<element_t>>::apply(sum);
+      }
+    }
+    __syncthreads();
+  }
+}
+
 // Rows that share the steps from one permutation to the next.
 constexpr int kFoldRows = 4;
 

@@ -15,7 +15,7 @@ namespace highgrad::ops::cuda {
 namespace {
 
 at::Tensor seed_basis_cuda(const at::Tensor& like, int64_t rows, int64_t first_row) {
-  check_seed_basis(rows, first_row);
+  check_seed_basis(like, rows, first_row);
   const ElementType type = element_type(like.scalar_type());
   const c10::cuda::CUDAGuard guard(like.device());
   at::Tensor basis = at::empty(joined_shape(rows, like.sizes()), like.options().layout(at::kStrided));

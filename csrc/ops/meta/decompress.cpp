@@ -6,19 +6,29 @@
 namespace highgrad::ops {
 namespace {
 
-// Both ops: the same arguments, a new tensor of `shape`.
-at::Tensor entries_meta(
-    const at::Tensor& from,
-    const at::Tensor& /*source*/,
-    const std::optional<at::Tensor>& /*target*/,
+at::Tensor decompress_meta(
+    const at::Tensor& compressed,
+    const at::Tensor& source,
+    const std::optional<at::Tensor>& target,
     c10::SymIntArrayRef shape) {
-  return at::empty_symint(shape, from.options().layout(at::kStrided));
+  at::Tensor result = at::empty_symint(shape, compressed.options().layout(at::kStrided));
+  check_entries("decompress", compressed, source, target, result.sym_numel());
+  return result;
+}
+
+at::Tensor compress_meta(
+    const at::Tensor& values,
+    const at::Tensor& source,
+    const std::optional<at::Tensor>& target,
+    c10::SymIntArrayRef shape) {
+  check_entries("compress", values, source, target, values.sym_numel());
+  return at::empty_symint(shape, values.options().layout(at::kStrided));
 }
 
 } // namespace
 } // namespace highgrad::ops
 
 TORCH_LIBRARY_IMPL(highgrad_ext, Meta, m) {
-  m.impl("decompress", TORCH_FN(highgrad::ops::entries_meta));
-  m.impl("compress", TORCH_FN(highgrad::ops::entries_meta));
+  m.impl("decompress", TORCH_FN(highgrad::ops::decompress_meta));
+  m.impl("compress", TORCH_FN(highgrad::ops::compress_meta));
 }

@@ -8,11 +8,13 @@ namespace highgrad::ops {
 namespace {
 
 at::Tensor expand_symmetric_meta(const at::Tensor& packed, int64_t size, int64_t order) {
-  return at::empty_symint({packed.sym_size(0), symmetric_shape(size, order).full}, packed.options());
+  const SymmetricShape shape = check_expand_symmetric(packed, size, order);
+  return at::empty_symint({packed.sym_size(0), shape.full}, packed.options());
 }
 
 at::Tensor fold_symmetric_meta(const at::Tensor& full, int64_t size, int64_t order) {
-  return at::empty_symint({full.sym_size(0), symmetric_shape(size, order).packed}, full.options());
+  const SymmetricShape shape = check_fold_symmetric(full, size, order);
+  return at::empty_symint({full.sym_size(0), shape.packed}, full.options());
 }
 
 } // namespace

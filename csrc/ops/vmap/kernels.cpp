@@ -7,11 +7,13 @@
 
 #include "ops/assemble_rows.h"
 #include "ops/joined_shape.h"
+#include "ops/seed_basis.h"
 
 namespace highgrad::ops {
 namespace {
 
 at::Tensor seed_basis_vmap(const at::Tensor& like, int64_t rows, int64_t first_row) {
+  check_seed_basis(like, rows, first_row);
   at::Tensor basis = at::zeros({rows, like.numel()}, like.options());
   basis.diagonal(first_row).fill_(1);
   return basis.reshape(joined_shape(rows, like.sizes()));
@@ -22,6 +24,7 @@ at::Tensor assemble_rows_vmap(
     at::IntArrayRef row_counts,
     at::IntArrayRef output_shape,
     const at::Tensor& like) {
+  check_assemble_rows(blocks, c10::fromIntArrayRefSlow(row_counts), c10::fromIntArrayRefSlow(output_shape), like);
   std::vector<at::Tensor> parts;
   parts.reserve(blocks.size());
   for (const auto k : c10::irange(blocks.size())) {
@@ -37,6 +40,7 @@ at::Tensor assemble_rows_vmap(
 }
 
 void assemble_rows_vmap_(const at::Tensor& rows, const std::optional<at::Tensor>& block) {
+  check_block_of_rows(rows, block);
   if (block.has_value()) {
     rows.copy_(*block);
   } else {

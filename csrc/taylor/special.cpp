@@ -1,0 +1,239 @@
+// Rules of special functions, element by element: each by a differential equation of its own, or by derivatives that
+// torch or a convergent series gives.
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/polygamma.h>
+#include <ATen/ops/special_erfcx.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <cmath>
+#include <utility>
+
+#include "taylor/rule.h"
+
+namespace highgrad::taylor {
+namespace {
+
+using namespace torch::autograd::generated;
+using torch::autograd::Node;
+
+// Solves y' = w x' together with w' = v x', where order k of v follows from lower ones of x, y and w.
+template <typename Second>
+Series solve_pair(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, const Second& second) {
+  const Frame lowered = frame.lowered();
+  Series dx{at::Tensor()}, y(std::move(y0)), w(std::move(w0)), v{at::Tensor()};
+  for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+    const auto order = static_cast<double>(k);
+    dx.push(x[k].defined() ? x[k] * order : x[k]);
+    const at::Tensor sum = convolve(frame, k, dx, w, 1, k);
+    y.push(sum.defined() ? sum / order : sum);
+    if (k < frame.order) {
+      if (k == 1) {
+        v = Series(second(lowered, 0, y, w));
+      }
+      const at::Tensor slope = convolve(lowered, k, dx, v, 1, k);
+      w.push(slope.defined() ? slope / order : slope);
+      v.push(second(lowered, k, y, w));
+    }
+  }
+  return y;
+}
+
+at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
+  return !a.defined() ? b : b.defined() ? a + b : a;
+}
+
+at::Tensor times(const at::Tensor& a, double factor) {
+  return a.defined() ? a * factor : a;
+}
+
+// (a b)_k, also of order 0.
+at::Tensor product(const Frame& frame, int64_t k, const Series& a, const Series& b) {
+  return k == 0 ? a[0] * b[0] : convolve(frame, k, a, b, 0, k);
+}
+
+// y with x = scale erf(y / sqrt(2 rate)) + const: y' = w x', w' = 2 rate y w^2 x', as w = c exp(rate y^2).
+Series inverse_error_function(const Frame& frame, const Series& x, const at::Tensor& y, double factor, double rate) {
+  Series square{at::Tensor()};
+  return solve_pair(
+      frame,
+      x,
+      y,
+      factor * (rate * y * y).exp(),
+      [&](const Frame& lowered, int64_t k, const Series& y, const Series& w) {
+        if (k == 0) {
+          square = Series(w[0] * w[0]);
+        } else {
+          square.push(convolve(lowered, k, w, w, 0, k));
+        }
+        return times(product(lowered, k, y, square), 2 * rate);
+      });
+}
+
+// exp(x^2) erfc(x): y' = 2 x y - 2 / sqrt(pi).
+Series scaled_error_function(const Frame& frame, const Series& x, const at::Tensor& y) {
+  return solve_pair(
+      frame, x, y, 2 * x[0] * y - M_2_SQRTPI, [&](const Frame& lowered, int64_t k, const Series& y, const Series& w) {
+        return times(plus(y[k], product(lowered, k, x, w)), 2);
+      });
+}
+
+// The logarithm of the normal distribution function: y' = w = exp(-x^2 / 2 - y) / sqrt(2 pi), w' = -(x + w) w.
+Series log_normal_distribution(const Frame& frame, const Series& x, const at::Tensor& y) {
+  const at::Tensor slope = std::sqrt(M_2_PI) / at::special_erfcx(x[0] * -M_SQRT1_2);
+  Series sum{at::Tensor()};
+  return solve_pair(frame, x, y, slope, [&](const Frame& lowered, int64_t k, const Series& /*y*/, const Series& w) {
+    const at::Tensor term = plus(x[k], w[k]);
+    if (k == 0) {
+      sum = Series(term);
+    } else {
+      sum.push(term);
+    }
+    return times(product(lowered, k, sum, w), -1);
+  });
+}
+
+// sin(pi x) / (pi x). With z = pi x, the derivatives by z follow from z y^(m) + m y^(m-1) = sin^(m)(z), whose rounding
+// errors grow where z is small: there the series of y serves.
+Series sinc(const Frame& frame, const Series& x) {
+  constexpr double kSmall = 4;
+  constexpr int64_t kTerms = 20;
+  const at::Tensor z = x[0] * M_PI;
+  const at::Tensor is_small = z.abs() < kSmall;
+  const at::Tensor near = at::where(is_small, z, at::zeros_like(z));
+  const at::Tensor far = at::where(is_small, at::ones_like(z), z);
+  const at::Tensor square = near * near;
+  at::Tensor last = far.sin() / far;
+  std::vector<at::Tensor> derivatives;
+  double scale = 1;
+  for (const auto m : c10::irange<int64_t>(1, frame.order + 1)) {
+    last = ((far + M_PI_2 * static_cast<double>(m)).sin() - static_cast<double>(m) * last) / far;
+    // The sum of (-1)^k z^(2k - m) / ((2k + 1) (2k - m)!) over 2k >= m, from its smallest terms on.
+    const int64_t first = (m + 1) / 2;
+    at::Tensor sum = at::zeros_like(z);
+    for (int64_t k = first + kTerms; k >= first; --k) {
+      const double term = (k % 2 == 0 ? 1 : -1) / (static_cast<double>(2 * k + 1) * std::tgamma(2 * k - m + 1));
+      sum = sum * square + term;
+    }
+    sum = m % 2 == 1 ? sum * near : sum;
+    scale *= M_PI / static_cast<double>(m);
+    derivatives.push_back(at::where(is_small, sum, last) * scale);
+  }
+  return compose(frame, x, derivatives);
+}
+
+// The function whose derivative of order m is polygamma(m + first, x).
+Series polygamma_of(const Frame& frame, const Series& x, int64_t first) {
+  std::vector<at::Tensor> derivatives;
+  double factorial = 1;
+  for (const auto m : c10::irange<int64_t>(1, frame.order + 1)) {
+    factorial *= static_cast<double>(m);
+    derivatives.push_back(at::polygamma(m + first, x[0]) / factorial);
+  }
+  return compose(frame, x, derivatives);
+}
+
+// log(x / (1 - x)), constant beyond [eps, 1 - eps].
+Jet logit(const Call& c, const LogitBackward0& node) {
+  const Series x = c.series(0, c.saved(node.self_));
+  const Frame lowered = c.frame.lowered();
+  const Series variance = add(lowered, x, square(lowered, x), -1);
+  const Series slope = divide(lowered, Series(at::ones_like(x[0])), variance);
+  const Series y = integrate(c.frame, x, slope, x[0]);
+  const double eps = node.eps.value_or(-1);
+  // Without bounds, torch has no derivative beyond [0, 1].
+  const at::Tensor beyond = eps < 0 ? (x[0] < 0).logical_or(x[0] > 1) : (x[0] < eps).logical_or(x[0] > 1 - eps);
+  return y
+      .map([&](const at::Tensor& k) {
+        return at::where(beyond, eps < 0 ? at::full_like(k, NAN) : at::zeros_like(k), k);
+      })
+      .jet(c.frame);
+}
+
+// x log(y + shift), zero where x is.
+template <typename T>
+Jet x_log_y(const Call& c, const T& node, double shift_by) {
+  const at::Tensor factor = c.saved(node.self_);
+  const at::Tensor other = c.saved(node.other_);
+  // What nothing asks for is not saved.
+  const at::Tensor one = at::ones({}, c.node.input_metadata(0).options().dtype(c.frame.dtype));
+  const Series x = c.series(0, factor.defined() ? factor : one);
+  const Series y = shift(c.series(1, other.defined() ? other : one), shift_by);
+  const at::Tensor value = at::where((x[0] == 0).logical_and(y[0] <= 0), at::zeros_like(y[0]), y[0].log());
+  return multiply(c.frame, x, log(c.frame, y, value)).jet(c.frame);
+}
+
+// -x log(x).
+Jet entropy(const Call& c, const SpecialEntrBackward0& node) {
+  const Series x = c.series(0, c.saved(node.self_));
+  return scale(c.frame, multiply(c.frame, x, log(c.frame, x, x[0].log())), -1).jet(c.frame);
+}
+
+void add_gamma_functions(RuleTable& table) {
+  add_rule<LgammaBackward0>(table, nonlinear_degree, [](const Call& c, const LgammaBackward0& node) {
+    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), -1).jet(c.frame);
+  });
+  add_rule<DigammaBackward0>(table, nonlinear_degree, [](const Call& c, const DigammaBackward0& node) {
+    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), 0).jet(c.frame);
+  });
+  add_rule<PolygammaBackward0>(table, nonlinear_degree, [](const Call& c, const PolygammaBackward0& node) {
+    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), node.n).jet(c.frame);
+  });
+  add_rule<MvlgammaBackward0>(table, nonlinear_degree, [](const Call& c, const MvlgammaBackward0& node) {
+    const Series x = c.series(0, c.saved(node.self_));
+    Series sum = polygamma_of(c.frame, x, -1);
+    for (const auto j : c10::irange<int64_t>(1, node.p)) {
+      const Series term = polygamma_of(c.frame, shift(x, -0.5 * static_cast<double>(j)), -1);
+      sum = add(c.frame, sum, term);
+    }
+    return sum.jet(c.frame);
+  });
+}
+
+} // namespace
+
+void add_special_rules(RuleTable& table) {
+  add_gamma_functions(table);
+  add_rule<ErfinvBackward0>(table, nonlinear_degree, [](const Call& c, const ErfinvBackward0& node) {
+    const at::Tensor self = c.saved(node.self_);
+    return inverse_error_function(c.frame, c.series(0, self), self.erfinv(), 1 / M_2_SQRTPI, 1).jet(c.frame);
+  });
+  add_rule<SpecialNdtriBackward0>(table, nonlinear_degree, [](const Call& c, const SpecialNdtriBackward0& node) {
+    const at::Tensor y = c.saved(node.result_);
+    return inverse_error_function(c.frame, c.series(0, y), y, std::sqrt(2 * M_PI), 0.5).jet(c.frame);
+  });
+  add_rule<SpecialErfcxBackward0>(table, nonlinear_degree, [](const Call& c, const SpecialErfcxBackward0& node) {
+    return scaled_error_function(c.frame, c.series(0, c.saved(node.self_)), c.saved(node.result_)).jet(c.frame);
+  });
+  add_rule<SpecialLogNdtrBackward0>(table, nonlinear_degree, [](const Call& c, const SpecialLogNdtrBackward0& node) {
+    return log_normal_distribution(c.frame, c.series(0, c.saved(node.self_)), c.saved(node.result_)).jet(c.frame);
+  });
+  add_rule<SincBackward0>(table, nonlinear_degree, [](const Call& c, const SincBackward0& node) {
+    return sinc(c.frame, c.series(0, c.saved(node.self_))).jet(c.frame);
+  });
+  add_rule<LogitBackward0>(table, nonlinear_degree, &logit);
+  add_rule<SpecialEntrBackward0>(table, nonlinear_degree, &entropy);
+  const auto degree = [](Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
+    return inputs[1] == 0 ? inputs[0] : kUnbounded;
+  };
+  add_rule<XlogyBackward0>(
+      table, degree, [](const Call& c, const XlogyBackward0& node) { return x_log_y(c, node, 0); });
+  add_rule<SpecialXlog1PyBackward0>(
+      table, degree, [](const Call& c, const SpecialXlog1PyBackward0& node) { return x_log_y(c, node, 1); });
+  add_rule<LogaddexpBackward0>(table, nonlinear_degree, [](const Call& c, const LogaddexpBackward0& node) {
+    const Series a = c.series(0, c.saved(node.self_));
+    return log_add_exp(c.frame, a, c.series(1, c.saved(node.other_)), 1).jet(c.frame);
+  });
+  add_rule<Logaddexp2Backward0>(table, nonlinear_degree, [](const Call& c, const Logaddexp2Backward0& node) {
+    const Series a = c.series(0, c.saved(node.self_));
+    return log_add_exp(c.frame, a, c.series(1, c.saved(node.other_)), M_LN2).jet(c.frame);
+  });
+}
+
+} // namespace highgrad::taylor
