@@ -75,6 +75,60 @@ def tridiagonal(x: Tensor) -> Tensor:
     return torch.cat([x[:1], x[2:] - 2 * x[1:-1] + x[:-2] + x[1:-1] ** 2, x[-1:]])
 
 
+def elements_of(n: int) -> Tensor:
+    """The corners of the triangles of a square of n x n points."""
+    point = torch.arange(n * n).view(n, n)
+    lower = torch.stack([point[:-1, :-1], point[1:, :-1], point[:-1, 1:]], -1)
+    upper = torch.stack([point[1:, 1:], point[1:, :-1], point[:-1, 1:]], -1)
+    return torch.cat([lower, upper]).view(-1, 3)
+
+
+def finite_elements(n: int) -> Function:
+    """The residual of a reaction and a diffusion, assembled of triangles."""
+    corners = elements_of(n)
+    stiffness = fixed(len(corners), 3, 3)
+
+    def residual(u: Tensor) -> Tensor:
+        local = u[corners]
+        force = (stiffness @ local.unsqueeze(-1)).squeeze(-1) + local.mean(1, keepdim=True) ** 3
+        return torch.zeros_like(u).index_add(0, corners.view(-1), force.view(-1))
+
+    return residual
+
+
+def bundle_adjustment(cameras: int, points: int, observations: int) -> Function:
+    """Where cameras of 9 parameters see points, all in one vector of parameters."""
+    camera_of = (torch.arange(observations) * 7) % cameras
+    point_of = (torch.arange(observations) * 13) % points
+
+    def residual(x: Tensor) -> Tensor:
+        camera = x[: 9 * cameras].view(cameras, 9)[camera_of]
+        point = x[9 * cameras :].view(points, 3)[point_of]
+        angle = camera[:, :3].norm(dim=1, keepdim=True)
+        axis = camera[:, :3] / angle
+        turned = point * angle.cos() + torch.linalg.cross(axis, point) * angle.sin()
+        turned = turned + axis * (axis * point).sum(1, keepdim=True) * (1 - angle.cos()) + camera[:, 3:6]
+        image = -turned[:, :2] / turned[:, 2:]
+        square = (image * image).sum(1, keepdim=True)
+        return image * (1 + square * camera[:, 7:8] + square * square * camera[:, 8:9]) * camera[:, 6:7]
+
+    return residual
+
+
+def springs(n: int) -> Function:
+    """Forces on n x n points of a cloth, in three axes."""
+    point = torch.arange(n * n).view(n, n)
+    one = torch.cat([point[1:].reshape(-1), point[:, 1:].reshape(-1)])
+    other = torch.cat([point[:-1].reshape(-1), point[:, :-1].reshape(-1)])
+
+    def forces(x: Tensor) -> Tensor:
+        difference = x[one] - x[other]
+        force = difference * (1 - 1 / (difference.square().sum(1, keepdim=True) + 0.1).sqrt())
+        return torch.zeros_like(x).index_add(0, one, -force).index_add(0, other, force)
+
+    return forces
+
+
 @dataclass(frozen=True)
 class Case:
     """A function at a point. Without peers, a variant's figure is its time in seconds."""
@@ -105,6 +159,21 @@ def cases() -> dict[str, Case]:
                 Variant("dense, kept plan", 1 / 12, kept),
                 Variant("sparse, kept plan", 1 / 12, kept_sparse),
             ),
+        ),
+        "finite elements, 40 x 40": Case(
+            finite_elements(40),
+            fixed(1600),
+            (Variant("dense", 1 / 4, dense), Variant("sparse, kept plan", 1 / 40, kept_sparse)),
+        ),
+        "bundle adjustment of 20 cameras": Case(
+            bundle_adjustment(20, 200, 800),
+            1 + 0.1 * fixed(9 * 20 + 3 * 200),
+            (Variant("dense", 1 / 2, dense), Variant("sparse, kept plan", 1 / 10, kept_sparse)),
+        ),
+        "springs of 20 x 20 points": Case(
+            springs(20),
+            fixed(400, 3),
+            (Variant("dense", 1 / 2, dense), Variant("sparse, kept plan", 1 / 10, kept_sparse)),
         ),
         "tridiagonal residual of 100000": Case(
             tridiagonal, fixed(100_000), (Variant("sparse", 0.5, sparse),), "seconds"

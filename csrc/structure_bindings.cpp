@@ -12,6 +12,7 @@
 #include "pattern_bindings.h"
 #include "structure/axes.h"
 #include "structure/compression.h"
+#include "structure/dependencies.h"
 #include "structure/node_table.h"
 #include "structure/passes.h"
 #include "tape/tape.h"
@@ -67,7 +68,36 @@ py::object analyze_axes(const at::Tensor& output, const std::vector<at::Tensor>&
   return py::make_tuple(ties, axes->is_known, axes->is_global, axes->signature);
 }
 
+// The row pointers of the sets that flow to the output, and their columns among those of all inputs, or None.
+py::object find_dependencies(const at::Tensor& output, const std::vector<at::Tensor>& inputs, int64_t max_work) {
+  torch::autograd::edge_list edges;
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(torch::autograd::impl::gradient_edge(input));
+  }
+  const tape::Tape tape = tape::read_tape(torch::autograd::impl::gradient_edge(output), edges);
+  auto pattern = structure::dependency_pattern(tape, max_work);
+  if (!pattern.has_value()) {
+    return py::none();
+  }
+  std::vector<int64_t> column_of;
+  int64_t first = 0;
+  for (size_t j = 0; j < inputs.size(); ++j) {
+    for (int64_t k = 0; tape.inputs[j].is_on_tape() && k < inputs[j].numel(); ++k) {
+      column_of.push_back(first + k);
+    }
+    first += inputs[j].numel();
+  }
+  for (int64_t& column : pattern->col_ind) {
+    column = column_of.at(column);
+  }
+  return py::make_tuple(to_array(pattern->row_ptr), to_array(pattern->col_ind));
+}
+
 py::tuple to_state(const Compression& c) {
+  py::list indices;
+  for (const at::Tensor& index : c.indices) {
+    indices.append(index.defined() ? py::cast(index) : py::object(py::none()));
+  }
   return py::make_tuple(
       c.pattern.rows,
       c.pattern.columns,
@@ -79,7 +109,8 @@ py::tuple to_state(const Compression& c) {
       c.is_global,
       c.signature,
       c.reason,
-      to_array(c.full_columns));
+      to_array(c.full_columns),
+      indices);
 }
 
 KeptCompression from_state(const py::tuple& state) {
@@ -96,6 +127,9 @@ KeptCompression from_state(const py::tuple& state) {
   c->signature = state[8].cast<uint64_t>();
   c->reason = state[9].cast<std::string>();
   c->full_columns = to_vector(state[10].cast<Array>());
+  for (const py::handle index : state[11].cast<py::list>()) {
+    c->indices.push_back(index.is_none() ? at::Tensor() : index.cast<at::Tensor>());
+  }
   return c;
 }
 
@@ -111,6 +145,7 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("full_columns", [](const Compression& c) { return to_array(c.full_columns); })
       .def_property_readonly("num_passes", &structure::num_passes)
       .def_property_readonly("num_colors", [](const Compression& c) { return c.coloring.num_colors; })
+      .def_property_readonly("holds_for_indices", [](const Compression& c) { return !c.indices.empty(); })
       .def_property_readonly("is_global", [](const Compression& c) { return c.is_global; })
       .def(
           "as_global",
@@ -123,6 +158,7 @@ void bind_structures(py::module_& m) {
       .def_property_readonly("reason", [](const Compression& c) { return c.reason; })
       .def(py::pickle([](const Compression& c) { return to_state(c); }, &from_state));
   m.def("analyze_axes", &analyze_axes, py::arg("output"), py::arg("inputs"));
+  m.def("find_dependencies", &find_dependencies, py::arg("output"), py::arg("inputs"), py::arg("max_work"));
   m.def("known_nodes", &structure::known_nodes);
 }
 

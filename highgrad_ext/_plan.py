@@ -15,6 +15,14 @@ from ._tree import TensorTree, flatten
 _NAME = "plan"
 
 
+def _scope(found: _C.Structure) -> str:
+    if found.is_global:
+        return "holds for all values"
+    if found.holds_for_indices:
+        return "holds for all values and these indices, and is found anew for others"
+    return "holds for these values, and is found anew"
+
+
 def _reason(output: _C.OutputPlan) -> str:
     return output.reason if output.structure is None else f"structure: {output.structure.reason}"
 
@@ -59,9 +67,10 @@ class Plan:
     def assume_global(self) -> Plan:
         """This plan, with your word that its sparsity patterns hold for all values of the tensors.
 
-        A pattern that was found to hold for the values at hand (behind an index, a sort, a mask) is otherwise looked
-        for again on every graph. Where it does not hold, entries are missed, and others are wrong, without an error;
-        ``full_jacobian(..., verify=True)`` notices.
+        A pattern that was found to hold for the values at hand (by probes, behind a mask or an unknown selection) is
+        otherwise looked for again on every graph, and one that holds for the indices at hand is compared with those of
+        the graph, which on a GPU waits for it. Where it does not hold, entries are missed, and others are wrong,
+        without an error; ``full_jacobian(..., verify=True)`` notices.
 
         Example:
             >>> order = torch.randperm(90)
@@ -80,8 +89,7 @@ class Plan:
             lines.append(f"    {_reason(output)}")
             if output.structure is not None:
                 found = output.structure
-                holds = "holds for all values" if found.is_global else "holds for these values, and is found anew"
-                lines.append(f"    {len(found.col_ind)} entries; the pattern {holds}")
+                lines.append(f"    {len(found.col_ind)} entries; the pattern {_scope(found)}")
                 lines.extend(f"    {line}" for line in braille(found).splitlines())
             elif len(output.segments) > 1:
                 lines.extend(f"    {mode}: {rows} x {columns}" for mode, rows, columns in output.segments)

@@ -268,7 +268,7 @@ def test_structure() -> None:
     rows = structure.measure(0, "sin(x)") + structure.measure(0, "batch_dims")
     assert [row["passes"] for row in rows] == [1, 1, 1]
     assert "| sin(x) exp(x) of 2000, sparse" in structure.report(rows) and "one backward" in structure.report(rows)
-    assert len(structure.cases()) == 5
+    assert len(structure.cases()) == 8
 
 
 def test_structure_checks_values() -> None:

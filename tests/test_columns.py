@@ -114,6 +114,11 @@ def test_several_inputs_share_columns() -> None:
         check_equal(actual, block)
 
 
+def opaque(x: Tensor) -> Tensor:
+    """x, by an operator of which probes alone can tell that it leaves elements where they are."""
+    return torch.nn.functional.interpolate(x[None, None], len(x))[0, 0]
+
+
 def test_kept_and_pickled() -> None:
     x, y = leaf(160), leaf(160, seed=1)
     structure = pickle.loads(pickle.dumps(find(arrow(x), x)))
@@ -121,7 +126,7 @@ def test_kept_and_pickled() -> None:
     check_equal(jacobian_with(structure, arrow(y), y)[0], dense(arrow(y), y))
 
     def masked(x: Tensor) -> Tensor:
-        return arrow(x.relu())
+        return arrow(opaque(x).relu())
 
     local = find(masked(x), x)
     assert local is not None and not local.is_global
@@ -176,7 +181,7 @@ def test_float32() -> None:
 
 def test_patterns_of_columns_are_exact() -> None:
     x = leaf(30)
-    structure = find(spline(x), x)
+    structure = find(spline(opaque(x)), x)
     assert structure is not None and "of columns" in structure.reason
     mask = np.zeros(structure.shape, dtype=bool)
     mask[np.repeat(np.arange(structure.shape[0]), np.diff(structure.row_ptr)), structure.col_ind] = True

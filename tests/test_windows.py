@@ -251,8 +251,16 @@ def inner(x: Tensor) -> Tensor:
     return out
 
 
+def test_one_figure_for_all_axes() -> None:
+    """A convolution keeps a stride of one figure as it was given."""
+    x = leaf(1, 1, 9, 8)
+    f = F.conv2d(x, weights(1, 1, 3, 3), stride=(2,), padding=(1,), dilation=(2,))
+    assert check(f, x) and f.grad_fn._saved_stride == (2,)
+
+
 EXACT = {
     "convolution": (lambda x: F.conv2d(x, weights(1, 1, 3, 3), padding=1), (1, 1, 9, 9), 9),
+    "of what is valid": (lambda x: F.conv3d(x, weights(1, 1, 2, 1, 3), padding="valid"), (1, 1, 4, 1, 9), 6),
     "of rows alone": (lambda x: F.conv2d(x, weights(1, 1, 1, 3)), (1, 1, 9, 9), 3),
     "strided": (lambda x: F.conv1d(x, weights(1, 1, 3), stride=3), (4, 1, 30), 1),
     "two, with relu": (

@@ -25,7 +25,7 @@ from torch.utils.cpp_extension import library_paths
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # Those that most faults break come first.
-TESTS = ["windows", "structure", "columns", "pde_codes", "coloring", "sparse_results", "node_table"]
+TESTS = ["windows", "dependencies", "structure", "columns", "pde_codes", "coloring", "sparse_results", "node_table"]
 SECONDS = 300
 
 
@@ -44,6 +44,7 @@ TABLE, ROWS, READERS = "structure/node_table.cpp", "structure/node_rows.cpp", "s
 WINDOWS = "structure/windows.cpp"
 PROBES, PROBE, FIND = "structure/nan_probes.cpp", "engine/probe.cpp", "engine/find_structure.cpp"
 COLORING, COMPRESSED = "structure/coloring.cpp", "engine/compressed.cpp"
+SETS, FLOWS, PICKS = "structure/column_sets.cpp", "structure/dependencies.cpp", "structure/picks.cpp"
 STAR, FULL = "structure/star_coloring.cpp", "structure/bicoloring.cpp"
 
 PARTS = {READERS: ROWS}
@@ -129,12 +130,6 @@ MUTANTS = [
         "table: where is the same for all values", ROWS, '{"WhereBackward0", kChosen}', '{"WhereBackward0", kSmooth}'
     ),
     Mutant("table: relu is the same for all values", ROWS, '{"ReluBackward0", kMasked}', '{"ReluBackward0", kSmooth}'),
-    Mutant(
-        "table: an index is the same for all values",
-        ROWS,
-        '{"IndexBackward0", kAnyLocal}',
-        '{"IndexBackward0", kAnyGlobal}',
-    ),
     Mutant(
         "table: roll's shifts are not read",
         READERS,
@@ -250,8 +245,82 @@ MUTANTS = [
         "if (!columns.defined() || !is_finite(columns))",
         "if (!columns.defined())",
     ),
+    Mutant("sets: a union has the first alone", SETS, "known = {a, b, intern(begin)};", "known = {a, b, a};"),
+    Mutant("sets: unions of one hash are one", SETS, "if (known.a == a && known.b == b)", "if (known.a != 0)"),
+    Mutant("sets: sets of one size are one", SETS, "if (hashes_[set] == hash)", "if (set > 0)"),
+    Mutant(
+        "sets: the largest union loses a set",
+        SETS,
+        "for (const int32_t set : sets) {",
+        "sets.pop_back();\n  for (const int32_t set : sets) {",
+    ),
+    Mutant(
+        "sets: of two ins the last counts",
+        FLOWS,
+        "all = flows_.united(all, flows_.along_ties(",
+        "all = (flows_.along_ties(",
+    ),
+    Mutant(
+        "sets: an input's own elements are forgotten", FLOWS, "sets = flows_.united(sets, numbers(", "sets = (numbers("
+    ),
+    Mutant("sets: free digits are one position", FLOWS, "(k + 1) * each);", "k * each + 1);"),
+    Mutant(
+        "sets: windows are one position",
+        FLOWS,
+        "for (int64_t k = 0; k < arc.count; ++k) {",
+        "for (int64_t k = 0; k < std::min<int64_t>(arc.count, 1); ++k) {",
+    ),
+    Mutant("sets: what is added to is lost", FLOWS, "some.push_back(to[target - 1]);", ""),
+    Mutant(
+        "sets: the last of several written counts",
+        FLOWS,
+        "some.size() == 1 ? some[0] : sets_.unite(some)",
+        "some.back()",
+    ),
+    Mutant("sets: all writes replace", FLOWS, "facts.placing == Placing::kAdded ||", ""),
+    Mutant(
+        "sets: writes to views begin at the first",
+        PICKS,
+        "memory.as_strided(view.sizes, view.strides, view.offset)",
+        "memory.as_strided(view.sizes, view.strides, base.offset)",
+    ),
+    Mutant("sets: elements in one place are apart", PICKS, "return own.equal(labels) ?", "return true ?"),
+    Mutant(
+        "sets: masks are not cut", FLOWS, "slice(0, 0, picked->numel())", "slice(0, values.numel() - picked->numel())"
+    ),
+    Mutant(
+        "sets: rows of an embedding in order",
+        PICKS,
+        "at::index_select(labels, 0, index().reshape({-1}))",
+        "labels.slice(0, 0, 1).expand({index().numel(), -1})",
+    ),
+    Mutant(
+        "sets: gather along another axis",
+        PICKS,
+        "at::gather(labels, dim(), index())",
+        "at::gather(labels, labels.dim() - 1 - dim(), index())",
+    ),
+    Mutant("sets: triangles end early", PICKS, "labels.tril(others.at(0))", "labels.tril(others.at(0) - 1)"),
+    Mutant(
+        "sets: reflects where it replicates", PICKS, "pick == Pick::kReflected, all", "pick != Pick::kReflected, all"
+    ),
+    Mutant(
+        "sets: patches have no padding",
+        PICKS,
+        "const auto padding = figures.next(2);",
+        "const auto padding = std::vector<int64_t>{0, 0};\n  figures.next(2);",
+    ),
+    Mutant("kept: indices are not compared", PICKS, "!at::equal(kept[k], indices[k])", "false"),
+    Mutant("kept: indices are not copied", PICKS, "indices[k].detach().clone()", "indices[k].detach()"),
+    Mutant(
+        "kept: one memory of the new graph is enough",
+        PICKS,
+        "!is_new && are_one(kept[entry->second], kept[k]) &&",
+        "!is_new &&",
+    ),
+    Mutant("kept: tensors of other columns", COMPRESSED, "made.first_column == first &&", ""),
     Mutant("kept: any tape will do", FIND, "axes->signature == kept->signature &&", ""),
-    Mutant("kept: local patterns are kept", FIND, "return kept->is_global ? kept :", "return kept != nullptr ? kept :"),
+    Mutant("kept: local patterns are kept", FIND, "return kept->is_global ||", "return kept != nullptr ||"),
     Mutant("doubt: anomaly mode is ignored", FIND, " && !torch::autograd::AnomalyMode::is_enabled()", ""),
     Mutant(
         "doubt: unknown Nodes are trusted",

@@ -22,6 +22,7 @@
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
 #include "engine/forward_mode.h"
+#include "engine/plain_tensor.h"
 #include "ops/decompress.h"
 #include "ops/joined_shape.h"
 #include "plan/chunking.h"
@@ -111,7 +112,7 @@ bool try_sweep(
 }
 
 // The columns [first, first + columns) of a pattern, and where their entries lie in the compressed block of that input.
-CompressedBlock entries_of_columns(const Compression& structure, int64_t first, int64_t columns) {
+structure::EntryTensors entries_of_columns(const Compression& structure, int64_t first, int64_t columns) {
   const SparsityPattern& pattern = structure.pattern;
   const bool is_whole = first == 0 && columns == pattern.columns;
   const Coloring passes = structure::column_passes(structure);
@@ -139,7 +140,37 @@ CompressedBlock entries_of_columns(const Compression& structure, int64_t first, 
     }
     row_ptr.push_back(static_cast<int64_t>(source.size()));
   }
-  return {{}, to_tensor(source), to_tensor(row_ptr), to_tensor(is_whole ? pattern.col_ind : col_ind)};
+  const at::Tensor pointers = to_tensor(row_ptr);
+  const auto count = static_cast<int64_t>(source.size());
+  return {
+      first,
+      columns,
+      to_tensor(source),
+      pointers,
+      to_tensor(is_whole ? pattern.col_ind : col_ind),
+      at::repeat_interleave(pointers.diff(), std::optional<int64_t>(count))};
+}
+
+// The same on a device, made once.
+structure::EntryTensors kept_entries(const Compression& structure, int64_t first, int64_t columns, at::Device device) {
+  structure::KeptEntryTensors& kept = *structure.kept_tensors;
+  {
+    const std::lock_guard lock(kept.mutex);
+    for (const structure::EntryTensors& made : kept.all) {
+      if (made.first_column == first && made.columns == columns && made.source.device() == device) {
+        return made;
+      }
+    }
+  }
+  structure::EntryTensors made = entries_of_columns(structure, first, columns);
+  for (at::Tensor* tensor : {&made.source, &made.row_ptr, &made.col_ind, &made.row_ind}) {
+    *tensor = tensor->to(device);
+  }
+  if (is_plain(made.source) && !made.source.is_inference()) {
+    const std::lock_guard lock(kept.mutex);
+    kept.all.push_back(made);
+  }
+  return made;
 }
 
 // The sums of the columns of each colour, [num_colors, output.numel()]; undefined where they cannot be computed.
@@ -161,11 +192,6 @@ at::Tensor sweep_columns(const OutputProblem& problem, const Coloring& passes, c
     }
     return {};
   }
-}
-
-// The row of every entry.
-at::Tensor row_indices(const CompressedBlock& block) {
-  return at::repeat_interleave(block.row_ptr.diff(), std::optional<int64_t>(block.col_ind.numel()));
 }
 
 } // namespace
@@ -236,8 +262,8 @@ std::optional<std::vector<CompressedBlock>> compute_compressed(
   int64_t first_column = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
     const at::Tensor& input = problem.inputs[j];
-    blocks.push_back(entries_of_columns(structure, first_column, input.numel()));
-    blocks.back().compressed = std::move(rows[j]);
+    blocks.push_back(
+        {std::move(rows[j]), kept_entries(structure, first_column, input.numel(), problem.output.device())});
     if (columns.defined() && structure.by_columns) {
       blocks.back().compressed = columns;
     } else if (columns.defined()) {
@@ -257,12 +283,8 @@ at::Tensor dense_rows(const CompressedBlock& block, const at::Tensor& output, co
   if (!block.compressed.defined()) {
     return {};
   }
-  const at::Tensor target = row_indices(block).mul_(input.numel()).add_(block.col_ind);
-  return ops::decompress(
-      block.compressed,
-      block.source.to(block.compressed.device()),
-      target.to(block.compressed.device()),
-      c10::fromIntArrayRefSlow(shape));
+  const at::Tensor target = block.entries.row_ind.mul(input.numel()).add_(block.entries.col_ind);
+  return ops::decompress(block.compressed, block.entries.source, target, c10::fromIntArrayRefSlow(shape));
 }
 
 bool run_compressed(
@@ -285,20 +307,20 @@ at::Tensor sparse_matrix(
     const at::Tensor& output,
     const at::Tensor& input,
     at::Layout layout) {
-  const int64_t nnz = block.col_ind.numel();
+  const structure::EntryTensors& entries = block.entries;
+  const int64_t nnz = entries.col_ind.numel();
   const std::vector<int64_t> shape{output.numel(), input.numel()};
-  const at::Device device = input.device();
   const at::Tensor values = block.compressed.defined()
-      ? ops::decompress(block.compressed, block.source.to(device), std::nullopt, c10::SymIntArrayRef(c10::SymInt(nnz)))
+      ? ops::decompress(block.compressed, entries.source, std::nullopt, c10::SymIntArrayRef(c10::SymInt(nnz)))
             .to(input.scalar_type())
       : input.new_zeros({nnz});
   const at::TensorOptions options = values.options();
   if (layout == at::kSparseCsr) {
     return at::sparse_compressed_tensor(
-        block.row_ptr.to(device), block.col_ind.to(device), values, shape, options.layout(at::kSparseCsr));
+        entries.row_ptr.clone(), entries.col_ind.clone(), values, shape, options.layout(at::kSparseCsr));
   }
   return at::sparse_coo_tensor(
-      at::stack({row_indices(block), block.col_ind}).to(device), values, shape, options.layout(at::kSparse), true);
+      at::stack({entries.row_ind, entries.col_ind}), values, shape, options.layout(at::kSparse), true);
 }
 
 } // namespace highgrad::engine

@@ -42,9 +42,7 @@ struct CompressedSweeps {
 // The Jacobian of the output by one input, from few passes: where entry k lies, and its value.
 struct CompressedBlock {
   at::Tensor compressed; // undefined if all entries are zero; rows, then columns, of every colour
-  at::Tensor source; // of entry k in `compressed`
-  at::Tensor row_ptr; // on the CPU
-  at::Tensor col_ind; // on the CPU
+  structure::EntryTensors entries; // of the structure, which others use
 };
 
 // The sum of the map's rows of every colour, by each of its edges: [num_colors, *shape there] or undefined for zeros.

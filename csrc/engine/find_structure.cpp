@@ -11,8 +11,10 @@
 #include "plan/chunking.h"
 #include "plan/cost.h"
 #include "structure/axes.h"
+#include "structure/dependencies.h"
 #include "structure/nan_probes.h"
 #include "structure/passes.h"
+#include "structure/picks.h"
 
 namespace highgrad::engine {
 namespace {
@@ -39,6 +41,11 @@ constexpr double kNanosecondsPerDenseByte = 0.09;
 constexpr double kNanosecondsPerProbedMultiplication = 0.035;
 constexpr double kNanosecondsPerDenseMultiplication = 0.01;
 constexpr double kRecordingSweeps = 3;
+
+// What a step of the sets that flow along the tape takes; and what they may take where the dense Jacobian is cheap, but
+// the structure is kept.
+constexpr double kNanosecondsPerStep = 3;
+constexpr double kKeptNanoseconds = 20e6;
 
 // What an entry takes to be found, coloured and put into its place.
 constexpr double kNanosecondsPerEntry = 20;
@@ -130,7 +137,11 @@ class Search {
     std::shared_ptr<Compression> result;
     if (has_more) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
-      result = are_few ? narrow(upper) : probe(passes);
+      result = are_few ? narrow(upper) : nullptr;
+      result = result == nullptr ? from_sets(passes) : result;
+      if (!are_few && (result == nullptr || (is_thorough() && !is_good(*result, passes)))) {
+        result = better(result, probe(passes));
+      }
     }
     if (result == nullptr && colors * kLeastGain <= rows_) {
       result = from_ties(upper, passes);
@@ -165,6 +176,42 @@ class Search {
     auto result = std::make_shared<Compression>(structure::compression_of_ties(rows_, upper, coloring_limits()));
     result->reason = "axes that the tape ties to those of the output";
     return is_thorough() || coloring_limits().cost_of(*result) <= passes ? result : nullptr;
+  }
+
+  bool is_good(const Compression& found, double passes) const {
+    return coloring_limits().cost_of(found) * static_cast<double>(kGoodGain) <= passes;
+  }
+
+  // What holds for all values, unless the other, which may be null, takes far less.
+  std::shared_ptr<Compression> better(std::shared_ptr<Compression> lasting, std::shared_ptr<Compression> other) const {
+    const auto cost = [&](const Compression& found) { return coloring_limits().cost_of(found); };
+    const bool is_other = lasting == nullptr || (other != nullptr && cost(*other) * kLeastGain <= cost(*lasting));
+    return is_other ? other : lasting;
+  }
+
+  // What flows along the tape: see structure's Note [Sets of columns].
+  std::shared_ptr<Compression> from_sets(double passes) const {
+    const double dense = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
+    const double allowed = is_thorough() ? std::max(kKeptNanoseconds, dense) : kShareOfDense * dense;
+    auto pattern = structure::dependency_pattern(problem_.tape, static_cast<int64_t>(allowed / kNanosecondsPerStep));
+    if (!pattern.has_value() || pattern->nnz() * kLeastGain > rows_ * columns_ ||
+        (!is_thorough() && kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) * kLeastGain > dense)) {
+      return nullptr;
+    }
+    const structure::ColoringLimits limits = coloring_limits();
+    auto colored = structure::color_pattern(std::move(*pattern), {}, std::nullopt, limits);
+    const double most = passes / static_cast<double>(is_thorough() ? kLeastGain : 2 * kLeastGain);
+    if (!colored.has_value() || limits.cost_of(*colored) > most) {
+      return nullptr;
+    }
+    auto result = std::make_shared<Compression>(std::move(*colored));
+    result->reason = "elements that the tape picks and combines";
+    result->is_global = axes_.indices.empty();
+    if (is_thorough() && !result->is_global) {
+      result->reason += ", for these indices";
+      result->indices = structure::copy_indices(axes_.indices);
+    }
+    return result;
   }
 
   // What axes leave, less what one probe for each of its colours shows to be zero. That a pattern holds for all values
@@ -352,7 +399,8 @@ std::shared_ptr<const Compression> renew_structure(
   if (!may_compress(problem)) {
     return nullptr;
   }
-  return kept->is_global ? kept : Search(problem, *axes, Effort::kThorough).run();
+  const bool picks_the_same = !kept->indices.empty() && structure::same_indices(kept->indices, axes->indices);
+  return kept->is_global || picks_the_same ? kept : Search(problem, *axes, Effort::kThorough).run();
 }
 
 } // namespace highgrad::engine

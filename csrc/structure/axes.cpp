@@ -213,12 +213,6 @@ void join(State& state, Ties&& ties) {
   }
 }
 
-// None for a tensor without elements as well.
-std::optional<Shape> shape_of(const Node& node, uint32_t input_nr) {
-  auto shape = tape::shape_of(node, input_nr);
-  return shape.has_value() && numel_of(*shape) == 0 ? std::nullopt : shape;
-}
-
 // Walks along a tape and keeps the ties of every slot.
 class Walk {
  public:
@@ -235,7 +229,7 @@ class Walk {
   // The whole tape; false for a shape that is unknown or empty. on_step(position) is called after each Node.
   template <typename OnStep>
   bool run(OnStep&& on_step) {
-    const auto shape = shape_of(*tape_.nodes[tape_.output.node].node, tape_.output.input_nr);
+    const auto shape = known_shape(*tape_.nodes[tape_.output.node].node, tape_.output.input_nr);
     if (!shape.has_value()) {
       return false;
     }
@@ -287,7 +281,7 @@ class Walk {
     int64_t in_rank = -1;
     for (size_t k = 0; k < links.size(); ++k) {
       if (links[k].is_on_tape()) {
-        ins[k] = shape_of(*tape_.nodes[links[k].node].node, links[k].input_nr);
+        ins[k] = known_shape(*tape_.nodes[links[k].node].node, links[k].input_nr);
         if (!ins[k].has_value()) {
           return false;
         }
@@ -310,7 +304,7 @@ class Walk {
       if (!state.is_reached) {
         continue;
       }
-      const auto out = shape_of(node, nr);
+      const auto out = known_shape(node, nr);
       if (!out.has_value()) {
         return false;
       }
@@ -321,6 +315,7 @@ class Walk {
         if (attributes.has_value()) {
           hash_.add(attributes->dims);
           hash_.add(attributes->others);
+          analysis_.indices.insert(analysis_.indices.end(), attributes->indices.begin(), attributes->indices.end());
           for (const Slide& slide : attributes->slides) {
             hash_.add({static_cast<int64_t>(slide.kind), slide.kernel, slide.stride, slide.padding, slide.dilation});
           }
@@ -359,6 +354,11 @@ class Walk {
 
 } // namespace
 
+std::optional<Shape> known_shape(const Node& node, uint32_t input_nr) {
+  auto shape = tape::shape_of(node, input_nr);
+  return shape.has_value() && numel_of(*shape) == 0 ? std::nullopt : shape;
+}
+
 Digits flow_through(
     Flow flow,
     const NodeAttributes& attributes,
@@ -391,8 +391,9 @@ Digits flow_through(
     case Flow::kReduce:
       return reduced(dims, out, in, digits);
     case Flow::kMix:
-      // Weights and biases besides the input have an axis for each of `dims` alone. No dims are all, as roll's.
-      if (k > 0 || in != out || (dims.empty() && in.size() != 1)) {
+      // Weights and biases besides the input have an axis for each of `dims` alone, or else its shape, as a second
+      // factor has. No dims are all, as roll's.
+      if (in != out || (dims.empty() && in.size() != 1)) {
         return unknown;
       }
       return resized(dims.empty() ? std::vector<int64_t>{0} : dims, slide_of, out, in, digits);

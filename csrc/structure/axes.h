@@ -27,9 +27,14 @@ struct AxisAnalysis {
   bool is_global = true;
   // The first Node not in the table, or null.
   torch::autograd::Node* unknown = nullptr;
+  // What elements are picked by, in the order of the walk: see NodeAttributes.
+  std::vector<at::Tensor> indices;
   // Of the Nodes, their shapes, what they have saved and how they are linked: equal for tapes of equal global pattern.
   uint64_t signature = 0;
 };
+
+// The sizes of a cotangent, or none where they are not known, or there are no elements.
+std::optional<Shape> known_shape(const torch::autograd::Node& node, uint32_t input_nr);
 
 // The digits of an operator's in number `k`, of shape `in`, by those of its out number `nr`, of shape `out`.
 Digits flow_through(

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +16,22 @@ namespace highgrad::structure {
 
 struct ColoringLimits;
 
+// Where the entries by some neighbouring columns lie, on one device.
+struct EntryTensors {
+  int64_t first_column = 0;
+  int64_t columns = 0;
+  at::Tensor source; // of entry k among the compressed ones
+  at::Tensor row_ptr;
+  at::Tensor col_ind;
+  at::Tensor row_ind;
+};
+
+// Those that calls with one compression have made, from any thread.
+struct KeptEntryTensors {
+  std::mutex mutex;
+  std::vector<EntryTensors> all;
+};
+
 // How the Jacobian of one output by some inputs, next to one another, is computed from few passes: what a plan keeps.
 struct Compression {
   SparsityPattern pattern; // of the output's elements by those of all inputs
@@ -22,10 +42,15 @@ struct Compression {
   std::vector<int64_t> full_columns = {};
   // Whether the pattern holds for all values of the tensors, so that it may be kept for another tape.
   bool is_global = false;
+  // What elements are picked by; if there are any, the pattern holds for all tapes of this signature and these indices.
+  // None for a pattern that holds for all, or for this point alone.
+  std::vector<at::Tensor> indices = {};
   // Of the tape's Nodes, shapes and links; see AxisAnalysis.
   uint64_t signature = 0;
   // One sentence: how the pattern was found.
   std::string reason;
+  // Made of the above when first used; shared by copies.
+  std::shared_ptr<KeptEntryTensors> kept_tensors = std::make_shared<KeptEntryTensors>();
 };
 
 // How many colours the rows of a Jacobian need, by what ties the digits of each input's index to those of the output's:

@@ -54,6 +54,48 @@ std::optional<at::Tensor> saved_tensor(const torch::autograd::SavedVariable& sav
   }
 }
 
+// Indices or a mask. Others than plain tensors have no elements to read.
+void read_index(const torch::autograd::SavedVariable& saved, Node& node, Reader& reader) {
+  const std::optional<at::Tensor> index = saved_tensor(saved, node);
+  const bool is_plain = index.has_value() &&
+      (!index->defined() ||
+       (index->layout() == at::kStrided && !index->is_meta() &&
+        !index->key_set().has_any(
+            c10::DispatchKeySet(
+                {c10::DispatchKey::FuncTorchBatched,
+                 c10::DispatchKey::FuncTorchGradWrapper,
+                 c10::DispatchKey::Python,
+                 c10::DispatchKey::Functionalize}))));
+  reader.attributes.has_places &= is_plain;
+  reader.attributes.indices.push_back(is_plain ? *index : at::Tensor());
+}
+
+template <auto index, auto... others>
+void read_indexed(Node& node, Reader& reader) {
+  read_index(member(node, index), node, reader);
+  read_others<others...>(node, reader);
+}
+
+template <auto dim, auto index>
+void read_indexed_along(Node& node, Reader& reader) {
+  read_dims<dim>(node, reader);
+  read_index(member(node, index), node, reader);
+}
+
+// One an axis; for those that write, whether they add.
+template <typename Indexed>
+void read_indices(Node& node, Reader& reader) {
+  auto& indexed = static_cast<Indexed&>(node);
+  if constexpr (requires { indexed.accumulate; }) {
+    reader.attributes.others.push_back(indexed.accumulate);
+  }
+  for (const auto& index : indexed.indices_) {
+    read_index(index, node, reader);
+    reader.attributes.others.push_back(reader.attributes.indices.back().defined());
+  }
+  reader.attributes.has_places &= !indexed.indices_.empty();
+}
+
 // In's position is out's, less so many.
 Slide shifted_by(int64_t count) {
   return {Slide::Kind::kOver, 1, 1, count};
@@ -88,6 +130,16 @@ void read_slice(Node& node, Reader& reader) {
   start = std::clamp<int64_t>(start < 0 ? start + size : start, 0, size);
   reader.attributes.slides = {shifted_by(-start)};
   reader.attributes.slides[0].stride = reader.number(slice.step);
+}
+
+// Of the operator that puts a slice into zeros: the figures as of the slice, which need not give the first two.
+void read_slice_backward(Node& node, Reader& reader) {
+  using generated::SliceBackwardBackward0;
+  read_dims<&SliceBackwardBackward0::dim>(node, reader);
+  const auto& slice = static_cast<SliceBackwardBackward0&>(node);
+  reader.append(reader.attributes.others, std::optional(slice.start));
+  reader.append(reader.attributes.others, std::optional(slice.end));
+  reader.append(reader.attributes.others, slice.step);
 }
 
 void read_cat(Node& node, Reader& reader) {
@@ -170,6 +222,11 @@ void read_pool(Node& node, Reader& reader) {
   }
 }
 
+template <typename Patches>
+void read_patches(Node& node, Reader& reader) {
+  read_others<&Patches::kernel_size, &Patches::dilation, &Patches::padding, &Patches::stride>(node, reader);
+}
+
 // As many last axes as were normalized over.
 void read_normalized(Node& node, Reader& reader) {
   read_others<&generated::NativeLayerNormBackward0::normalized_shape>(node, reader);
@@ -196,13 +253,17 @@ void read_convolution(Node& node, Reader& reader) {
   if (!weight.has_value() || !weight->defined()) {
     return;
   }
+  // One figure may stand for all axes.
+  const auto figure = [&](const auto& figures, size_t axis) {
+    return reader.number(figures.at(figures.size() == 1 ? 0 : axis));
+  };
   for (size_t axis = 0; axis + 2 < static_cast<size_t>(weight->dim()); ++axis) {
     reader.attributes.slides.push_back(
         {convolution.transposed ? Slide::Kind::kUnder : Slide::Kind::kOver,
          weight->size(static_cast<int64_t>(axis) + 2),
-         reader.number(convolution.stride[axis]),
-         reader.number(convolution.padding[axis]),
-         reader.number(convolution.dilation[axis])});
+         figure(convolution.stride, axis),
+         figure(convolution.padding, axis),
+         figure(convolution.dilation, axis)});
   }
   reader.attributes.groups = reader.number(convolution.groups);
 }
@@ -213,11 +274,12 @@ void read_exponent(Node& node, Reader& reader) {
 
 void read_strided(Node& node, Reader& reader) {
   const auto& strided = static_cast<generated::AsStridedBackward0&>(node);
-  reader.append(reader.attributes.others, strided.self_geometry);
-  read_others<
-      &generated::AsStridedBackward0::size,
-      &generated::AsStridedBackward0::stride,
-      &generated::AsStridedBackward0::storage_offset>(node, reader);
+  std::vector<int64_t>& others = reader.attributes.others;
+  reader.append(others, strided.self_geometry);
+  others.push_back(static_cast<int64_t>(strided.size.size()));
+  reader.append(others, strided.size);
+  reader.append(others, strided.stride);
+  reader.append(others, strided.storage_offset.value_or(strided.self_geometry.sym_storage_offset()));
 }
 
 // What a sparse factor leaves out, the product does not have, and it may leave out other entries on another tape.

@@ -47,12 +47,6 @@ const Row* find_row(const std::type_info& type) {
   return entry->second;
 }
 
-// The Node that changed the view, if `node` is one of CopySlices.
-Node* wrapped_by(Node& node) {
-  return typeid(node) == typeid(torch::autograd::CopySlices) ? static_cast<torch::autograd::CopySlices&>(node).fn.get()
-                                                             : nullptr;
-}
-
 // Along which axis of the base each axis of the view lies, and how; nothing where one lies along several.
 void read_view(const at::TensorGeometry& base, const at::TensorGeometry& view, NodeAttributes& attributes) {
   if (!base.is_contiguous()) {
@@ -119,10 +113,17 @@ std::optional<NodeAttributes> attributes_of_slices(Node& node, Node& wrapped) {
   if (reader.is_known && slices.view_fn == nullptr) {
     read_view(slices.base, slices.view, reader.attributes);
   }
+  reader.attributes.indices = std::move(of_wrapped->indices);
+  reader.attributes.has_places = of_wrapped->has_places && slices.view_fn == nullptr;
   return reader.is_known ? std::optional(std::move(reader.attributes)) : std::nullopt;
 }
 
 } // namespace
+
+Node* wrapped_by(Node& node) {
+  return typeid(node) == typeid(torch::autograd::CopySlices) ? static_cast<torch::autograd::CopySlices&>(node).fn.get()
+                                                             : nullptr;
+}
 
 const NodeFacts* facts_of(Node& node) {
   if (!node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>
 
 #include <cstdint>
@@ -31,6 +32,41 @@ enum class Flow {
   kConvolution, // of the input, in groups of channels; weight and bias follow
 };
 
+// Elements that an operator picks of a tensor, each for one place of the result: see Note [Sets of columns].
+enum class Pick {
+  kNone, // none that could be told: as the flow says
+  kAll,
+  kIndex, // by tensors of indices or masks, one an axis
+  kIndexSelect, // by indices along dims[0]
+  kGather, // by one index an element, along dims[0]
+  kTake, // by indices of the elements in row-major order
+  kMask,
+  kEmbedding, // rows
+  kRepeat,
+  kStrided, // as geometry does, from that of the tensor's memory
+  kDiagonal,
+  kSlice,
+  kSelect,
+  kUnfold,
+  kLower, // triangle; nothing is picked above
+  kUpper,
+  kPatches, // as im2col does
+  kReflected,
+  kReplicated,
+  kPixelShuffle,
+  kPixelUnshuffle,
+  kChannelShuffle,
+  kTurned, // by quarters
+};
+
+// Where the picked elements are.
+enum class Placing {
+  kTaken, // in's, for out's in order
+  kSpread, // out's, for in's in order; others of out's are zero
+  kPut, // out's, for the second in's in order; others of out's are the first in's
+  kAdded, // likewise, but all of the first in's are kept
+};
+
 // What Note [Patterns by NaN] needs to know of a Node.
 struct NodeFacts {
   Flow flow = Flow::kOther;
@@ -38,7 +74,16 @@ struct NodeFacts {
   bool is_global = false;
   // Whether all that may depend on each other do: along the axes that are reduced or mixed, and for all elements.
   bool is_full = false;
+  // More exact than the flow, but not told by axes.
+  Pick pick = Pick::kNone;
+  Placing placing = Placing::kTaken;
 };
+
+constexpr NodeFacts with_pick(NodeFacts facts, Pick pick, Placing placing = Placing::kTaken) {
+  facts.pick = pick;
+  facts.placing = placing;
+  return facts;
+}
 
 // Axes of a Node as its table row's flow reads them, not negative; how in lies along out there, where that is known;
 // and whatever else tells two Nodes of one type and the same shapes apart.
@@ -51,6 +96,11 @@ struct NodeAttributes {
   // along none; the others are axes of the base that the view has at one position.
   std::vector<int64_t> view = {};
   std::vector<int64_t> others;
+  // Indices and masks that elements are picked by, undefined for an axis that is taken whole. The only attributes that
+  // may differ between tapes of one signature.
+  std::vector<at::Tensor> indices = {};
+  // Whether all that `pick` needs could be read.
+  bool has_places = true;
 };
 
 // Null for a Node that is not in the table, or has hooks: nothing is assumed of it, NaN least of all.
@@ -59,6 +109,9 @@ const NodeFacts* facts_of(torch::autograd::Node& node);
 // Of a Node in the table, whose operator's first in has `in_rank` axes and whose out has `out_rank`. None for sizes
 // that are symbols.
 std::optional<NodeAttributes> attributes_of(torch::autograd::Node& node, int64_t in_rank, int64_t out_rank);
+
+// The Node that changes the view, if `node` is one of CopySlices, or null.
+torch::autograd::Node* wrapped_by(torch::autograd::Node& node);
 
 // The names of all rows.
 std::vector<std::string> known_nodes();
