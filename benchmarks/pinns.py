@@ -39,11 +39,10 @@ def grad(f: Tensor, x: Tensor) -> Tensor:
     return torch.autograd.grad(f.sum(), x, create_graph=True)[0]
 
 
-def along(x: Tensor, axis: int) -> Tensor:
-    """The direction of one axis, for every sample."""
-    direction = torch.zeros_like(x)
-    direction[:, axis] = 1
-    return direction
+def along(x: Tensor, *axes: int) -> Tensor:
+    """The directions of some axes, the same for every sample."""
+    directions = torch.eye(x.shape[1], dtype=x.dtype)[list(axes)]
+    return directions.unsqueeze(1).expand(len(axes), *x.shape)
 
 
 def by_sample(function: Callable[[Callable[[Tensor], Tensor], Tensor], Any]) -> Callable[[nn.Module, Tensor], Any]:
@@ -108,11 +107,8 @@ def evolution(name: str, orders: int, residual: Callable[..., Tensor]) -> Equati
 
     def own(net: nn.Module, x: Tensor) -> Tensor:
         u = net(x)[:, 0]
-        if orders == 2:  # both directions in one sweep
-            _, first, second = directional(u, x, torch.stack([along(x, 0), along(x, 1)]), 2)
-            return residual(u, first[0], first[1], second[1])
-        _, u_t = directional(u, x, along(x, 0), 1)
-        return residual(u, u_t, *directional(u, x, along(x, 1), orders)[1:])
+        _, (u_x, u_t), *higher = directional(u, x, along(x, 1, 0), (orders, 1))
+        return residual(u, u_t, u_x, *(u_k for (u_k,) in higher))
 
     def hand(net: nn.Module, x: Tensor) -> Tensor:
         u = net(x)[:, 0]

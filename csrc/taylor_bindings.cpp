@@ -51,7 +51,8 @@ std::variant<OptionalTensors, std::string> coefficients(
     bool collapsed,
     const std::optional<at::Tensor>& weights,
     bool in_double,
-    bool create_graph) {
+    bool create_graph,
+    const std::vector<int64_t>& counts) {
   Tensors seeds;
   for (const auto& direction : directions) {
     seeds.push_back(direction.value_or(at::Tensor()));
@@ -59,7 +60,10 @@ std::variant<OptionalTensors, std::string> coefficients(
   OptionalTensors results;
   try {
     for (at::Tensor& tensor : taylor::coefficients(
-             outputs, inputs, seeds, {order, collapsed, weights.value_or(at::Tensor()), in_double, create_graph})) {
+             outputs,
+             inputs,
+             seeds,
+             {order, collapsed, weights.value_or(at::Tensor()), in_double, create_graph, counts})) {
       results.push_back(tensor.defined() ? std::optional<at::Tensor>(std::move(tensor)) : std::nullopt);
     }
   } catch (const taylor::Unsupported& unsupported) {
@@ -102,7 +106,8 @@ void bind_taylor(py::module_& m) {
       py::arg("collapsed"),
       py::arg("weights"),
       py::arg("in_double"),
-      py::arg("create_graph"));
+      py::arg("create_graph"),
+      py::arg("counts") = std::vector<int64_t>());
   m.def(
       "taylor_partials",
       torch::wrap_pybind_function_no_gil(&partials),

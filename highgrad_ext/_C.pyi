@@ -114,6 +114,7 @@ def taylor_coefficients(
     weights: Tensor | None,
     in_double: bool,
     create_graph: bool,
+    counts: Sequence[int] = (),
 ) -> list[Tensor | None] | str: ...
 def taylor_partials(
     output: Tensor, inputs: Sequence[Tensor], batch_dims: int, order: int, contracted: bool, create_graph: bool

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Sequence
+from math import factorial, prod
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from . import _C
 from ._nth_derivative import nth_derivative
 from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
-from ._taylor import Sweeps, basis, check_batch, check_batch_dims, inspect, join
+from ._taylor import Sweeps, basis, check_batch, check_batch_dims, join, take_directions
 from ._tree import TensorTree, flatten, nest_outputs
 
 
@@ -82,7 +83,7 @@ def directional(
     f: TensorTree,
     wrt: TensorTree,
     directions: TensorTree,
-    order: int,
+    order: int | Sequence[int],
     *,
     batch_dims: int = 0,
     create_graph: bool = True,
@@ -95,7 +96,8 @@ def directional(
     Args:
         f, wrt: as in :func:`laplacian`.
         directions: v, of `wrt`'s structure and shapes; or several at once, with one more dimension in front.
-        order: the highest order, at least 1.
+        order: the highest order, at least 1; or, for several directions, one for each of them. Derivatives that are
+            not asked for are not computed.
         batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples. Values are the
             same without it, but samples that are not independent raise, and a graph that jets do not know costs what
             one sample costs.
@@ -104,7 +106,8 @@ def directional(
 
     Returns:
         ``order + 1`` values of `f`'s structure: entry k is the k-th derivative, of shape ``f.shape``, or
-        ``[D, *f.shape]`` for D directions. Entry 0 is `f` itself.
+        ``[D, *f.shape]`` for D directions. Entry 0 is `f` itself. With an order for each direction, entry k has only
+        those directions whose order is at least k, as they come, and there are ``max(order) + 1`` entries.
 
     Raises:
         TypeError, ValueError, RuntimeError: as :func:`full_jacobian`; also for directions of wrong shapes.
@@ -114,12 +117,18 @@ def directional(
         >>> u, u_x, u_xx = directional(x**3, x, torch.ones(2), 2, create_graph=False)
         >>> u_xx
         tensor([3., 6.])
+
+        >>> u = x[0] * x[1] ** 2
+        >>> _, (by_0, by_1), (twice_by_1,) = directional(u, x, torch.eye(2), (1, 2), create_graph=False)
+        >>> by_0, by_1, twice_by_1
+        (tensor(1.), tensor(1.), tensor(1.))
     """
     name = "directional"
-    if not isinstance(order, int) or isinstance(order, bool):
-        raise TypeError(f"{name}: expected order to be an int, got {type(order).__name__}")
-    if order < 1:
-        raise ValueError(f"{name}: expected order to be at least 1, got {order}")
+    for n in order if isinstance(order, Sequence) else [order]:
+        if not isinstance(n, int) or isinstance(n, bool):
+            raise TypeError(f"{name}: expected order to be an int, or one for each direction, got {order!r}")
+        if n < 1:
+            raise ValueError(f"{name}: expected order to be at least 1, got {order}")
     outputs, f_spec = flatten(name, "f", f)
     inputs, _ = flatten(name, "wrt", wrt)
     vectors, _ = flatten(name, "directions", directions)
@@ -135,20 +144,33 @@ def directional(
             f"dimension in front, got {[tuple(v.shape) for v in vectors]}"
         )
     _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
+    count = len(vectors[0])
+    orders = [order] * count if isinstance(order, int) else list(order)
+    if len(orders) != count or not (isinstance(order, int) or orders):
+        raise ValueError(f"{name}: expected an order for each of {count} directions, at least one, got {len(orders)}")
+    highest = max(orders, default=order if isinstance(order, int) else 0)
+    # Directions of the highest order first.
+    position = sorted(range(count), key=lambda d: -orders[d])
     check_batch(name, outputs, inputs, batch_dims)
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
-        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
-        coefficients = sweeps.coefficients(vectors, order)
-    factorial = 1.0
+        sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
+        if isinstance(order, int):
+            coefficients = [list(rows.unbind()) for rows in sweeps.coefficients(vectors, order)]
+        else:
+            moved = vectors if position == sorted(position) else [take_directions(v, position) for v in vectors]
+            coefficients = sweeps.coefficients_by_order(moved, [orders[d] for d in position])
     with torch.set_grad_enabled(create_graph):
-        for k in range(1, order + 1):
-            factorial *= k
-            for i, coefficient in enumerate(coefficients):
-                derivative = coefficient[k - 1, 0] if single else coefficient[k - 1]
-                series[i].append(derivative if k == 1 else derivative * factorial)
+        for k in range(1, highest + 1):
+            reaching = [d for d in position if orders[d] >= k]
+            for i, by_order in enumerate(coefficients):
+                derivative = by_order[k - 1]
+                if reaching != sorted(reaching):
+                    derivative = torch.stack([derivative[reaching.index(d)] for d in sorted(reaching)])
+                derivative = derivative[0] if single else derivative
+                series[i].append(derivative if k == 1 else derivative * float(factorial(k)))
     _release(outputs, inputs, retain_graph)
-    return (f, *(nest_outputs([row[k] for row in series], f_spec) for k in range(order)))
+    return (f, *(nest_outputs([row[k] for row in series], f_spec) for k in range(highest)))
 
 
 def hessian(
@@ -270,8 +292,7 @@ class _Field:
         check_batch(self.name, outputs, inputs, self.batch_dims)
         samples = prod(inputs[0].shape[: self.batch_dims])
         with reporter(self.name, progress) as report:
-            outlooks = inspect(outputs, inputs)
-            sweeps = Sweeps(outputs, inputs, outlooks, self.batch_dims, create_graph, chunk_size, report)
+            sweeps = Sweeps(outputs, inputs, None, self.batch_dims, create_graph, chunk_size, report)
             width = sweeps.width
             eye = torch.eye(width, dtype=inputs[0].dtype, device=inputs[0].device)
             columns = sweeps.coefficients(basis(inputs, self.batch_dims, eye), 1)
@@ -300,7 +321,7 @@ def _collapsed(
     _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
     check_batch(name, outputs, inputs, batch_dims)
     with reporter(name, progress) as report:
-        sweeps = Sweeps(outputs, inputs, inspect(outputs, inputs), batch_dims, create_graph, chunk_size, report)
+        sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
         vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width, inputs[0])
         totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
         if len(vectors) > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import factorial, prod
 from typing import TypeVar
 
@@ -68,11 +69,12 @@ class Obstacle(Exception):
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Sweeps of jets from some inputs to some outputs, with the options of one call."""
+    """Sweeps of jets from some inputs to some outputs, with the options of one call. inspected: the outlooks, or None
+    to look only where they are needed."""
 
     outputs: list[Tensor]
     inputs: list[Tensor]
-    outlooks: list[Outlook]
+    inspected: list[Outlook] | None
     batch_dims: int
     create_graph: bool
     chunk_size: int | None
@@ -80,10 +82,9 @@ class Sweeps:
     # Whether jets that meet an obstacle on their way are replaced by nested gradients, direction by direction.
     replaced: bool = True
 
-    @property
-    def obstacle(self) -> str:
-        """Why jets cannot flow to all outputs, or ""."""
-        return next((outlook.obstacle for outlook in self.outlooks if outlook.obstacle), "")
+    @cached_property
+    def outlooks(self) -> list[Outlook]:
+        return inspect(self.outputs, self.inputs) if self.inspected is None else self.inspected
 
     @property
     def width(self) -> int:
@@ -94,6 +95,51 @@ class Sweeps:
         """By output: the coefficients c_1, ..., c_order along every direction, [order, D, *output.shape]."""
         chunks = self._in_chunks(moved, order, lambda _, part: self._sweep(part, order, False, None, in_double))
         return [join(parts, 1) for parts in zip(*chunks, strict=True)]
+
+    def coefficients_by_order(self, moved: Directions, orders: Sequence[int]) -> list[list[Tensor]]:
+        """By output, by order k = 1, ..., orders[0]: the coefficients along those directions, the first ones, that
+        reach it. orders: of every direction, the highest first."""
+        counts = [sum(n >= k for n in orders) for k in range(1, orders[0] + 1)]
+        if counts[-1] == len(orders):
+            return [list(result.unbind(0)) for result in self.coefficients(moved, orders[0])]
+        rows = self._in_one_sweep(moved, counts)
+        if rows is not None:
+            with torch.set_grad_enabled(self.create_graph):
+                return [list(torch.split(result, counts)) for result in rows]
+        groups = []
+        for n in sorted(set(orders), reverse=True):
+            first, last = sum(m > n for m in orders), sum(m >= n for m in orders)
+            groups.append(self.coefficients([None if v is None else v[first:last] for v in moved], n))
+        with torch.set_grad_enabled(self.create_graph):
+            return [
+                [join([group[i][k] for group in groups if len(group[i]) > k], 0) for k in range(orders[0])]
+                for i in range(len(self.outputs))
+            ]
+
+    def _in_one_sweep(self, moved: Directions, counts: list[int]) -> list[Tensor] | None:
+        """The rows of all orders, or None where jets do not serve, or not all directions at once."""
+        order, total = len(counts), counts[0]
+        if self.chunk_size is not None and self.chunk_size < total:
+            return None
+        if not self.create_graph and self._automatic_chunk_size(total, order) < total:
+            return None
+        try:
+            found = _C.taylor_coefficients(
+                self.outputs, self.inputs, moved, order, False, None, False, self.create_graph, counts
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        if isinstance(found, str):
+            return None
+        if self.report is not None:
+            self.report(total, total)
+        results = []
+        for output, rows in zip(self.outputs, found, strict=True):
+            rows = output.new_zeros((sum(counts), *output.shape)) if rows is None else rows
+            results.append(rows.to(self.inputs[0].dtype))
+        return results
 
     def collapsed(self, moved: Directions, order: int, weights: Tensor | None) -> list[Tensor]:
         """By output: the sum of c_order over all directions, weighted, of output's shape."""
@@ -110,7 +156,7 @@ class Sweeps:
         [samples, rest, width, ..., width]."""
         results = []
         for output, outlook in zip(self.outputs, self.outlooks, strict=True):
-            alone = replace(self, outputs=[output], outlooks=[outlook])
+            alone = replace(self, outputs=[output], inspected=[outlook])
             packed = alone._partials_of_polynomials(order)
             if packed is None:
                 packed = alone._partials_along_directions(order)
@@ -165,7 +211,7 @@ class Sweeps:
 
     def _alone(self, output: Tensor) -> Sweeps:
         outlook = next(o for f, o in zip(self.outputs, self.outlooks, strict=True) if f is output)
-        return replace(self, outputs=[output], outlooks=[outlook])
+        return replace(self, outputs=[output], inspected=[outlook])
 
     def _partials_along_directions(self, order: int) -> Tensor:
         """By interpolation, in float64, of the coefficients along as many directions as there are different partial
@@ -216,8 +262,7 @@ class Sweeps:
         size = self.chunk_size
         if size is None:
             # What is recorded stays alive whatever the chunks.
-            bytes = order * max((outlook.bytes for outlook in self.outlooks), default=0)
-            size = total if self.create_graph else _C.automatic_chunk_size(total, 2 * bytes, self.inputs[0])
+            size = total if self.create_graph else self._automatic_chunk_size(total, order)
         results: list[_T] = []
         first = 0
         while first < total or not results:
@@ -235,14 +280,18 @@ class Sweeps:
                 self.report(first, total)
         return results
 
+    def _automatic_chunk_size(self, total: int, order: int) -> int:
+        if total <= 1:
+            return total
+        bytes = order * max((outlook.bytes for outlook in self.outlooks), default=0)
+        return _C.automatic_chunk_size(total, 2 * bytes, self.inputs[0])
+
     def _sweep(
         self, moved: Directions, order: int, collapsed: bool, weights: Tensor | None, in_double: bool
     ) -> list[Tensor]:
-        found: list[Tensor | None] | str = self.obstacle
-        if not found:
-            found = _C.taylor_coefficients(
-                self.outputs, self.inputs, moved, order, collapsed and order > 1, weights, in_double, self.create_graph
-            )
+        found = _C.taylor_coefficients(
+            self.outputs, self.inputs, moved, order, collapsed and order > 1, weights, in_double, self.create_graph
+        )
         count = next(len(v) for v in moved if v is not None)
         dtype = torch.float64 if in_double else self.inputs[0].dtype
         if isinstance(found, str):
@@ -393,6 +442,14 @@ def basis(inputs: Sequence[Tensor], batch_dims: int, selection: Tensor) -> Direc
         shaped = part.reshape(len(selection), *(1 for _ in range(batch_dims)), *rest)
         moved.append(shaped.expand(len(selection), *x.shape))
     return moved
+
+
+def take_directions(directions: Tensor, position: list[int]) -> Tensor:
+    """directions[position], without memory of their own for every sample where they have none."""
+    index = tuple(
+        slice(0, 1) if dim > 0 and directions.stride(dim) == 0 else slice(None) for dim in range(directions.dim())
+    )
+    return directions[index][position].expand(len(position), *directions.shape[1:])
 
 
 def check_batch(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int) -> None:

@@ -429,6 +429,7 @@ constexpr Row kRows[] = {
     {"SmoothL1LossBackwardBackward0", kAnyLocal},
     // Ours.
     {"AssembleRowsBackward", kAnyLocal},
+    {"SolveSeriesBackward", kAnyLocal},
     {"CompressBackward", kAnyLocal},
     {"DecompressBackward", kAnyLocal},
 };

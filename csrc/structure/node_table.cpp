@@ -26,7 +26,7 @@ constexpr NodeFacts kWriteLocal{Flow::kWrite, false, false};
 bool is_row_of(std::string_view mangled, std::string_view name) {
   const auto starts = [&](std::string_view scope) { return mangled.substr(0, scope.size()) == scope; };
   const std::string suffix = std::to_string(name.size()) + std::string(name) + "E";
-  if (!starts("N5torch8autograd9generated") && !starts("N8highgrad3ops")) {
+  if (!starts("N5torch8autograd9generated") && !starts("N8highgrad")) {
     return mangled == "N5torch8autograd" + suffix;
   }
   return mangled.size() > suffix.size() && mangled.substr(mangled.size() - suffix.size()) == suffix;

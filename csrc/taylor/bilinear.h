@@ -23,7 +23,7 @@ at::Tensor product_of_rows(
     const at::Tensor& b,
     const Function& product) {
   if (!frame.is_multivariate()) {
-    return product(a, b);
+    return product(frame.reaching(j + l, a), frame.reaching(j + l, b));
   }
   // Every row of a with every row of b.
   const auto each = [&](const at::Tensor& rows, int64_t dim) {

@@ -159,6 +159,9 @@ at::Tensor finish(const Frame& frame, const Jet& jet, const at::Tensor& output) 
   if (frame.collapsed) {
     return jet.rows.select(0, jet.rows.size(0) - 1);
   }
+  if (!frame.counts.empty()) {
+    return padded(frame, jet, frame.order).rows;
+  }
   std::vector<int64_t> shape{frame.order, frame.directions};
   shape.insert(shape.end(), output.sizes().begin(), output.sizes().end());
   return padded(frame, jet, frame.order).rows.reshape(shape);
@@ -248,6 +251,7 @@ std::vector<at::Tensor> coefficients(
     dtype = widest_dtype(tapes.back(), dtype);
   }
   Frame frame{options.order, 0, dtype, options.collapsed && options.order > 1, {}};
+  frame.counts = options.counts;
   std::vector<at::Tensor> seeds;
   for (const auto j : c10::irange(directions.size())) {
     seeds.push_back(directions[j].defined() ? directions[j].to(dtype) : directions[j]);

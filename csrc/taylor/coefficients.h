@@ -42,10 +42,13 @@ struct CoefficientOptions {
   // Coefficients in double precision, whatever the tensors' dtype.
   bool in_double = false;
   bool create_graph = true;
+  // How many directions reach each order, where they differ: those of higher order come first.
+  std::vector<int64_t> counts = {};
 };
 
 // Taylor coefficients c_1, ..., c_n of every output along x + t v, v = directions[j] [D, *inputs[j].shape] or undefined
-// for zero: [n, D, *output.shape], or collapsed [*output.shape]. Undefined where all are zero. Throws Unsupported.
+// for zero: [n, D, *output.shape], or collapsed [*output.shape], or with counts the rows of all orders one after
+// another. Undefined where all are zero. Throws Unsupported.
 std::vector<at::Tensor> coefficients(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,

@@ -7,6 +7,7 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "taylor/polynomials.h"
 
@@ -16,13 +17,34 @@ int64_t Frame::rows_of_order(int64_t k) const {
   if (is_multivariate()) {
     return count_monomials(variables, k);
   }
+  if (!counts.empty()) {
+    return counts[k - 1];
+  }
   return collapsed && k == order ? 1 : directions;
+}
+
+std::vector<DirectionGroup> Frame::groups() const {
+  if (counts.empty()) {
+    return {{0, directions, order}};
+  }
+  std::vector<DirectionGroup> groups;
+  int64_t first = 0;
+  for (int64_t k = std::min<int64_t>(order, static_cast<int64_t>(counts.size())); k > 0; --k) {
+    if (counts[k - 1] > first) {
+      groups.push_back({first, counts[k - 1], k});
+      first = counts[k - 1];
+    }
+  }
+  return groups;
 }
 
 int64_t Frame::rows(int64_t terms) const {
   if (is_multivariate()) {
     // Of all degrees up to `terms`, but for the constant.
     return count_monomials(variables + 1, terms) - 1;
+  }
+  if (!counts.empty()) {
+    return std::accumulate(counts.begin(), counts.begin() + terms, int64_t{0});
   }
   return terms == 0 ? 0 : (terms - 1) * directions + rows_of_order(terms);
 }

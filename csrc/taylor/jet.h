@@ -25,6 +25,13 @@ namespace highgrad::taylor {
 // so the recurrences are the same; where all partial derivatives are wanted, there are fewer rows, none computed twice,
 // and nothing to interpolate.
 
+// Directions, first to last without that, of the same highest order.
+struct DirectionGroup {
+  int64_t first;
+  int64_t last;
+  int64_t order;
+};
+
 // What all jets of one sweep have in common.
 struct Frame {
   int64_t order; // n
@@ -35,6 +42,8 @@ struct Frame {
   int64_t variables = 0; // N of multivariate jets, or 0
   // Multivariate, with the highest order as products that are not multiplied out. See Note [Contracted jets].
   bool contracted = false;
+  // How many directions reach each order, 1 first, where they differ: those of higher order come first. Or empty.
+  std::vector<int64_t> counts = {};
 
   bool is_multivariate() const {
     return variables > 0;
@@ -45,9 +54,15 @@ struct Frame {
   bool contracts(int64_t k) const {
     return contracted && k == order;
   }
+  // All directions, in order.
+  std::vector<DirectionGroup> groups() const;
+  // What rows of any order contribute to a product of order k: directions that end below it do not.
+  at::Tensor reaching(int64_t k, const at::Tensor& rows) const {
+    return counts.empty() || rows.size(0) == counts[k - 1] ? rows : rows.narrow(0, 0, counts[k - 1]);
+  }
   // For series that are only needed below the highest order.
   Frame lowered() const {
-    return {order - 1, directions, dtype, false, {}, variables, false};
+    return {order - 1, directions, dtype, false, {}, variables, false, counts};
   }
 };
 

@@ -187,7 +187,7 @@ void solve_range(const Problem<double>& problem, int64_t begin, int64_t end, Lan
 
 template <typename T>
 Solution solve(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0, const Slope& slope) {
-  std::vector<at::Tensor> held{y0.contiguous(), w0.contiguous()};
+  std::vector<at::Tensor> held{y0.contiguous(), (w0.defined() ? w0 : slope_of_value(slope, y0)).contiguous()};
   Problem<T> problem{frame.order, y0.numel(), slope, {0}, {}, nullptr, nullptr, {}, nullptr, nullptr};
   problem.y0 = held[0].const_data_ptr<T>();
   problem.w0 = held[1].const_data_ptr<T>();
@@ -232,9 +232,6 @@ Solution solve_polynomials(
     const at::Tensor& y0,
     const at::Tensor& w0,
     const Slope& slope) {
-  if (!is_solved_by_element(frame, x, y0, w0)) {
-    return {};
-  }
   return frame.dtype == at::kFloat ? solve<float>(frame, x, y0, w0, slope) : solve<double>(frame, x, y0, w0, slope);
 }
 

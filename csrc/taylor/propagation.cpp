@@ -101,6 +101,9 @@ std::vector<Jet> Propagation::apply(const Tape& tape, const TapeNode& node) cons
     if (jet.terms == 0) {
       continue;
     }
+    if (!frame_.counts.empty() && jet.rows.size(0) != frame_.rows(jet.terms)) {
+      throw Unsupported(node.node->name() + " does not tell directions of different orders apart");
+    }
     // An operation may broadcast a jet with what does not depend on wrt.
     std::vector<int64_t> shape = call.output_shape(k);
     shape.insert(shape.begin(), jet.rows.size(0));

@@ -6,25 +6,54 @@
 
 namespace highgrad::taylor {
 
-// The slope w of y' = w x', with w as a series that y gives: w_k = linear * y_k + square * (y * y)_k for k > 0, or, by
-// an equation of its own, w' = companion * y x'. The value of w is given beside it.
+// The slope w of y' = w x', with w as a series that y gives: w = constant + linear * y + square * y * y, or, by an
+// equation of its own, w' = companion * y x', with the value of w given beside that of y.
 struct Slope {
+  double constant = 0;
   double linear = 0;
   double square = 0;
   double companion = 0;
 };
 
-// Whether the functions below serve: not where something is to be recorded, off the CPU, or where x broadcasts.
+// The value of w that y0 gives.
+at::Tensor slope_of_value(const Slope& slope, const at::Tensor& y0);
+
+// Whether the functions below serve: in float or double, on the CPU, and where x does not broadcast. An undefined w0 is
+// the one that y0 gives. They record nothing; see Note [Recorded solutions].
 bool is_solved_by_element(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0);
 
 // The solution y of y' = w x' with the values y0 and w0, as the rows of its jet: every element by itself, all its
-// orders in one pass over memory. Undefined where that does not serve.
+// orders in one pass over memory.
 at::Tensor solve_by_element(
     const Frame& frame,
     const Series& x,
     const at::Tensor& y0,
     const at::Tensor& w0,
     const Slope& slope);
+
+// What a solution is made from.
+struct Operands {
+  Jet x;
+  at::Tensor y0;
+  at::Tensor w0;
+};
+
+struct Cotangents {
+  at::Tensor x; // the rows of a jet; of size 1 along dimensions that x repeats along
+  at::Tensor y0;
+  at::Tensor w0;
+};
+
+// The reverse of it, likewise in one pass: from the cotangent of the solution's rows to those of its operands.
+Cotangents reverse_by_element(
+    const Frame& frame,
+    const Operands& operands,
+    const Slope& slope,
+    const at::Tensor& by_solution);
+
+// How many elements of [D, *shape] repeat along the leading dimensions of `shape`, or 0 if its memory is laid out
+// otherwise.
+int64_t find_period(const at::Tensor& rows);
 
 // Likewise of multivariate jets, with the rows of w beside those of y.
 struct Solution {

@@ -13,8 +13,10 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
+#include "taylor/recorded_solution.h"
 #include "taylor/recurrence.h"
 
 namespace highgrad::taylor {
@@ -69,8 +71,11 @@ class Sum {
       int64_t l,
       const at::Tensor& b,
       double factor = 1) {
-    if (!frame.is_multivariate() || !a.defined() || !b.defined()) {
-      add_product(a, b, factor);
+    if (!a.defined() || !b.defined()) {
+      return;
+    }
+    if (!frame.is_multivariate()) {
+      add_product(frame.reaching(j + l, a), frame.reaching(j + l, b), factor);
       return;
     }
     const at::Tensor product = multiply_rows(frame, j, a, l, b);
@@ -244,26 +249,29 @@ Series solve_second_order(
   return y;
 }
 
-// Solves y' = w x' with w as `rule` has it.
+// Solves y' = w x' with w as `rule` has it; an undefined w0 is the one that y0 gives.
 Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, const Slope& rule) {
   if (frame.is_multivariate()) {
     Frame solved = frame;
     solved.order -= frame.contracted ? 1 : 0;
-    const Solution solution = solve_polynomials(solved, x, y0, w0, rule);
-    if (solution.y.defined()) {
-      Series y = Series::of_rows(solved, solution.y, std::move(y0));
+    if (!at::GradMode::is_enabled() && is_solved_by_element(solved, x, y0, w0)) {
+      const Solution solution = solve_polynomials(solved, x, y0, w0, rule);
+      Series y = Series::of_rows(solved, solution.y, y0);
       if (frame.contracted) {
-        const Series w = Series::of_rows(solved, solution.w, std::move(w0));
+        const Series w = Series::of_rows(solved, solution.w, w0.defined() ? w0 : slope_of_value(rule, y0));
         push_integral(frame, y, frame.order, x, w);
       }
       return y;
     }
-  } else {
-    at::Tensor rows = solve_by_element(frame, x, y0, w0, rule);
+  } else if (at::GradMode::is_enabled()) {
+    at::Tensor rows = record_solution(frame, x, y0, w0, rule);
     if (rows.defined()) {
       return Series::of_rows(frame, std::move(rows), std::move(y0));
     }
+  } else if (is_solved_by_element(frame, x, y0, w0)) {
+    return Series::of_rows(frame, solve_by_element(frame, x, y0, w0, rule), y0);
   }
+  w0 = w0.defined() ? w0 : slope_of_value(rule, y0);
   const bool has_companion = rule.companion != 0;
   if (frame.collapsed && frame.order == 2 && x[1].defined()) {
     const at::Tensor slope_by_x = has_companion ? y0 * rule.companion : (y0 * (2 * rule.square) + rule.linear) * w0;
@@ -309,27 +317,38 @@ Series::Series(const Frame& frame, const Jet& jet, at::Tensor value, int64_t dim
   // Broadcasting counts dimensions from the right, and every coefficient has one more on the left.
   dim = std::max(dim, value_.defined() ? value_.dim() : 0);
   const int64_t terms = std::min(jet.terms, frame.order);
-  if (terms > 1 && at::GradMode::is_enabled()) {
-    // Together: going back, their gradients are then joined once, not each padded with zeros and added.
-    std::vector<int64_t> sizes;
-    for (const auto k : c10::irange<int64_t>(1, jet.terms + 1)) {
-      sizes.push_back(frame.rows_of_order(k));
-    }
-    const std::vector<at::Tensor> parts = jet.rows.split_with_sizes(sizes);
-    for (const auto k : c10::irange(terms)) {
-      coefficients_.push_back(align(parts[k], dim));
-    }
+  if (terms == 0) {
     return;
   }
+  rows_ = align(jet.rows, dim);
   for (const auto k : c10::irange<int64_t>(1, terms + 1)) {
-    coefficients_.push_back(align(coefficient(frame, jet, k), dim));
+    uncut_.push_back(frame.rows_of_order(k));
   }
 }
 
 Series Series::of_rows(const Frame& frame, at::Tensor rows, at::Tensor value) {
-  Series series(frame, {rows, frame.order}, std::move(value));
-  series.rows_ = std::move(rows);
+  Series series(frame, {std::move(rows), frame.order}, std::move(value));
+  series.is_placed_ = true;
   return series;
+}
+
+void Series::cut() const {
+  if (uncut_.empty()) {
+    return;
+  }
+  const std::vector<int64_t> counts = std::exchange(uncut_, {});
+  const int64_t total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const at::Tensor rows = rows_.size(0) == total ? rows_ : rows_.narrow(0, 0, total);
+  // Together: going back, their gradients are then joined once, not each padded with zeros and added.
+  coefficients_ = counts.size() == 1 ? std::vector<at::Tensor>{rows} : rows.split_with_sizes(counts);
+}
+
+at::Tensor Series::rows(const Frame& frame) const {
+  if (uncut_.empty() || !products_.empty()) {
+    return {};
+  }
+  const int64_t count = frame.rows(std::min(terms(), frame.order));
+  return rows_.size(0) == count ? rows_ : rows_.narrow(0, 0, count);
 }
 
 void Series::allocate(const Frame& frame, at::IntArrayRef row_shape) {
@@ -339,17 +358,21 @@ void Series::allocate(const Frame& frame, at::IntArrayRef row_shape) {
   c10::DimVector shape(row_shape);
   shape[0] = frame.rows(frame.order);
   rows_ = at::empty(shape, value_.options());
+  is_placed_ = true;
 }
 
 at::Tensor Series::slot(const Frame& frame, int64_t k) const {
-  return rows_.defined() ? coefficient(frame, {rows_, frame.order}, k) : at::Tensor();
+  return is_placed_ ? coefficient(frame, {rows_, frame.order}, k) : at::Tensor();
 }
 
 Jet Series::jet(const Frame& frame) const {
-  if (frame.contracted && rows_.defined() && !rest().defined()) {
+  if (!uncut_.empty()) {
+    return {rows(frame), std::min(terms(), frame.order)};
+  }
+  if (frame.contracted && is_placed_ && !rest().defined()) {
     return {rows_, frame.order - 1, products_};
   }
-  if (!rows_.defined() || terms() < frame.order || frame.contracted) {
+  if (!is_placed_ || terms() < frame.order || frame.contracted) {
     Jet jet = join(frame, coefficients_);
     jet.products = products_;
     return jet;
@@ -367,6 +390,7 @@ Jet Series::jet(const Frame& frame) const {
 }
 
 void Series::push_contracted(const Frame& frame, at::Tensor rest, std::vector<Product> products) {
+  cut();
   coefficients_.push_back(std::move(rest));
   products_ = std::move(products);
   variables_ = frame.variables;
@@ -374,6 +398,9 @@ void Series::push_contracted(const Frame& frame, at::Tensor rest, std::vector<Pr
 
 const at::Tensor& Series::operator[](int64_t k) const {
   static const auto* zero = new at::Tensor();
+  if (k > 0) {
+    cut();
+  }
   if (k == terms() && !products_.empty()) {
     coefficients_.back() = multiply_out(variables_, k, products_, coefficients_.back());
     products_.clear();
@@ -420,6 +447,10 @@ Series add(const Frame& frame, const Series& a, const Series& b, double alpha) {
 }
 
 Series scale(const Frame& frame, const Series& a, double factor) {
+  const at::Tensor rows = a.rows(frame);
+  if (rows.defined()) {
+    return Series(frame, {rows * factor, std::min(a.terms(), frame.order)}, a[0] * factor);
+  }
   Series result(a[0] * factor);
   for (const auto k : c10::irange<int64_t>(1, a.terms() + 1)) {
     push_sum(frame, result, k, a, factor, Series(), 0);
@@ -483,7 +514,7 @@ Series integrate(const Frame& frame, const Series& x, const Series& slope, at::T
 }
 
 Series exp(const Frame& frame, const Series& x, at::Tensor y) {
-  return solve(frame, x, y, y, {.linear = 1});
+  return solve(frame, x, std::move(y), {}, {.linear = 1});
 }
 
 Series log(const Frame& frame, const Series& x, at::Tensor y) {
@@ -491,18 +522,15 @@ Series log(const Frame& frame, const Series& x, at::Tensor y) {
 }
 
 Series tanh(const Frame& frame, const Series& x, at::Tensor y) {
-  const at::Tensor slope = 1 - y * y;
-  return solve(frame, x, std::move(y), slope, {.square = -1});
+  return solve(frame, x, std::move(y), {}, {.constant = 1, .square = -1});
 }
 
 Series tan(const Frame& frame, const Series& x, at::Tensor y) {
-  const at::Tensor slope = 1 + y * y;
-  return solve(frame, x, std::move(y), slope, {.square = 1});
+  return solve(frame, x, std::move(y), {}, {.constant = 1, .square = 1});
 }
 
 Series sigmoid(const Frame& frame, const Series& x, at::Tensor y) {
-  const at::Tensor slope = y * (1 - y);
-  return solve(frame, x, std::move(y), slope, {.linear = 1, .square = -1});
+  return solve(frame, x, std::move(y), {}, {.linear = 1, .square = -1});
 }
 
 Series sine(const Frame& frame, const Series& x, at::Tensor y, const at::Tensor& slope, double sign) {

@@ -29,20 +29,24 @@ class Series {
   }
   // The highest order whose coefficient may differ from zero.
   int64_t terms() const {
-    return static_cast<int64_t>(coefficients_.size());
+    return static_cast<int64_t>(uncut_.empty() ? coefficients_.size() : uncut_.size());
   }
+  // The rows of all orders, ready to broadcast, where the series is still that of one jet; or undefined.
+  at::Tensor rows(const Frame& frame) const;
   // The highest coefficient of a contracted frame: `rest` and the products that are not multiplied out. Asking for the
   // coefficient does that.
   const std::vector<Product>& products() const {
     return products_;
   }
   const at::Tensor& rest() const {
+    cut();
     return coefficients_.back();
   }
   void push_contracted(const Frame& frame, at::Tensor rest, std::vector<Product> products);
   // Coefficient k, the value for k = 0; undefined if it is zero.
   const at::Tensor& operator[](int64_t k) const;
   void push(at::Tensor coefficient) {
+    cut();
     coefficients_.push_back(std::move(coefficient));
   }
   Series with_value(at::Tensor value) const {
@@ -68,11 +72,18 @@ class Series {
   }
 
  private:
+  void cut() const;
+
   at::Tensor value_;
   mutable std::vector<at::Tensor> coefficients_;
+  // The number of rows of each order, until coefficients are asked for: what takes all rows at once need not record
+  // that they were cut.
+  mutable std::vector<int64_t> uncut_;
   mutable std::vector<Product> products_;
   int64_t variables_ = 0; // of the products
   at::Tensor rows_;
+  // Whether the coefficients are, or are to be put, in `rows_`.
+  bool is_placed_ = false;
 };
 
 // Sum of a[j] * b[k - j] over j in [first, last]: one coefficient of a product. Undefined if that is zero.
