@@ -1,4 +1,4 @@
-"""Whether a peer's choice of mode ever beats the planner's: 48 problems of all shapes and sizes, as a Markdown table.
+"""Whether a peer's choice of mode ever beats the planner's: 57 problems of all shapes and sizes, as a Markdown table.
 
     python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--problems MLP] [--json file]
 
@@ -18,7 +18,7 @@ from statistics import geometric_mean, median
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.func import jacfwd, jacrev
 
@@ -103,6 +103,74 @@ def least_squares(rows: int, columns: int) -> Function:
     return lambda x: (a @ x).exp() - b
 
 
+def heads(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x.sin(), x.cos())
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """With weights of its own, whatever was drawn before."""
+    for number, parameter in enumerate(module.parameters()):
+        parameter.data = fixed(*parameter.shape) + 0.01 * number
+    return module.eval()
+
+
+def gated_recurrence(steps: int, width: int) -> Function:
+    cell = frozen(nn.GRUCell(4, width))
+    signal = fixed(steps, 1, 4)
+
+    def run(x: Tensor) -> Tensor:
+        for value in signal:
+            x = cell(value, x)
+        return x
+
+    return run
+
+
+def residual_block(channels: int) -> Function:
+    convolutions = [frozen(nn.Conv2d(channels, channels, 3, padding=1)) for _ in range(2)]
+    norms = [frozen(nn.BatchNorm2d(channels)) for _ in range(2)]
+    last = frozen(nn.Linear(channels, 10))
+
+    def block(x: Tensor) -> Tensor:
+        y = norms[1](convolutions[1](norms[0](convolutions[0](x)).relu()))
+        return last((x + y).relu().mean((2, 3)))
+
+    return block
+
+
+def u_net(x: Tensor) -> Tensor:
+    first, middle, last = fixed(8, 1, 3, 3), fixed(8, 8, 3, 3), fixed(1, 16, 3, 3)
+    fine = F.conv2d(x, first, padding=1).relu()
+    coarse = F.conv2d(F.max_pool2d(fine, 2), middle, padding=1).relu()
+    return F.conv2d(torch.cat([F.interpolate(coarse, scale_factor=2, mode="bilinear"), fine], 1), last, padding=1)
+
+
+def rotations(x: Tensor) -> Tensor:
+    """The end of an arm of joints that turn about their own axes."""
+    end = torch.eye(4)
+    for number, angle in enumerate(x):
+        cos, sin = angle.cos(), angle.sin()
+        zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+        rows = [(cos, -sin, zero, zero), (sin, cos, zero, zero), (zero, zero, one, zero), (zero, zero, zero, one)]
+        end = end @ torch.stack([torch.stack(row) for row in rows]) @ (torch.eye(4) + fixed(4, 4) / (number + 2))
+    return end[:3, 3]
+
+
+def runge_kutta(steps: int, width: int) -> Function:
+    weight, h = fixed(width, width), 0.01
+
+    def run(x: Tensor) -> Tensor:
+        for _ in range(steps):
+            a = torch.tanh(weight @ x)
+            b = torch.tanh(weight @ (x + h / 2 * a))
+            c = torch.tanh(weight @ (x + h / 2 * b))
+            d = torch.tanh(weight @ (x + h * c))
+            x = x + h / 6 * (a + 2 * b + 2 * c + d)
+        return x
+
+    return run
+
+
 def problems() -> dict[str, tuple[tuple[int, ...], Function]]:
     """Shape of the input, and the function."""
     a, b = fixed(40, 60), fixed(30, 30)
@@ -155,6 +223,15 @@ def problems() -> dict[str, tuple[tuple[int, ...], Function]]:
         "residual net of 128, 4 deep": ((128,), residual_net(128, 4)),
         "200 samples of 3-32-32-2": ((200, 3), mlp(3, 32, 32, 2)),
         "32 samples of 20-64-5": ((32, 20), mlp(20, 64, 5)),
+        "bilinear, 8 x 8 to 16 x 16": ((1, 1, 8, 8), lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
+        "bicubic, 8 x 8 to 16 x 16": ((1, 1, 8, 8), lambda x: F.interpolate(x, scale_factor=2, mode="bicubic")),
+        "Kronecker square of 4x4": ((4, 4), lambda x: torch.kron(x, x)),
+        "heads of attention, 2 x 8 x 8": ((1, 2, 8, 8), heads),
+        "GRU cell, 30 steps of 12": ((1, 12), gated_recurrence(30, 12)),
+        "residual block, 4 x 8 x 8": ((1, 4, 8, 8), residual_block(4)),
+        "U-net, 8 x 8": ((1, 1, 8, 8), u_net),
+        "arm of 7 rotations": ((7,), rotations),
+        "Runge-Kutta, 25 steps of 6": ((6,), runge_kutta(25, 6)),
     }
 
 

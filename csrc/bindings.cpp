@@ -76,6 +76,7 @@ engine::JacobianOptions make_options(
       {},
       layout,
       batch_dims,
+      {},
       {}};
 }
 
@@ -97,6 +98,7 @@ std::vector<at::Tensor> full_jacobian(
     const py::object& progress) {
   // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
   std::vector<at::Tensor> results;
+  std::vector<std::string> warnings;
   HANDLE_TH_ERRORS
   engine::JacobianOptions options = make_options(
       std::move(caller),
@@ -111,6 +113,7 @@ std::vector<at::Tensor> full_jacobian(
       batch_dims);
   options.plans = {plans.begin(), plans.end()};
   options.after_sweep = make_after_sweep(progress);
+  options.on_warning = [&warnings](std::string message) { warnings.push_back(std::move(message)); };
   const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
   try {
     results = engine::full_jacobian(outputs, inputs, options, out);
@@ -118,6 +121,9 @@ std::vector<at::Tensor> full_jacobian(
     std::rethrow_exception(interrupted.cause);
   }
   END_HANDLE_TH_ERRORS_PYBIND
+  for (const std::string& warning : warnings) {
+    py::module_::import("highgrad_ext._options").attr("warn")(warning);
+  }
   return results;
 }
 

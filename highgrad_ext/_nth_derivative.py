@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from itertools import product
 from math import prod
 from typing import Literal
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders
-from ._options import check_fits, check_flags, check_real, check_sweep_options, outside_inference_mode
+from ._options import check_fits, check_flags, check_real, check_sweep_options, outside_inference_mode, warn
 from ._progress import Report, reporter
 from ._taylor import Obstacle, Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, flatten_out, nest
@@ -230,7 +229,7 @@ def _by_jets(shapes: _Shapes, orders: Orders, output: Tensor, outlook: Outlook, 
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}', stacklevel=5)
+    warn(f'{_NAME}: method="taylor" cannot be used, and nested reverse mode is: {reason}')
 
 
 def _nested(shapes: _Shapes, orders: Orders, output: Tensor, packed: bool) -> list[Tensor]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -14,6 +17,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that called into this package."""
+    package = str(Path(__file__).parent)
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def outside_inference_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -121,6 +121,13 @@ def test_without_double_backward_it_goes_in_reverse() -> None:
     assert_close(full_jacobian(f, x, create_graph=False, mode="forward"), full_jacobian_loop(f, x))
 
 
+@pytest.mark.filterwarnings("ignore:full_jacobian")
+def test_kink_where_double_backward_takes_the_other_slope() -> None:
+    x = torch.tensor([0.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    f = torch.nn.functional.prelu(x.expand(4, 3), torch.tensor([0.2], dtype=x.dtype))
+    assert_close(full_jacobian(f, x, mode="forward"), full_jacobian_loop(f, x))
+
+
 def test_retain_graph_false_frees_the_graph() -> None:
     x = torch.rand(2, requires_grad=True)
     f = x.exp().sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian
+from highgrad_ext import full_jacobian, nth_derivative, plan
 from highgrad_ext._reference import full_jacobian_loop
 
 
@@ -430,6 +431,62 @@ def test_grad_is_never_touched() -> None:
     assert x.grad is None and hidden.grad is None and f.grad is None
     f.sum().backward()
     assert_close(hidden.grad, f.detach())
+
+
+def test_plans_touch_no_grad() -> None:
+    x = leaf(8, 8)
+    hidden = x.sin()
+    hidden.retain_grad()
+    plan(torch.nn.functional.glu(hidden), x)
+    assert hidden.grad is None
+
+
+def test_grad_is_not_touched_by_two_threads() -> None:
+    """One is still sweeping a graph when the other has finished with it."""
+    x = leaf(4)
+    hidden = x.sin()
+    hidden.retain_grad()
+    f = hidden.cumprod(0)
+    first_sweeps, second_sweeps = Event(), Event()
+
+    def first_goes_on(done: int, total: int) -> None:
+        first_sweeps.set()
+        assert second_sweeps.wait(60)
+
+    def second_waits(done: int, total: int) -> None:
+        second_sweeps.set()
+        first.join(60)
+
+    first = Thread(target=lambda: full_jacobian(f, x, chunk_size=2, progress=first_goes_on))
+    first.start()
+    assert first_sweeps.wait(60)
+    jacobian = full_jacobian(f, x, chunk_size=2, progress=second_waits)
+    assert hidden.grad is None
+    assert_close(jacobian, full_jacobian_loop(f, x))
+    f.sum().backward()
+    assert hidden.grad is not None
+
+
+def test_result_that_fits_no_memory() -> None:
+    """With create_graph, rows are joined at the end: it fails before the first of them."""
+    x = torch.zeros(6_000_000, requires_grad=True)
+    f = x.cumsum(0)
+    calls: list[int] = []
+    with pytest.raises(RuntimeError, match=r"memory|Storage size|size"):
+        full_jacobian(f, x, chunk_size=1, progress=lambda done, total: calls.append(done))
+    assert not calls
+    f.sum().backward()
+
+
+def test_warnings_point_at_the_caller() -> None:
+    x = leaf(3)
+    y = x * 2
+    y.register_hook(lambda grad: grad)
+    with pytest.warns(UserWarning, match='mode="forward" cannot be used') as first:
+        full_jacobian(y.sin(), x, mode="forward")
+    with pytest.warns(UserWarning, match='method="taylor" cannot be used') as second:
+        nth_derivative(y.sin(), x, 2, method="taylor")
+    assert [warning.filename for warning in (*first, *second)] == [__file__] * 2
 
 
 def test_progress_calls() -> None:

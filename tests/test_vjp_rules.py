@@ -15,6 +15,7 @@ from random_ops import CASES, random_case
 from structured import names_on
 from test_op_db import DIFFERENTIABLE, problems, scale
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
 from highgrad_ext import _C, full_jacobian
@@ -22,6 +23,9 @@ from highgrad_ext._reference import full_jacobian_loop
 
 BATCH = 3
 MAX_SECOND_ORDER = 400
+
+MATRIX = torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4) ** 3
+RUNNING = torch.tensor([0.5, 1.5], dtype=torch.float64)
 
 # What neither of the databases records: here with a branch or a shape that they leave out.
 EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
@@ -51,6 +55,28 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "f is its wrt": lambda x: x,
     "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.6),
     "softplus past its threshold": lambda x: F.softplus(x, beta=2, threshold=1),
+    "weight norm by its length": lambda x: torch._weight_norm(MATRIX, x.view(4, 1), 0),
+    "batch norm by its parameters": lambda x: F.batch_norm(MATRIX, None, None, x, x.sin(), True),
+    "batch norm by running statistics": lambda x: F.batch_norm(x.view(1, 2, 2), RUNNING, RUNNING, RUNNING, RUNNING),
+    "batch norm of one channel": lambda x: F.batch_norm(x.view(2, 1, 2), None, None, x[:1], x[1:2], True),
+    "group norm by all": lambda x: F.group_norm(x.view(1, 4), 2, x, x.cos()),
+    "layer norm of everything": lambda x: F.layer_norm(x.view(2, 2), (2, 2), x.view(2, 2), x.view(2, 2).cos()),
+    "overlapping max pool of an image": lambda x: F.max_pool2d(x.view(1, 2, 2), 2, stride=1, padding=1) ** 2,
+    "average pool of an image": lambda x: F.avg_pool2d(x.view(1, 2, 2), 2, stride=1, padding=1) ** 2,
+    "adaptive pool of an image": lambda x: F.adaptive_avg_pool2d(x.view(1, 2, 2), (2, 1)) ** 2,
+    "two pictures, interpolated": lambda x: F.interpolate(x.view(2, 1, 2), scale_factor=1.5, mode="linear") ** 2,
+    "causal attention": lambda x: F.scaled_dot_product_attention(
+        x.view(1, 2, 2, 1), x.view(1, 2, 2, 1), x.view(1, 2, 2, 1).sin(), is_causal=True
+    ),
+    "attention by keys": lambda x: F.scaled_dot_product_attention(
+        MATRIX[None, None], x.view(1, 1, 1, 4), MATRIX[:1][None, None]
+    ),
+    "padded embedding": lambda x: F.embedding(torch.tensor([[0, 1], [3, 1]]), x.view(4, 1), padding_idx=1) ** 2,
+    "ignored classes": lambda x: F.cross_entropy(x.view(2, 2), torch.tensor([1, -100]), weight=RUNNING),
+    "a class for each": lambda x: F.nll_loss(x.view(2, 2), torch.tensor([1, -100]), reduction="none") * x[0],
+    "a number's squared error": lambda x: F.mse_loss(x[0], x[1]) + F.mse_loss(x[2], x[3], reduction="none"),
+    "distances of equal points": lambda x: torch.cdist(x.view(4, 1), x.detach().view(4, 1)),
+    "multiplied by a number": lambda x: torch.ops.aten.mul.Scalar(x, -2.5),
 }
 
 
@@ -101,7 +127,7 @@ def compare(name: str, f: Tensor, inputs: list[Tensor], met: set[str]) -> None:
     check_nan(name, f, inputs)
     products = [row for row in rows if row is not None and row.requires_grad]
     for product in products[:1]:
-        if name not in ("recorded",) and product.numel() <= MAX_SECOND_ORDER:
+        if name != "recorded" and product.numel() <= MAX_SECOND_ORDER:
             single = torch.autograd.grad(f, inputs, cotangents[0], create_graph=True, allow_unused=True)
             for g in single:
                 if g is not None and g.requires_grad:
@@ -150,6 +176,30 @@ def test_every_rule() -> None:
     for name, f, inputs in graphs():
         compare(name, f, inputs, met)
     assert set(_C.vjp_rules()) - met == set(), "rules that no graph meets"
+
+
+def test_weight_norm() -> None:
+    """torch's own double backward takes the norm for a constant."""
+    v = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.3, 0.1]], dtype=torch.float64, requires_grad=True)
+    for dim in (0, 1):
+        g = torch.linspace(1, 2, v.shape[dim], dtype=v.dtype).view(v.shape[dim], 1).requires_grad_()
+        length = g if dim == 0 else g.t()
+        got = full_jacobian(torch._weight_norm(v, length, dim), (v, g))
+        expected = full_jacobian(v * (length / v.norm(dim=1 - dim, keepdim=True)), (v, g))
+        assert_close(got, expected)
+        assert_close(*(torch.autograd.grad(j[0].pow(2).sum() + j[1].sum(), (v, g)) for j in (got, expected)))
+
+
+def test_attention_is_differentiable_again() -> None:
+    """torch's own backward of it is not."""
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64).view(1, 2, 4, 3).requires_grad_()
+
+    def hessian(backend: SDPBackend) -> Tensor:
+        with sdpa_kernel(backend):
+            f = F.scaled_dot_product_attention(x, x.sin(), x.cos(), is_causal=True)
+        return torch.autograd.grad(full_jacobian(f.sum(-1), x).pow(2).sum(), x)[0]
+
+    assert_close(hessian(SDPBackend.FLASH_ATTENTION), hessian(SDPBackend.MATH))
 
 
 inf, nan = float("inf"), float("nan")

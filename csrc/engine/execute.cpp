@@ -217,9 +217,7 @@ std::vector<at::Tensor> full_jacobian(
   int64_t total_rows = 0;
   for (const auto i : c10::irange(outputs.size())) {
     total_rows += tapes[i].nodes.empty() ? 0 : outputs[i].numel();
-    for (const tape::TapeNode& node : tapes[i].nodes) {
-      retained_grads.suspend(node.node);
-    }
+    retained_grads.suspend(tapes[i]);
   }
 
   // With a single row the engine frees the tape itself, as it goes; otherwise it is freed when all rows are there, so
@@ -285,6 +283,10 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
   const edge_list input_edges = edges_of(inputs);
   const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
   check_paths(outputs, inputs, input_edges, tapes, options);
+  RetainedGrads retained_grads;
+  for (const Tape& tape : tapes) {
+    retained_grads.suspend(tape);
+  }
   const at::NoGradGuard no_grad;
   std::vector<std::shared_ptr<const plan::OutputPlan>> plans;
   for (const auto i : c10::irange(outputs.size())) {

@@ -11,6 +11,9 @@
 namespace highgrad::engine {
 namespace {
 
+// Bytes.
+constexpr double kLargeResult = 1e9;
+
 // Whether nobody else can see the memory of `tensor`. A view made without grad mode still keeps its base alive, which
 // does not count when only the view holds it.
 bool is_sole_owner(const at::Tensor& tensor) {
@@ -25,7 +28,13 @@ JacobianBlock::JacobianBlock(at::Tensor output, at::Tensor input, bool create_gr
     : output_(std::move(output)),
       input_(std::move(input)),
       out_(std::move(out)),
-      functional_(create_graph || !is_plain(input_)) {}
+      functional_(create_graph || !is_plain(input_)) {
+  // What is joined at the end fails now if it is too large, rather than when most of the memory is taken.
+  const double bytes = static_cast<double>(output_.numel()) * static_cast<double>(input_.nbytes());
+  if (functional_ && is_plain(input_) && bytes > kLargeResult) {
+    at::empty(rows_shape(), input_.options().layout(at::kStrided));
+  }
+}
 
 // All rows: [output.numel(), *input.shape].
 std::vector<int64_t> JacobianBlock::rows_shape() const {

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <tuple>
 #include <unordered_map>
 #include <utility>
 
@@ -149,14 +150,6 @@ ParameterRows broadcast_rows(const Output& output, Shape shape, at::Tensor facto
   };
 }
 
-std::vector<int64_t> to_ints(const std::vector<c10::SymInt>& values) {
-  std::vector<int64_t> ints;
-  for (const c10::SymInt& value : values) {
-    ints.push_back(value.guard_int(__FILE__, __LINE__));
-  }
-  return ints;
-}
-
 // The parameter that a link of the Node leads to, of shape `shape`; without rows where it is none.
 class Layers {
  public:
@@ -222,9 +215,7 @@ class Layers {
       at::Tensor mean = saved_mean;
       at::Tensor inverse = saved_inverse;
       if (at::GradMode::is_enabled()) {
-        mean = input.mean(dims, /*keepdim=*/true);
-        const at::Tensor variance = input.var(dims, /*unbiased=*/false, /*keepdim=*/true);
-        inverse = (variance + (inverse.pow(-2) - variance).detach()).rsqrt();
+        std::tie(mean, inverse) = vjp::recorded_statistics(input, dims, saved_inverse);
       }
       return broadcast_rows(output, shape, (input - mean) * inverse, 1)(cotangents);
     };
@@ -245,8 +236,8 @@ class Layers {
     }
     at::Tensor input = saved(node_, convolution.input_);
     Shape kernel(shape_.begin() + 2, shape_.end());
-    Shape dilation = to_ints(convolution.dilation), padding = to_ints(convolution.padding),
-          stride = to_ints(convolution.stride);
+    Shape dilation = vjp::to_ints(convolution.dilation), padding = vjp::to_ints(convolution.padding),
+          stride = vjp::to_ints(convolution.stride);
     if (spatial == 1) {
       input = input.unsqueeze(2);
       kernel.insert(kernel.begin(), 1);

@@ -32,9 +32,11 @@ struct JacobianOptions {
   int64_t batch_dims = 0;
   // Called after every sweep with the passes done and all passes; may throw.
   std::function<void(int64_t, int64_t)> after_sweep;
+  // Takes what the user should be warned of, if the call succeeds.
+  std::function<void(std::string)> on_warning;
 };
 
-// A UserWarning at the Python line that called, without the place in C++ that TORCH_WARN appends.
+// Warns, in the name of the caller.
 void warn(const JacobianOptions& options, const std::string& message);
 
 // Passes done and to do, for the caller's progress function.

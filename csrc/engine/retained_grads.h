@@ -1,38 +1,24 @@
 #pragma once
 
-#include <torch/csrc/autograd/function.h>
-
-#include <memory>
-#include <unordered_map>
-#include <utility>
 #include <vector>
+
+#include "tape/tape.h"
 
 namespace highgrad::engine {
 
 // Keeps sweeps from writing to the .grad of intermediates on which retain_grad() was called: their hooks are taken off
-// for the life of the object.
+// for the life of the object, and of all others that hold the same Node, in other threads.
 class RetainedGrads {
  public:
   RetainedGrads() = default;
   RetainedGrads(const RetainedGrads&) = delete;
   RetainedGrads& operator=(const RetainedGrads&) = delete;
+  ~RetainedGrads();
 
-  void suspend(torch::autograd::Node* node) {
-    if (!node->retains_grad_hooks().empty()) {
-      suspended_.emplace_back(node, Hooks{});
-      suspended_.back().second.swap(node->retains_grad_hooks());
-    }
-  }
-
-  ~RetainedGrads() {
-    for (auto& [node, hooks] : suspended_) {
-      node->retains_grad_hooks().swap(hooks);
-    }
-  }
+  void suspend(const tape::Tape& tape);
 
  private:
-  using Hooks = std::unordered_map<size_t, std::unique_ptr<torch::autograd::FunctionPreHook>>;
-  std::vector<std::pair<torch::autograd::Node*, Hooks>> suspended_;
+  std::vector<torch::autograd::Node*> nodes_;
 };
 
 } // namespace highgrad::engine

@@ -27,6 +27,20 @@ constexpr double kOperatorsOfProduct = 15;
 constexpr std::array<std::string_view, 6> kMatrixProducts =
     {"MmBackward0", "AddmmBackward0", "BmmBackward0", "BaddbmmBackward0", "MvBackward0", "AddmvBackward0"};
 
+// Nodes that take so many times as long for a byte as elementwise ones: their kernels go element by element.
+struct SlowNode {
+  std::string_view name;
+  int64_t times;
+};
+constexpr std::array<SlowNode, 3> kSlow = {{
+    {"UpsampleBicubic2DBackward0", 50},
+    {"UpsampleBilinear2DBackward0", 20},
+    {"UpsampleLinear1DBackward0", 20},
+}};
+
+// Likewise what is summed over what an operand was broadcast along.
+constexpr int64_t kSummed = 4;
+
 // Convolutions take channels so many at a time, with zeros where there are fewer.
 constexpr int64_t kChannelsTogether = 16;
 
@@ -70,6 +84,30 @@ int64_t multiplications_of_convolution(const tape::Tape& tape, const tape::TapeN
   return count;
 }
 
+// The shape of the cotangent that a link brings, or none.
+std::optional<std::vector<int64_t>> shape_at(const tape::Tape& tape, const tape::Slot& link) {
+  return link.is_on_tape() ? tape::shape_of(*tape.nodes[link.node].node, link.input_nr) : std::nullopt;
+}
+
+// Of a Node that multiplies no matrices.
+int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node) {
+  int64_t times = 1;
+  const std::string_view type(typeid(*node.node).name());
+  for (const SlowNode& slow : kSlow) {
+    if (is_mangled(type, slow.name)) {
+      times = slow.times;
+    }
+  }
+  if (node.node->num_inputs() == 1) {
+    const auto out = tape::shape_of(*node.node, 0);
+    for (const tape::Slot& link : links_of(tape, node)) {
+      const auto in = shape_at(tape, link);
+      times += out.has_value() && in.has_value() && 2 * numel(*in) <= numel(*out) ? kSummed : 0;
+    }
+  }
+  return times * node.bytes;
+}
+
 } // namespace
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
@@ -87,15 +125,16 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
     const auto links = links_of(tape, node);
     for (size_t operand = 0; operand < 2; ++operand) {
       const tape::Slot& link = links[links.size() - 2 + operand];
-      const auto in = link.is_on_tape() ? tape::shape_of(*tape.nodes[link.node].node, link.input_nr) : std::nullopt;
+      const auto in = shape_at(tape, link);
       if (in.has_value() && out.has_value() && !in->empty()) {
         // [n, m] by the other operand gives [n, k] or [k, m].
         const bool is_vector = in->size() == 1;
         work.multiplications += numel(*out) * (operand == 0 || is_vector ? in->back() : (*in)[in->size() - 2]);
       }
     }
-    break;
+    return work;
   }
+  work.bytes = bytes_of(tape, node);
   return work;
 }
 

@@ -35,13 +35,17 @@ constexpr std::array kDistrusted = {
 };
 
 // The Nodes whose recorded product is wrong when it is differentiated again, alone or under vmap.
-constexpr std::array<std::string_view, 4> kUnrecorded = {
+constexpr std::array<std::string_view, 6> kUnrecorded = {
+    // Has no double backward.
+    "CdistBackward0",
     // Takes logarithms of its cotangent.
     "LogcumsumexpBackward0",
     // Under vmap, double backward takes the saved mean and deviation for constants.
     "NativeLayerNormBackward0",
     "NativeBatchNormBackward0",
     "NativeGroupNormBackward0",
+    // At zero, double backward takes the slope of the other side.
+    "PreluKernelBackward0",
 };
 
 namespace {

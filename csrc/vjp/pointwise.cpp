@@ -289,6 +289,9 @@ void add_products_of_tensors(RuleTable& table) {
       }
     };
   });
+  add_unary<MulBackward1>(table, [](const Call& /*call*/, const MulBackward1& node) {
+    return [factor = node.other](at::Tensor grad) { return times(std::move(grad), factor); };
+  });
   add_rule<DivBackward0>(table, [](const Call& call, const DivBackward0& node) -> BatchedVjp {
     const at::Tensor other = call.saved(node.other_);
     const at::Tensor by_other = call.wants(1) ? -((call.saved(node.self_) / other) / other) : at::Tensor();

@@ -13,6 +13,16 @@
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
+
+at::Tensor batches_times_right(const at::Tensor& grad, const at::Tensor& right) {
+  const int64_t batch = grad.size(0), matrices = grad.size(1), n = grad.size(2), m = grad.size(3);
+  return grad.transpose(0, 1)
+      .reshape({matrices, batch * n, m})
+      .bmm(right)
+      .view({matrices, batch, n, right.size(2)})
+      .transpose(0, 1);
+}
+
 namespace {
 
 using namespace torch::autograd::generated;
@@ -36,20 +46,12 @@ at::Tensor times_left(const at::Tensor& left, const at::Tensor& grad) {
   return at::bmm(left.unsqueeze(0).expand({batch, left.size(0), left.size(1)}), grad);
 }
 
-// [B, b, n, m] by [b, m, k]: [B, b, n, k], as b products of B * n rows.
-at::Tensor batches_times_right(const at::Tensor& grad, const at::Tensor& right) {
-  const int64_t batch = grad.size(0), matrices = grad.size(1), n = grad.size(2), m = grad.size(3);
-  return grad.transpose(0, 1)
-      .reshape({matrices, batch * n, m})
-      .bmm(right)
-      .view({matrices, batch, n, right.size(2)})
-      .transpose(0, 1);
-}
-
 // [b, k, n] by [B, b, n, m]: [B, b, k, m], as b products of B * m columns.
 at::Tensor batches_times_left(const at::Tensor& left, const at::Tensor& grad) {
   return batches_times_right(grad.transpose(2, 3), left.transpose(1, 2)).transpose(2, 3);
 }
+
+using Product = at::Tensor (*)(const at::Tensor&, const at::Tensor&);
 
 // Of addend + alpha * first @ second, with or without addend; `link` is the first factor's.
 BatchedVjp matrix_product(
@@ -59,8 +61,8 @@ BatchedVjp matrix_product(
     size_t link,
     const at::Scalar& alpha,
     const at::Scalar& beta,
-    at::Tensor (*right)(const at::Tensor&, const at::Tensor&),
-    at::Tensor (*left)(const at::Tensor&, const at::Tensor&)) {
+    Product right,
+    Product left) {
   const bool by_addend = link > 0 && call.wants(0);
   const at::Tensor second_t = second.defined() ? second.mT() : second;
   const at::Tensor first_t = first.defined() ? first.mT() : first;
@@ -112,14 +114,6 @@ BatchedVjp if_strided(const at::Tensor& first, const at::Tensor& second, const s
   return is_odd(first) || is_odd(second) ? nullptr : make();
 }
 
-std::vector<int64_t> to_ints(const std::vector<c10::SymInt>& values) {
-  std::vector<int64_t> ints;
-  for (const c10::SymInt& value : values) {
-    ints.push_back(value.guard_int(__FILE__, __LINE__));
-  }
-  return ints;
-}
-
 // By the input alone: the batch of cotangents becomes more samples.
 BatchedVjp convolution(const Call& call, const ConvolutionBackward0& node) {
   if (!call.wants(0) || call.wants(1) || (call.given.size() > 2 && call.wants(2))) {
@@ -154,32 +148,38 @@ BatchedVjp convolution(const Call& call, const ConvolutionBackward0& node) {
   };
 }
 
+template <typename T>
+using Saved = torch::autograd::SavedVariable T::*;
+
+// first @ second.
+template <typename T>
+void add_product(RuleTable& table, Saved<T> one, Saved<T> other, Product right, Product left) {
+  add_rule<T>(table, [=](const Call& call, const T& node) {
+    const at::Tensor first = factor(call, node.*one, 1), second = factor(call, node.*other, 0);
+    return if_strided(first, second, [&] { return matrix_product(call, first, second, 0, 1, 1, right, left); });
+  });
+}
+
+// beta * addend + alpha * first @ second.
+template <typename T>
+void add_sum_with_product(RuleTable& table, Saved<T> one, Saved<T> other, Product right, Product left) {
+  add_rule<T>(table, [=](const Call& call, const T& node) {
+    const at::Tensor first = factor(call, node.*one, 2), second = factor(call, node.*other, 1);
+    return if_strided(
+        first, second, [&] { return matrix_product(call, first, second, 1, node.alpha, node.beta, right, left); });
+  });
+}
+
 } // namespace
 
 void add_product_rules(RuleTable& table) {
-  add_rule<MmBackward0>(table, [](const Call& call, const MmBackward0& node) {
-    const at::Tensor first = factor(call, node.self_, 1), second = factor(call, node.mat2_, 0);
-    return if_strided(
-        first, second, [&] { return matrix_product(call, first, second, 0, 1, 1, &times_right, &times_left); });
-  });
-  add_rule<AddmmBackward0>(table, [](const Call& call, const AddmmBackward0& node) {
-    const at::Tensor first = factor(call, node.mat1_, 2), second = factor(call, node.mat2_, 1);
-    return if_strided(first, second, [&] {
-      return matrix_product(call, first, second, 1, node.alpha, node.beta, &times_right, &times_left);
-    });
-  });
-  add_rule<BmmBackward0>(table, [](const Call& call, const BmmBackward0& node) {
-    const at::Tensor first = factor(call, node.self_, 1), second = factor(call, node.mat2_, 0);
-    return if_strided(first, second, [&] {
-      return matrix_product(call, first, second, 0, 1, 1, &batches_times_right, &batches_times_left);
-    });
-  });
-  add_rule<BaddbmmBackward0>(table, [](const Call& call, const BaddbmmBackward0& node) {
-    const at::Tensor first = factor(call, node.batch1_, 2), second = factor(call, node.batch2_, 1);
-    return if_strided(first, second, [&] {
-      return matrix_product(call, first, second, 1, node.alpha, node.beta, &batches_times_right, &batches_times_left);
-    });
-  });
+  add_product<MmBackward0>(table, &MmBackward0::self_, &MmBackward0::mat2_, &times_right, &times_left);
+  add_product<BmmBackward0>(
+      table, &BmmBackward0::self_, &BmmBackward0::mat2_, &batches_times_right, &batches_times_left);
+  add_sum_with_product<AddmmBackward0>(
+      table, &AddmmBackward0::mat1_, &AddmmBackward0::mat2_, &times_right, &times_left);
+  add_sum_with_product<BaddbmmBackward0>(
+      table, &BaddbmmBackward0::batch1_, &BaddbmmBackward0::batch2_, &batches_times_right, &batches_times_left);
   add_rule<MvBackward0>(table, [](const Call& call, const MvBackward0& node) {
     const at::Tensor matrix = factor(call, node.self_, 1), vector = factor(call, node.vec_, 0);
     return if_strided(matrix, vector, [&] { return vector_product(call, matrix, vector, 0, 1, 1); });

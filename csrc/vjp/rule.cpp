@@ -35,6 +35,8 @@ const RuleTable& table() {
     add_reduction_rules(*all);
     add_shape_rules(*all);
     add_statistics_rules(*all);
+    add_image_rules(*all);
+    add_network_rules(*all);
     return all;
   }();
   return *rules;
@@ -54,6 +56,10 @@ std::vector<std::string> known_nodes() {
     names.push_back(name.substr(name.rfind(':') + 1));
   }
   return names;
+}
+
+std::vector<int64_t> to_ints(c10::SymIntArrayRef values) {
+  return C10_AS_INTARRAYREF_SLOW(values).vec();
 }
 
 int64_t batched_dim(int64_t dim, const Shape& shape) {

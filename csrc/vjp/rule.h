@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymIntArrayRef.h>
 #include <c10/util/ArrayRef.h>
 #include <c10/util/OptionalArrayRef.h>
 #include <torch/csrc/autograd/function.h>
@@ -13,6 +14,7 @@
 #include <string>
 #include <typeindex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace highgrad::vjp {
@@ -72,6 +74,8 @@ void add_product_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
 void add_statistics_rules(RuleTable& table);
+void add_image_rules(RuleTable& table);
+void add_network_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims);
@@ -82,12 +86,25 @@ at::OptionalIntArrayRef dims_of(const T& node) {
   return node.dim.list.has_value() ? at::OptionalIntArrayRef(*node.dim.list) : std::nullopt;
 }
 
+// Sizes that are known.
+std::vector<int64_t> to_ints(c10::SymIntArrayRef values);
+
 // Dimension `dim` of a tensor of this shape, with the batch in front.
 int64_t batched_dim(int64_t dim, const Shape& shape);
+
+// [B, b, n, m] by [b, m, k]: [B, b, n, k], as b products of B * n rows.
+at::Tensor batches_times_right(const at::Tensor& grad, const at::Tensor& right);
 
 // Sums `tensor` over the dimensions that an operand of `shape` was broadcast along; the first `front` dims are not the
 // operand's, and stay.
 at::Tensor sum_broadcast(const at::Tensor& tensor, int64_t front, const Shape& shape);
+
+// The mean of x along some dimensions, and the inverse of its deviation, of which a Node has saved the value alone,
+// both with size 1 there and with a graph.
+std::pair<at::Tensor, at::Tensor> recorded_statistics(
+    const at::Tensor& x,
+    at::IntArrayRef dims,
+    const at::Tensor& saved_inverse);
 
 // The rule of a Node, or null.
 const Rule* find_rule(const torch::autograd::Node& node);

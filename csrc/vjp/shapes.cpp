@@ -103,9 +103,9 @@ void add_parts(RuleTable& table) {
     };
   });
   add_unary<ConstantPadNdBackward0>(table, [](const Call& /*call*/, const ConstantPadNdBackward0& node) {
-    std::vector<int64_t> pad;
-    for (const c10::SymInt& amount : node.pad) {
-      pad.push_back(-amount.guard_int(__FILE__, __LINE__));
+    std::vector<int64_t> pad = to_ints(node.pad);
+    for (int64_t& amount : pad) {
+      amount = -amount;
     }
     return [pad](const at::Tensor& grad) { return at::constant_pad_nd(grad, pad, 0); };
   });
@@ -137,9 +137,9 @@ void add_moves(RuleTable& table) {
     };
   });
   add_rule<RollBackward0>(table, [](const Call& call, const RollBackward0& node) -> BatchedVjp {
-    std::vector<int64_t> shifts;
-    for (const c10::SymInt& shift : node.shifts) {
-      shifts.push_back(-shift.guard_int(__FILE__, __LINE__));
+    std::vector<int64_t> shifts = to_ints(node.shifts);
+    for (int64_t& shift : shifts) {
+      shift = -shift;
     }
     const Shape& shape = call.taken[0];
     if (shape.empty()) {
@@ -299,6 +299,9 @@ void add_joins(RuleTable& table) {
     };
   };
   add_rule<SplitBackward0>(table, [joined](const Call& call, const SplitBackward0& node) {
+    return joined(call, batched_dim(node.dim, *call.given[0]));
+  });
+  add_rule<UnsafeSplitBackward0>(table, [joined](const Call& call, const UnsafeSplitBackward0& node) {
     return joined(call, batched_dim(node.dim, *call.given[0]));
   });
   add_rule<SplitWithSizesBackward0>(table, [joined](const Call& call, const SplitWithSizesBackward0& node) {

@@ -6,11 +6,22 @@
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <tuple>
 #include <utility>
 
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
+
+std::pair<at::Tensor, at::Tensor> recorded_statistics(
+    const at::Tensor& x,
+    at::IntArrayRef dims,
+    const at::Tensor& saved_inverse) {
+  const at::Tensor variance = x.var(dims, /*unbiased=*/false, /*keepdim=*/true);
+  // Of the saved value, and the derivative that belongs to it.
+  return {x.mean(dims, /*keepdim=*/true), (variance + (saved_inverse.pow(-2) - variance).detach()).rsqrt()};
+}
+
 namespace {
 
 using namespace torch::autograd::generated;
@@ -43,35 +54,119 @@ at::Tensor variance_factor(
   return (x - mean) * (2 / freedom);
 }
 
-// y = g * normalized(x) + b, of which the mean and the deviation are saved, without a graph.
-BatchedVjp layer_norm(const Call& call, const NativeLayerNormBackward0& node) {
-  const at::Tensor x = call.saved(node.input_);
-  const at::Tensor weight = call.saved(node.weight_);
-  std::vector<int64_t> dims;
-  for (auto dim = -static_cast<int64_t>(node.normalized_shape.size()); dim < 0; ++dim) {
-    dims.push_back(dim);
+// weight * (x - mean) * inverse + bias.
+struct Normalization {
+  Shape view; // of x, in which the rest are meant
+  std::vector<int64_t> dims; // that the statistics are taken along, from the end; none where they are constants
+  std::vector<int64_t> shared_dims; // likewise, along which weight and bias are the same
+  at::Tensor weight; // in a shape that broadcasts to the view, or undefined
+  at::Tensor mean, inverse; // likewise
+};
+
+BatchedVjp normalization(const Call& call, const at::Tensor& input, Normalization of) {
+  const at::Tensor x = input.reshape(of.view);
+  if (at::GradMode::is_enabled() && !of.dims.empty()) {
+    std::tie(of.mean, of.inverse) = recorded_statistics(x, of.dims, of.inverse);
   }
-  at::Tensor mean = call.saved(node.result1_), inverse = call.saved(node.result2_);
-  if (at::GradMode::is_enabled()) {
-    mean = x.mean(dims, /*keepdim=*/true);
-    const at::Tensor variance = x.var(dims, /*unbiased=*/false, /*keepdim=*/true);
-    // Of the saved value, and the derivative that belongs to it.
-    inverse = (variance + (inverse.pow(-2) - variance).detach()).rsqrt();
-  }
-  const at::Tensor normalized = (x - mean) * inverse;
-  return [=, by_x = call.wants(0), by_weight = call.wants(1), by_bias = call.wants(2)](
-             Cotangents& taken, Cotangents& given) {
+  const at::Tensor normalized = (x - of.mean) * of.inverse;
+  return [of, normalized, shapes = call.given](Cotangents& taken, Cotangents& given) {
     if (!taken[0].defined()) {
       return;
     }
-    const at::Tensor& grad = taken[0];
-    given[2] = by_bias ? grad : at::Tensor();
-    given[1] = by_weight ? at::mul(grad, normalized) : at::Tensor();
-    if (by_x) {
-      const at::Tensor scaled = weight.defined() ? at::mul(grad, weight) : grad;
-      const at::Tensor along = at::mul(scaled, normalized).mean(dims, /*keepdim=*/true);
-      given[0] = (scaled - scaled.mean(dims, /*keepdim=*/true) - normalized * along) * inverse;
+    const at::Tensor grad = taken[0].reshape(Call::batch_of(taken[0], of.view));
+    const auto shared = [&](const at::Tensor& rows, const Shape& shape) {
+      return (of.shared_dims.empty() ? rows : rows.sum(of.shared_dims)).reshape(Call::batch_of(grad, shape));
+    };
+    if (shapes[1].has_value()) {
+      given[1] = shared(at::mul(grad, normalized), *shapes[1]);
     }
+    if (shapes[2].has_value()) {
+      given[2] = shared(grad, *shapes[2]);
+    }
+    if (!shapes[0].has_value()) {
+      return;
+    }
+    at::Tensor scaled = of.weight.defined() ? at::mul(grad, of.weight) : grad;
+    if (!of.dims.empty()) {
+      const at::Tensor along = at::mul(scaled, normalized).mean(of.dims, /*keepdim=*/true);
+      scaled = scaled - scaled.mean(of.dims, /*keepdim=*/true) - normalized * along;
+    }
+    given[0] = (scaled * of.inverse).reshape(Call::batch_of(grad, *shapes[0]));
+  };
+}
+
+// Along the last dimensions.
+BatchedVjp layer_norm(const Call& call, const NativeLayerNormBackward0& node) {
+  const at::Tensor x = call.saved(node.input_);
+  const auto inner = static_cast<int64_t>(node.normalized_shape.size());
+  Normalization of{x.sizes().vec(), {}, {}, call.saved(node.weight_), call.saved(node.result1_), {}};
+  of.inverse = call.saved(node.result2_);
+  for (auto dim = -x.dim(); dim < 0; ++dim) {
+    (dim < -inner ? of.shared_dims : of.dims).push_back(dim);
+  }
+  return normalization(call, x, std::move(of));
+}
+
+// Along all dimensions but the second; or by the running statistics.
+BatchedVjp batch_norm(const Call& call, const NativeBatchNormBackward0& node) {
+  const at::Tensor x = call.saved(node.input_);
+  if (x.dim() < 2 || x.numel() == 0) {
+    return nullptr;
+  }
+  const auto of_channels = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.view({-1, 1}) : tensor; };
+  Normalization of{{x.size(0), x.size(1), -1}, {}, {-3, -1}, of_channels(call.saved(node.weight_)), {}, {}};
+  of.view[2] = x.numel() / (x.size(0) * x.size(1));
+  if (node.training) {
+    of.dims = of.shared_dims;
+    of.mean = of_channels(call.saved(node.result1_));
+    of.inverse = of_channels(call.saved(node.result2_));
+  } else {
+    of.mean = of_channels(call.saved(node.running_mean_));
+    of.inverse = (of_channels(call.saved(node.running_var_)) + node.eps).rsqrt();
+  }
+  return normalization(call, x, std::move(of));
+}
+
+// Along the channels of a group and all dimensions that follow.
+BatchedVjp group_norm(const Call& call, const NativeGroupNormBackward0& node) {
+  const at::Tensor x = call.saved(node.input_);
+  const int64_t samples = node.N.guard_int(__FILE__, __LINE__), channels = node.C.guard_int(__FILE__, __LINE__);
+  if (x.numel() == 0) {
+    return nullptr;
+  }
+  const at::Tensor weight = call.saved(node.weight_);
+  const Shape of_groups{samples, node.group, 1, 1};
+  return normalization(
+      call,
+      x,
+      {{samples, node.group, channels / node.group, x.numel() / (samples * channels)},
+       {-2, -1},
+       {-4, -1},
+       weight.defined() ? weight.view({node.group, -1, 1}) : weight,
+       call.saved(node.result1_).view(of_groups),
+       call.saved(node.result2_).view(of_groups)});
+}
+
+// v * g / |v|, with the norm of all of v but dimension `dim`.
+BatchedVjp weight_norm(const Call& call, const WeightNormInterfaceBackward0& node) {
+  const at::Tensor v = call.saved(node.v_);
+  const at::Tensor norm = at::GradMode::is_enabled() ? at::norm_except_dim(v, 2, node.dim)
+                                                     : call.saved(node.result1_).view_as(call.saved(node.g_));
+  const at::Tensor direction = v / norm, scale = call.saved(node.g_) / norm;
+  std::vector<int64_t> summed;
+  for (const auto dim : c10::irange(v.dim())) {
+    if (dim != node.dim) {
+      summed.push_back(dim + 1);
+    }
+  }
+  return [=, by_v = call.wants(0), by_g = call.wants(1)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor& grad = taken[0];
+    if (!grad.defined()) {
+      return;
+    }
+    const at::Tensor along = at::mul(grad, direction).sum(summed, /*keepdim=*/true);
+    given[0] = by_v ? at::mul(grad - direction * along, scale) : at::Tensor();
+    given[1] = by_g ? along : at::Tensor();
   };
 }
 
@@ -89,8 +184,10 @@ void add_statistics_rules(RuleTable& table) {
     const Shape kept = reduced(*call.given[0], dims_of(node));
     return by_factor(kept, variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept));
   });
-  add_rule<NativeLayerNormBackward0>(
-      table, [](const Call& call, const NativeLayerNormBackward0& node) { return layer_norm(call, node); });
+  add_rule<NativeLayerNormBackward0>(table, &layer_norm);
+  add_rule<NativeBatchNormBackward0>(table, &batch_norm);
+  add_rule<NativeGroupNormBackward0>(table, &group_norm);
+  add_rule<WeightNormInterfaceBackward0>(table, &weight_norm);
 }
 
 } // namespace highgrad::vjp

@@ -1,0 +1,155 @@
+// Rules of attention, embeddings, losses and distances.
+
+#include <ATen/Functions.h>
+#include <ATen/core/Reduction.h>
+#include <torch/csrc/autograd/generated/Functions.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "vjp/rule.h"
+
+namespace highgrad::vjp {
+namespace {
+
+using namespace torch::autograd::generated;
+
+// Attention makes a matrix of all pairs; torch's kernel does not. It may be this much larger than what it is made of.
+constexpr int64_t kLargestShareOfPairs = 4;
+
+// softmax(scale * query @ key^T) @ value, with the heads of all samples as one dimension. torch's own backward is not
+// differentiable again; this is.
+BatchedVjp attention(const Call& call, const ScaledDotProductFlashAttentionForCpuBackward0& node) {
+  if (node.dropout_p != 0 || call.saved(node.attn_mask_).defined()) {
+    return nullptr;
+  }
+  const at::Tensor query = call.saved(node.query_).flatten(0, 1), key = call.saved(node.key_).flatten(0, 1),
+                   value = call.saved(node.value_).flatten(0, 1);
+  const int64_t length = query.size(1), keys = key.size(1);
+  if (query.size(0) != key.size(0) || query.numel() == 0 || key.numel() == 0 ||
+      length * keys > kLargestShareOfPairs * (length + keys) * query.size(2)) {
+    return nullptr;
+  }
+  const double scale = node.scale.value_or(1 / std::sqrt(static_cast<double>(query.size(2))));
+  at::Tensor scores = query.bmm(key.mT()) * scale;
+  if (node.is_causal) {
+    const at::Tensor later = at::ones({length, keys}, query.options().dtype(at::kBool)).triu(1);
+    scores = scores.masked_fill(later, -std::numeric_limits<double>::infinity());
+  }
+  const at::Tensor weights = scores.softmax(-1); // [heads, length, keys]
+  return [=, shapes = call.given](Cotangents& taken, Cotangents& given) {
+    if (!taken[0].defined()) {
+      return;
+    }
+    const at::Tensor grad = taken[0].flatten(1, 2); // [B, heads, length, width]
+    const auto hand_on = [&](size_t link, const at::Tensor& rows) {
+      given[link] = rows.reshape(Call::batch_of(grad, *shapes[link]));
+    };
+    if (shapes[2].has_value()) {
+      hand_on(2, batches_times_right(grad.mT(), weights).mT());
+    }
+    if (!shapes[0].has_value() && !shapes[1].has_value()) {
+      return;
+    }
+    const at::Tensor by_weights = at::mul(batches_times_right(grad, value.mT()), weights);
+    const at::Tensor by_scores = at::addcmul(by_weights, weights, by_weights.sum(-1, /*keepdim=*/true), -1) * scale;
+    if (shapes[0].has_value()) {
+      hand_on(0, batches_times_right(by_scores, key));
+    }
+    if (shapes[1].has_value()) {
+      hand_on(1, batches_times_right(by_scores.mT(), query));
+    }
+  };
+}
+
+BatchedVjp embedding(const Call& call, const EmbeddingBackward0& node) {
+  if (node.sparse || node.scale_grad_by_freq) {
+    return nullptr;
+  }
+  const at::Tensor index = call.saved(node.indices_).reshape({-1});
+  const int64_t padding = node.padding_idx.guard_int(__FILE__, __LINE__);
+  at::Tensor is_padding = padding < 0 ? at::Tensor() : index.eq(padding).unsqueeze(1);
+  return [shape = *call.given[0], index, is_padding](Cotangents& taken, Cotangents& given) {
+    at::Tensor grad = taken[0].reshape({taken[0].size(0), index.numel(), shape[1]});
+    grad = is_padding.defined() ? grad.masked_fill(is_padding, 0) : grad;
+    given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add(1, index, grad);
+  };
+}
+
+// The class of each sample, [N, classes] or [classes].
+BatchedVjp negative_log_likelihood(const Call& call, const NllLossBackward0& node) {
+  const Shape shape = *call.given[0];
+  const at::Tensor target = call.saved(node.target_);
+  const int64_t ignored = node.ignore_index.guard_int(__FILE__, __LINE__);
+  const at::Tensor is_ignored = target.eq(ignored);
+  const at::Tensor index = target.masked_fill(is_ignored, 0);
+  const at::Tensor weight = call.saved(node.weight_);
+  const auto options = node.input_metadata(0).options();
+  at::Tensor factor = weight.defined() ? -weight.index_select(0, index.reshape({-1})).view_as(index)
+                                       : at::full(index.sizes(), -1, options);
+  factor = factor.masked_fill(is_ignored, 0);
+  if (node.reduction == at::Reduction::Mean) {
+    factor = factor / call.saved(node.total_weight_);
+  }
+  return [shape, index = index.unsqueeze(-1), factor = factor.unsqueeze(-1)](Cotangents& taken, Cotangents& given) {
+    if (!taken[0].defined()) {
+      return;
+    }
+    const at::Tensor& grad = taken[0];
+    // One cotangent a sample, or one for all.
+    Shape ones(shape.size(), 1);
+    if (grad.dim() > 1) {
+      ones[0] = shape[0];
+    }
+    const at::Tensor chosen = at::mul(grad.reshape(Call::batch_of(grad, ones)), factor);
+    given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).scatter(-1, index.expand_as(chosen), chosen);
+  };
+}
+
+BatchedVjp squared_error(const Call& call, const MseLossBackward0& node) {
+  const at::Tensor difference = call.saved(node.self_) - call.saved(node.target_);
+  const double share =
+      node.reduction == at::Reduction::Mean ? 1 / static_cast<double>(std::max<int64_t>(difference.numel(), 1)) : 1;
+  const Shape kept = node.reduction == at::Reduction::None ? difference.sizes().vec() : Shape(difference.dim(), 1);
+  return [factor = difference * (2 * share), kept, by_self = call.wants(0), by_target = call.wants(1)](
+             Cotangents& taken, Cotangents& given) {
+    const at::Tensor rows = at::mul(taken[0].reshape(Call::batch_of(taken[0], kept)), factor);
+    given[0] = by_self ? rows : at::Tensor();
+    given[1] = by_target ? rows.neg() : at::Tensor();
+  };
+}
+
+// Euclidean distances of the rows of one matrix from those of another, with zero where they are equal.
+BatchedVjp distances(const Call& call, const CdistBackward0& node) {
+  const at::Tensor first = call.saved(node.x1_), second = call.saved(node.x2_);
+  if (node.p != 2 || first.dim() != 2 || second.dim() != 2 || first.numel() == 0 || second.numel() == 0) {
+    return nullptr;
+  }
+  // torch saves the distances without a graph.
+  const at::Tensor difference = first.unsqueeze(1) - second.unsqueeze(0); // [P, R, M]
+  const at::Tensor squared = difference.square().sum(2, /*keepdim=*/true);
+  const at::Tensor direction = difference / squared.masked_fill(squared.eq(0), 1).sqrt();
+  return [direction, by_first = call.wants(0), by_second = call.wants(1)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor& grad = taken[0]; // [B, P, R]
+    if (by_first) {
+      given[0] = grad.transpose(0, 1).bmm(direction).transpose(0, 1);
+    }
+    if (by_second) {
+      given[1] = grad.permute({2, 0, 1}).bmm(direction.transpose(0, 1)).transpose(0, 1).neg();
+    }
+  };
+}
+
+} // namespace
+
+void add_network_rules(RuleTable& table) {
+  add_rule<ScaledDotProductFlashAttentionForCpuBackward0>(table, &attention);
+  add_rule<EmbeddingBackward0>(table, &embedding);
+  add_rule<NllLossBackward0>(table, &negative_log_likelihood);
+  add_rule<MseLossBackward0>(table, &squared_error);
+  add_rule<CdistBackward0>(table, &distances);
+}
+
+} // namespace highgrad::vjp
