@@ -129,8 +129,7 @@ class Search {
     const std::vector<Digits> upper = *ties_of(problem_, axes_, false);
     const int64_t colors = structure::colors_of_ties(rows_, upper);
     const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
-    const bool has_more =
-        axes_.keeps_nan && (!lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors);
+    const bool has_more = !lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors;
     // Without more structure: the rows that axes leave, or a plan that knows none.
     auto passes = static_cast<double>(colors);
     if (problem_.dense_cost.has_value()) {
@@ -139,9 +138,9 @@ class Search {
     std::shared_ptr<Compression> result;
     if (has_more) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
-      result = are_few ? narrow(upper) : nullptr;
+      result = are_few && axes_.keeps_nan ? narrow(upper) : nullptr;
       result = result == nullptr ? from_sets(passes) : result;
-      if (!are_few && (result == nullptr || (is_thorough() && !is_good(*result, passes)))) {
+      if (!are_few && axes_.keeps_nan && (result == nullptr || (is_thorough() && !is_good(*result, passes)))) {
         result = better(result, probe(passes));
       }
     }

@@ -486,7 +486,7 @@ Node* find_mixing_node(const Tape& tape, int64_t rest) {
     is_shared[slot.node][slot.input_nr] = true;
   };
   const auto numel_at = [&](Slot slot) {
-    const auto shape = shape_of(*tape.nodes[slot.node].node, slot.input_nr);
+    const auto shape = known_shape(*tape.nodes[slot.node].node, slot.input_nr);
     return shape.has_value() ? numel_of(*shape) : 0;
   };
   walk.run([&](size_t position) {

@@ -218,8 +218,7 @@ constexpr Row kRows[] = {
     {"StackBackward0",
      with_pick({Flow::kInsert, true, false}, Pick::kSelect, Placing::kSpread),
      read_dims<&generated::StackBackward0::dim>},
-    {"DiagonalBackward0",
-     with_pick({Flow::kReduce, true, false}, Pick::kDiagonal), read_diagonal},
+    {"DiagonalBackward0", with_pick({Flow::kReduce, true, false}, Pick::kDiagonal), read_diagonal},
     {"DiagEmbedBackward0",
      with_pick({Flow::kFirst, true, false}, Pick::kDiagonal, Placing::kSpread),
      read_others<
@@ -227,7 +226,9 @@ constexpr Row kRows[] = {
          &generated::DiagEmbedBackward0::dim2,
          &generated::DiagEmbedBackward0::offset>,
      embeds_last},
-    {"RepeatBackward0", with_pick({Flow::kPointwise, true, false}, Pick::kRepeat), read_others<&generated::RepeatBackward0::repeats>},
+    {"RepeatBackward0",
+     with_pick({Flow::kPointwise, true, false}, Pick::kRepeat),
+     read_others<&generated::RepeatBackward0::repeats>},
     {"UnfoldBackward0", with_pick({Flow::kUnfold, true, false}, Pick::kUnfold), read_unfold},
     {"AsStridedBackward0", with_pick(kAnyGlobal, Pick::kStrided), read_strided},
     // Writing in place into a view, as `out[1:-1] = ...` does: the base's elements outside of the view are kept, those

@@ -162,7 +162,9 @@ std::optional<NodeAttributes> attributes_of(Node& node, int64_t in_rank, int64_t
   if (!reader.is_known) {
     return std::nullopt;
   }
-  const int64_t rank = row->facts.flow == Flow::kInsert ? out_rank : in_rank;
+  // Where axes are resized, out has those of the first in, which may be off the tape.
+  const bool is_of_out = row->facts.flow == Flow::kInsert || row->facts.flow == Flow::kResize;
+  const int64_t rank = is_of_out ? out_rank : in_rank;
   for (int64_t& dim : reader.attributes.dims) {
     dim = dim < 0 ? dim + rank : dim;
     if (dim < 0 || dim >= std::max<int64_t>(rank, 1)) {
