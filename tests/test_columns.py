@@ -15,7 +15,7 @@ from test_structure import check_equal, check_structure, dense, leaf, tridiagona
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian
+from highgrad_ext import full_jacobian, plan
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -186,3 +186,12 @@ def test_patterns_of_columns_are_exact() -> None:
     mask = np.zeros(structure.shape, dtype=bool)
     mask[np.repeat(np.arange(structure.shape[0]), np.diff(structure.row_ptr)), structure.col_ind] = True
     assert mask.sum() == 2 * structure.shape[0]
+
+
+def test_columns_of_different_inputs_differ_in_colour() -> None:
+    x, y = leaf(60), leaf(60)
+    f = (x[:, None] * constant(60, 50) + y[:, None].sin()).exp()
+    kept = plan(f, [x, y])
+    assert kept.passes == 2
+    for found, expected in zip(full_jacobian(f, [x, y], plan=kept), dense(f, [x, y]), strict=True):
+        check_equal(found, expected)

@@ -222,14 +222,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "engine/find_structure.cpp": [
         ("kept: any tape will do", "axes->signature == kept->signature &&", ""),
-        ("kept: local patterns are kept", "return kept->is_global ? kept :", "return kept != nullptr ? kept :"),
+        ("kept: local patterns are kept", "kept->is_global || picks_the_same ?", "kept != nullptr ?"),
         ("doubt: anomaly mode is ignored", " && !torch::autograd::AnomalyMode::is_enabled()", ""),
         (
             "doubt: unknown Nodes are trusted",
             "return axes.has_value() && axes->is_known ?",
             "return axes.has_value() ?",
         ),
-        ("doubt: NaN is never lost", "axes_.keeps_nan && (!lower", "(!lower"),
+        ("doubt: NaN is never lost", "!are_few && axes_.keeps_nan &&", "!are_few &&"),
     ],
     "engine/batch_results.cpp": [
         ("samples: values hold for all derivatives", "(axes->keeps_nan || !options.create_graph)", "true"),
