@@ -82,7 +82,10 @@ Jet group_norm(const Call& c, const NativeGroupNormBackward0& node) {
     jet.rows = groups(jet.rows, 1);
   }
   const Series x(c.frame, jet, groups(input, 0));
-  const Series y = standardize(c.frame, x, last_dims(1), [&](const at::Tensor& /*variance*/) { return node.eps; });
+  // Epsilon by the reciprocal deviation, as above: torch 2.14 does not save it here either.
+  const at::Tensor shifted = c.saved(node.result2_).detach().pow(-2).unsqueeze(-1);
+  const auto epsilon = [&](const at::Tensor& variance) { return (shifted - variance).detach(); };
+  const Series y = standardize(c.frame, x, last_dims(1), epsilon);
   const auto whole = [&](const at::Tensor& tensor) {
     const bool is_value = tensor.dim() == 3;
     c10::DimVector shape(input.sizes());
