@@ -24,7 +24,6 @@ WAITS = {
     **{case: {"read": 1} for case in ("laplacian", "biharmonic", "divergence", "curl")},
     # The places of partial derivatives that differ: one table an order.
     **{case: {"copy": 3} for case in ("jets of quotients", "jets of layers", "recorded jets of layers")},
-    **{case: {"copy": 2} for case in ("second derivatives", "hessian of layers")},
     "kept plan": {"copy": 1},
     "saved tensors on the CPU": {"copy": 4},
 }

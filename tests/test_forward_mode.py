@@ -173,7 +173,7 @@ def test_double_backward_that_lacks_a_term() -> None:
 def test_right_columns_are_taken(dtype: torch.dtype) -> None:
     """Of a Node that is not in the table: roundings, and sums that cancel, are not taken for missing terms."""
     x = torch.randn(3, requires_grad=True, dtype=dtype)
-    hidden = torch.special.i0e(torch.randn(200, 3, dtype=dtype) @ x)
+    hidden = torch.ops.aten._unsafe_index((torch.randn(200, 3, dtype=dtype) @ x).sin(), [torch.randperm(200)])
     assert hidden.grad_fn is not None and hidden.grad_fn.name() not in _C.known_nodes()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -15,18 +15,24 @@ namespace {
 
 using namespace torch::autograd::generated;
 
+struct Standardized {
+  Series values, mean, inverse;
+};
+
 // (x - mean) / sqrt(variance + epsilon) over dimensions counted from the end. `epsilon` gives it from the variance.
 template <typename Epsilon>
-Series standardize(const Frame& frame, const Series& x, at::IntArrayRef dims, const Epsilon& epsilon) {
+Standardized standardize(const Frame& frame, const Series& x, at::IntArrayRef dims, const Epsilon& epsilon) {
   double numel = 1;
   for (const int64_t dim : dims) {
     numel *= static_cast<double>(x[0].size(dim));
   }
-  const auto mean = [&](const at::Tensor& tensor) { return tensor.sum(dims, true) / numel; };
-  const Series centered = add(frame, x, x.map(mean), -1);
-  const Series variance = square(frame, centered).map(mean);
+  const auto mean_of = [&](const at::Tensor& tensor) { return tensor.sum(dims, true) / numel; };
+  const Series mean = x.map(mean_of);
+  const Series centered = add(frame, x, mean, -1);
+  const Series variance = square(frame, centered).map(mean_of);
   const Series regular = variance.with_value(variance[0] + epsilon(variance[0]));
-  return multiply(frame, centered, power(frame, regular, -0.5, regular[0].rsqrt()));
+  const Series inverse = power(frame, regular, -0.5, regular[0].rsqrt());
+  return {multiply(frame, centered, inverse), mean, inverse};
 }
 
 // y weight + bias, where these have `shape` but for leading dimensions.
@@ -62,7 +68,7 @@ Jet layer_norm(const Call& c, const NativeLayerNormBackward0& node) {
   const auto epsilon = [&](const at::Tensor& variance) { return (shifted - variance).detach(); };
   const std::vector<int64_t> dims = last_dims(static_cast<int64_t>(node.normalized_shape.size()));
   const at::IntArrayRef shape = x[0].sizes().slice(x[0].dim() - dims.size());
-  return scale_and_shift(c, standardize(c.frame, x, dims, epsilon), c.saved(node.weight_), shape);
+  return scale_and_shift(c, standardize(c.frame, x, dims, epsilon).values, c.saved(node.weight_), shape);
 }
 
 // The shape of what belongs to channels, dimension 1 of `rank`.
@@ -72,7 +78,8 @@ c10::DimVector channel_shape(int64_t channels, int64_t rank) {
   return shape;
 }
 
-Jet group_norm(const Call& c, const NativeGroupNormBackward0& node) {
+// With the statistics, which torch 2.14 differentiates, too.
+std::vector<Jet> group_norm(const Call& c, const NativeGroupNormBackward0& node) {
   const at::Tensor input = c.saved(node.input_);
   const auto groups = [&](const at::Tensor& tensor, int64_t first) {
     return tensor.unflatten(first + 1, {node.group, -1}).flatten(first + 2);
@@ -82,10 +89,10 @@ Jet group_norm(const Call& c, const NativeGroupNormBackward0& node) {
     jet.rows = groups(jet.rows, 1);
   }
   const Series x(c.frame, jet, groups(input, 0));
-  // Epsilon by the reciprocal deviation, as above: torch 2.14 does not save it here either.
+  // Epsilon by the reciprocal deviation, as above: torch 2.14 does not save it either.
   const at::Tensor shifted = c.saved(node.result2_).detach().pow(-2).unsqueeze(-1);
   const auto epsilon = [&](const at::Tensor& variance) { return (shifted - variance).detach(); };
-  const Series y = standardize(c.frame, x, last_dims(1), epsilon);
+  const Standardized y = standardize(c.frame, x, last_dims(1), epsilon);
   const auto whole = [&](const at::Tensor& tensor) {
     const bool is_value = tensor.dim() == 3;
     c10::DimVector shape(input.sizes());
@@ -94,7 +101,11 @@ Jet group_norm(const Call& c, const NativeGroupNormBackward0& node) {
     }
     return tensor.reshape(shape);
   };
-  return scale_and_shift(c, y.map(whole), c.saved(node.weight_), channel_shape(input.size(1), input.dim()));
+  const auto one_a_group = [](const at::Tensor& tensor) { return tensor.squeeze(-1); };
+  return {
+      scale_and_shift(c, y.values.map(whole), c.saved(node.weight_), channel_shape(input.size(1), input.dim())),
+      y.mean.map(one_a_group).jet(c.frame),
+      y.inverse.map(one_a_group).jet(c.frame)};
 }
 
 std::vector<Jet> batch_norm(const Call& c, const NativeBatchNormBackward0& node) {
@@ -116,8 +127,8 @@ std::vector<Jet> batch_norm(const Call& c, const NativeBatchNormBackward0& node)
   }
   std::vector<int64_t> dims = last_dims(rank);
   dims.erase(dims.begin() + 1);
-  const Series y = standardize(c.frame, x, dims, [&](const at::Tensor& /*variance*/) { return node.eps; });
-  return {scale_and_shift(c, y, weight, shape), {}, {}};
+  const Standardized y = standardize(c.frame, x, dims, [&](const at::Tensor& /*variance*/) { return node.eps; });
+  return {scale_and_shift(c, y.values, weight, shape), {}, {}};
 }
 
 // In evaluation a product of input and weight; in training, of statistics of the input too.
@@ -133,10 +144,7 @@ void add_normalization_rules(RuleTable& table) {
       table, nonlinear_degree, [](const Call& c, const NativeLayerNormBackward0& node) {
         return std::vector<Jet>{layer_norm(c, node), {}, {}};
       });
-  add_rule_of_many<NativeGroupNormBackward0>(
-      table, nonlinear_degree, [](const Call& c, const NativeGroupNormBackward0& node) {
-        return std::vector<Jet>{group_norm(c, node), {}, {}};
-      });
+  add_rule_of_many<NativeGroupNormBackward0>(table, nonlinear_degree, &group_norm);
   add_rule_of_many<NativeBatchNormBackward0>(table, batch_norm_degree, &batch_norm);
 }
 

@@ -130,7 +130,9 @@ BatchedVjp distances(const Call& call, const CdistBackward0& node) {
   // torch saves the distances without a graph.
   const at::Tensor difference = first.unsqueeze(1) - second.unsqueeze(0); // [P, R, M]
   const at::Tensor squared = difference.square().sum(2, /*keepdim=*/true);
-  const at::Tensor direction = difference / squared.masked_fill(squared.eq(0), 1).sqrt();
+  // Equal points have no direction, nor one that changes.
+  const at::Tensor is_equal = squared.eq(0);
+  const at::Tensor direction = (difference / squared.masked_fill(is_equal, 1).sqrt()).masked_fill(is_equal, 0);
   return [direction, by_first = call.wants(0), by_second = call.wants(1)](Cotangents& taken, Cotangents& given) {
     const at::Tensor& grad = taken[0]; // [B, P, R]
     if (by_first) {

@@ -61,7 +61,20 @@ struct Normalization {
   std::vector<int64_t> shared_dims; // likewise, along which weight and bias are the same
   at::Tensor weight; // in a shape that broadcasts to the view, or undefined
   at::Tensor mean, inverse; // likewise
+  bool gives_statistics = false; // whether mean and inverse are outputs with derivatives
 };
+
+// What cotangents of the mean, 1 / n each, and of the inverse deviation, -inverse^3 (x - mean) / n, hand on.
+at::Tensor by_statistics(const Normalization& of, const at::Tensor& normalized, const Cotangents& taken) {
+  const auto share = static_cast<double>(of.mean.numel()) / static_cast<double>(normalized.numel());
+  const auto spread = [&](const at::Tensor& rows, const at::Tensor& factor) {
+    return at::mul(rows.reshape(Call::batch_of(rows, of.mean.sizes().vec())), factor.expand(of.view));
+  };
+  const at::Tensor by_mean = taken[1].defined() ? spread(taken[1], at::full_like(of.mean, share)) : at::Tensor();
+  const at::Tensor by_inverse =
+      taken[2].defined() ? spread(taken[2], normalized * of.inverse.square() * -share) : at::Tensor();
+  return by_mean.defined() && by_inverse.defined() ? by_mean + by_inverse : by_mean.defined() ? by_mean : by_inverse;
+}
 
 BatchedVjp normalization(const Call& call, const at::Tensor& input, Normalization of) {
   const at::Tensor x = input.reshape(of.view);
@@ -70,7 +83,11 @@ BatchedVjp normalization(const Call& call, const at::Tensor& input, Normalizatio
   }
   const at::Tensor normalized = (x - of.mean) * of.inverse;
   return [of, normalized, shapes = call.given](Cotangents& taken, Cotangents& given) {
+    if (of.gives_statistics && shapes[0].has_value()) {
+      given[0] = by_statistics(of, normalized, taken);
+    }
     if (!taken[0].defined()) {
+      given[0] = given[0].defined() ? given[0].reshape(Call::batch_of(given[0], *shapes[0])) : at::Tensor();
       return;
     }
     const at::Tensor grad = taken[0].reshape(Call::batch_of(taken[0], of.view));
@@ -91,7 +108,8 @@ BatchedVjp normalization(const Call& call, const at::Tensor& input, Normalizatio
       const at::Tensor along = at::mul(scaled, normalized).mean(of.dims, /*keepdim=*/true);
       scaled = scaled - scaled.mean(of.dims, /*keepdim=*/true) - normalized * along;
     }
-    given[0] = (scaled * of.inverse).reshape(Call::batch_of(grad, *shapes[0]));
+    scaled = scaled * of.inverse;
+    given[0] = (given[0].defined() ? given[0] + scaled : scaled).reshape(Call::batch_of(grad, *shapes[0]));
   };
 }
 
@@ -127,7 +145,7 @@ BatchedVjp batch_norm(const Call& call, const NativeBatchNormBackward0& node) {
   return normalization(call, x, std::move(of));
 }
 
-// Along the channels of a group and all dimensions that follow.
+// Along the channels of a group and all dimensions that follow. Torch 2.14 differentiates the statistics, too.
 BatchedVjp group_norm(const Call& call, const NativeGroupNormBackward0& node) {
   const at::Tensor x = call.saved(node.input_);
   const int64_t samples = node.N.guard_int(__FILE__, __LINE__), channels = node.C.guard_int(__FILE__, __LINE__);
@@ -144,7 +162,8 @@ BatchedVjp group_norm(const Call& call, const NativeGroupNormBackward0& node) {
        {-4, -1},
        weight.defined() ? weight.view({node.group, -1, 1}) : weight,
        call.saved(node.result1_).view(of_groups),
-       call.saved(node.result2_).view(of_groups)});
+       call.saved(node.result2_).view(of_groups),
+       /*gives_statistics=*/true});
 }
 
 // v * g / |v|, with the norm of all of v but dimension `dim`.

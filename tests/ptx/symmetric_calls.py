@@ -209,7 +209,7 @@ def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
 
 
 def fold_huge() -> Iterator[Call]:
-    for dtype, shape in zip(HUGE_DTYPES[:3], HUGE_SYMMETRIC[:3], strict=True):
+    for dtype, shape in zip(HUGE_DTYPES[:4], HUGE_SYMMETRIC[:4], strict=True):
         yield huge_fold_call(dtype, shape)
 
 
@@ -219,7 +219,7 @@ def fold_quick() -> Iterator[Call]:
             yield fold_call(dtype, shape)
         yield fold_call(dtype, Symmetric(36, 3, 2, 1))
         yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward=True)
-        for shape in (*HUGE_SYMMETRIC[:3], *MANY_ENTRIES):
+        for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, Symmetric(1300, 4, 3, 2)):
             yield huge_fold_call(dtype, shape)
 
 
