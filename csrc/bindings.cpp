@@ -1,4 +1,4 @@
-// The Python module. No logic: names, defaults and conversions.
+// The Python module: names, defaults and conversions.
 
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
@@ -80,6 +80,29 @@ engine::JacobianOptions make_options(
       {}};
 }
 
+// Python knows the memory of devices; it is asked for large results alone.
+void check_fits(
+    const std::string& caller,
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs) {
+  constexpr double kLarge = 1 << 26;
+  int64_t rows = 0, columns = 0;
+  for (const at::Tensor& output : outputs) {
+    rows += output.numel();
+  }
+  for (const at::Tensor& input : inputs) {
+    columns += input.numel();
+  }
+  if (static_cast<double>(rows) * static_cast<double>(columns) >= kLarge) {
+    py::module_::import("highgrad_ext._options")
+        .attr("check_fits")(
+            caller,
+            py::int_(rows) * py::int_(columns),
+            inputs[0],
+            "layout=torch.sparse_csr, batch_dims or a part of f may be enough");
+  }
+}
+
 std::vector<at::Tensor> full_jacobian(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,
@@ -111,6 +134,9 @@ std::vector<at::Tensor> full_jacobian(
       structure,
       layout_of(layout),
       batch_dims);
+  if (options.layout == at::kStrided && batch_dims == 0) {
+    check_fits(options.caller, outputs, inputs);
+  }
   options.plans = {plans.begin(), plans.end()};
   options.after_sweep = make_after_sweep(progress);
   options.on_warning = [&warnings](std::string message) { warnings.push_back(std::move(message)); };

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from . import _C, _verify
-from ._options import check_fits, check_flags, check_result_options, check_sweep_options
+from ._options import check_flags, check_result_options, check_sweep_options
 from ._plan import Plan, check_plan
 from ._progress import Report, reporter
 from ._tree import TensorTree, flatten, flatten_out, nest
@@ -120,9 +120,6 @@ def full_jacobian(
     check_sweep_options(_NAME, chunk_size, mode, structure)
     check_result_options(_NAME, batch_dims, layout, out is not None)
     results = None if out is None else flatten_out(_NAME, out, f_spec, wrt_spec)
-    if layout is torch.strided and not batch_dims and inputs:
-        entries = sum([output.numel() for output in outputs]) * sum([x.numel() for x in inputs])
-        check_fits(_NAME, entries, inputs[0], "layout=torch.sparse_csr, batch_dims or a part of f may be enough")
     verify = verify or _verify.ALWAYS
     sweep_options = (_NAME, create_graph, retain_graph or verify, allow_unused, strict, chunk_size, mode)
     options = (*sweep_options, structure, layout, batch_dims, plans, results)
