@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from ._nested import Orders
 from ._progress import Report
 from ._symmetric import directions, expand, interpolate, packed_size
 
@@ -385,11 +386,18 @@ class Sweeps:
 
 
 def _jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
-    name = "nested derivatives"
-    none: tuple[None, None] = (None, None)
-    return _C.full_jacobian(
-        [rows], inputs, name, create_graph, True, True, False, None, "auto", "auto", torch.strided, 0, [], *none
+    orders = Orders(
+        "nested derivatives",
+        1,
+        create_graph,
+        allow_unused=True,
+        strict=False,
+        chunk_size=None,
+        mode="auto",
+        structure="auto",
+        report=None,
     )
+    return orders.jacobian([rows], inputs, 1)
 
 
 def _derivative_along(

@@ -21,11 +21,11 @@
 
 #include "engine/failure.h"
 #include "engine/forward_mode.h"
-#include "engine/plain_tensor.h"
 #include "engine/sweeps.h"
 #include "ops/decompress.h"
 #include "ops/joined_shape.h"
 #include "structure/passes.h"
+#include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
@@ -127,7 +127,7 @@ structure::EntryTensors kept_entries(const Compression& structure, int64_t first
   for (at::Tensor* tensor : {&made.source, &made.row_ptr, &made.col_ind, &made.row_ind}) {
     *tensor = tensor->to(device);
   }
-  if (is_plain(made.source) && !made.source.is_inference()) {
+  if (tape::is_plain(made.source) && !made.source.is_inference()) {
     const std::lock_guard lock(kept.mutex);
     kept.all.push_back(made);
   }

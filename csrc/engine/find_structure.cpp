@@ -6,7 +6,6 @@
 
 #include "engine/compressed.h"
 #include "engine/forward_mode.h"
-#include "engine/plain_tensor.h"
 #include "engine/probe.h"
 #include "plan/chunking.h"
 #include "plan/cost.h"
@@ -15,6 +14,7 @@
 #include "structure/nan_probes.h"
 #include "structure/passes.h"
 #include "structure/picks.h"
+#include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
@@ -76,7 +76,7 @@ constexpr int64_t kManyRows = 4096;
 
 bool may_compress(const OutputProblem& problem) {
   const auto is_odd = [&](const at::Tensor& tensor) {
-    return !is_plain(tensor) || tensor.is_meta() || tensor.layout() != at::kStrided ||
+    return !tape::is_plain(tensor) || tensor.is_meta() || tensor.layout() != at::kStrided ||
         tensor.device() != problem.output.device() || tensor.numel() == 0;
   };
   return problem.output.numel() > 1 && !problem.inputs.empty() && !is_odd(problem.output) &&

@@ -14,10 +14,10 @@
 #include "engine/double_backward_jvp.h"
 #include "engine/failure.h"
 #include "engine/jacobian_block.h"
-#include "engine/plain_tensor.h"
 #include "engine/sweeps.h"
 #include "engine/without_pattern.h"
 #include "structure/node_table.h"
+#include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
@@ -63,7 +63,7 @@ std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tenso
   if (torch::autograd::AnomalyMode::is_enabled()) {
     return "anomaly mode is on";
   }
-  if (!is_plain(output)) {
+  if (!tape::is_plain(output)) {
     return "f is inside a torch.func transform, or of a tensor subclass";
   }
   for (const at::Tensor& input : inputs) {

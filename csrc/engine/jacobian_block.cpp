@@ -5,8 +5,8 @@
 
 #include <utility>
 
-#include "engine/plain_tensor.h"
 #include "ops/joined_shape.h"
+#include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
@@ -28,10 +28,10 @@ JacobianBlock::JacobianBlock(at::Tensor output, at::Tensor input, bool create_gr
     : output_(std::move(output)),
       input_(std::move(input)),
       out_(std::move(out)),
-      functional_(create_graph || !is_plain(input_)) {
+      functional_(create_graph || !tape::is_plain(input_)) {
   // What is joined at the end fails now if it is too large, rather than when most of the memory is taken.
   const double bytes = static_cast<double>(output_.numel()) * static_cast<double>(input_.nbytes());
-  if (functional_ && is_plain(input_) && bytes > kLargeResult) {
+  if (functional_ && tape::is_plain(input_) && bytes > kLargeResult) {
     at::empty(rows_shape(), input_.options().layout(at::kStrided));
   }
 }
@@ -47,7 +47,7 @@ std::vector<int64_t> JacobianBlock::result_shape() const {
 
 // Whether `rows` are the whole result already, in memory that nobody else can see.
 bool JacobianBlock::may_become_result(const at::Tensor& rows) const {
-  return num_rows_ == 0 && rows.size(0) == output_.numel() && !out_.has_value() && is_plain(rows) &&
+  return num_rows_ == 0 && rows.size(0) == output_.numel() && !out_.has_value() && tape::is_plain(rows) &&
       rows.is_contiguous() && rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() &&
       is_sole_owner(rows);
 }

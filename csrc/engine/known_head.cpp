@@ -9,9 +9,9 @@
 #include <algorithm>
 
 #include "engine/batched_vjp.h"
-#include "engine/plain_tensor.h"
 #include "structure/node_table.h"
 #include "tape/node_rules.h"
+#include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
@@ -64,7 +64,7 @@ at::Tensor weight_of(Node& node, size_t operand) {
 } // namespace
 
 std::optional<KnownHead> find_known_head(const Endpoint& root, const Tape& tape, bool create_graph) {
-  if (root.like.numel() < 2 || !is_plain(root.like) || torch::autograd::AnomalyMode::is_enabled()) {
+  if (root.like.numel() < 2 || !tape::is_plain(root.like) || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
   }
   // Down the tape while it does not branch: views keep the rows' order, elementwise Nodes scale them.

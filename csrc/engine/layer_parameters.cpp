@@ -15,9 +15,9 @@
 #include <unordered_map>
 #include <utility>
 
-#include "engine/plain_tensor.h"
 #include "ops/joined_shape.h"
 #include "structure/axes.h"
+#include "tape/plain_tensor.h"
 #include "vjp/rule.h"
 
 namespace highgrad::engine {
@@ -311,7 +311,7 @@ std::optional<Found> find(const OutputProblem& problem) {
       problem.inputs.empty() || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
   }
-  if (!is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), is_plain)) {
+  if (!tape::is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), tape::is_plain)) {
     return std::nullopt;
   }
   const int64_t samples = problem.output.size(0);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "structure/node_rows.h"
+#include "tape/plain_tensor.h"
 
 // Part of node_rows.cpp: how each Node's attributes are read. Apart from it for its length; the header with all Nodes
 // takes long to compile, so nobody else includes this.
@@ -58,14 +59,7 @@ std::optional<at::Tensor> saved_tensor(const torch::autograd::SavedVariable& sav
 void read_index(const torch::autograd::SavedVariable& saved, Node& node, Reader& reader) {
   const std::optional<at::Tensor> index = saved_tensor(saved, node);
   const bool is_plain = index.has_value() &&
-      (!index->defined() ||
-       (index->layout() == at::kStrided && !index->is_meta() &&
-        !index->key_set().has_any(
-            c10::DispatchKeySet(
-                {c10::DispatchKey::FuncTorchBatched,
-                 c10::DispatchKey::FuncTorchGradWrapper,
-                 c10::DispatchKey::Python,
-                 c10::DispatchKey::Functionalize}))));
+      (!index->defined() || (index->layout() == at::kStrided && !index->is_meta() && tape::is_plain(*index)));
   reader.attributes.has_places &= is_plain;
   reader.attributes.indices.push_back(is_plain ? *index : at::Tensor());
 }

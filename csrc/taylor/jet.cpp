@@ -49,6 +49,14 @@ int64_t Frame::rows(int64_t terms) const {
   return terms == 0 ? 0 : (terms - 1) * directions + rows_of_order(terms);
 }
 
+std::vector<int64_t> Frame::first_rows() const {
+  std::vector<int64_t> first;
+  for (const auto k : c10::irange(order)) {
+    first.push_back(rows(k));
+  }
+  return first;
+}
+
 at::Tensor align(const at::Tensor& rows, int64_t dim) {
   const int64_t missing = dim - (rows.dim() - 1);
   if (missing <= 0) {

@@ -51,6 +51,8 @@ struct Frame {
   int64_t rows_of_order(int64_t k) const;
   // Of all orders up to `terms`.
   int64_t rows(int64_t terms) const;
+  // The first row of order k, at k - 1.
+  std::vector<int64_t> first_rows() const;
   bool contracts(int64_t k) const {
     return contracted && k == order;
   }

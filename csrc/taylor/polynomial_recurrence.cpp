@@ -5,48 +5,17 @@
 #include <c10/util/irange.h>
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "taylor/lanes.h"
 #include "taylor/polynomials.h"
 #include "taylor/recurrence.h"
-#include "taylor/vector_width.h"
 
 namespace highgrad::taylor {
 namespace {
 
 // Work of one task at least, in products.
 constexpr int64_t kGrainSize = 1 << 14;
-
-// Elements that are solved together: all rows of theirs have to fit the nearest caches.
-template <typename T>
-struct Lanes {
-  typedef T Vector __attribute__((vector_size(64)));
-  static constexpr int64_t kCount = 64 / sizeof(T);
-  // What an allocator aligns: it does not know a vector's alignment.
-  struct alignas(64) Aligned {
-    Vector vector;
-  };
-};
-
-template <typename T>
-HIGHGRAD_INLINE void load(typename Lanes<T>::Vector& vector, const T* source, int64_t length) {
-  if (length == Lanes<T>::kCount) {
-    std::memcpy(&vector, source, sizeof(vector));
-  } else {
-    vector = typename Lanes<T>::Vector{};
-    std::memcpy(&vector, source, static_cast<size_t>(length) * sizeof(T));
-  }
-}
-
-template <typename T>
-HIGHGRAD_INLINE void store(const typename Lanes<T>::Vector& vector, T* place, int64_t length) {
-  if (length == Lanes<T>::kCount) {
-    std::memcpy(place, &vector, sizeof(vector));
-  } else {
-    std::memcpy(place, &vector, static_cast<size_t>(length) * sizeof(T));
-  }
-}
 
 template <typename T>
 struct Problem {
@@ -118,18 +87,13 @@ HIGHGRAD_INLINE void solve_group(
   Vector* x = scratch;
   Vector* y = x + p.total();
   Vector* w = y + p.total();
-  Vector y0, w0;
-  load<T>(y0, p.y0 + element, length);
-  load<T>(w0, p.w0 + element, length);
+  const Vector y0 = load(p.y0 + element, length);
+  const Vector w0 = load(p.w0 + element, length);
   const Vector slope_by_y = y0 * static_cast<T>(2 * p.slope.square) + static_cast<T>(p.slope.linear);
   for (int64_t k = 1; k <= p.order; ++k) {
     const int64_t first = p.first[k], rows = p.first[k + 1] - first;
     for (int64_t r = 0; r < rows; ++r) {
-      if (p.has(k)) {
-        load<T>(x[first + r], p.x[k - 1] + r * p.numel + element, length);
-      } else {
-        x[first + r] = Vector{};
-      }
+      x[first + r] = p.has(k) ? load(p.x[k - 1] + r * p.numel + element, length) : Vector{};
       y[first + r] = w0 * x[first + r];
     }
     for (int64_t j = 1; j < k; ++j) {
@@ -161,8 +125,8 @@ HIGHGRAD_INLINE void solve_group(
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
-      store(y[first + r], p.y + (first + r) * p.numel + element, length);
-      store(w[first + r], p.w + (first + r) * p.numel + element, length);
+      store<T>(y[first + r], p.y + (first + r) * p.numel + element, length);
+      store<T>(w[first + r], p.w + (first + r) * p.numel + element, length);
     }
   }
 }
@@ -218,8 +182,8 @@ Solution solve(const Frame& frame, const Series& x, const at::Tensor& y0, const 
   problem.w = solution.w.mutable_data_ptr<T>();
   const int64_t groups = (problem.numel + Lanes<T>::kCount - 1) / Lanes<T>::kCount;
   at::parallel_for(0, groups, std::max<int64_t>(1, kGrainSize / products), [&](int64_t begin, int64_t end) {
-    std::vector<typename Lanes<T>::Aligned> scratch(3 * problem.total());
-    solve_range(problem, begin, end, &scratch.data()->vector);
+    Scratch<T> scratch(3 * problem.total());
+    solve_range(problem, begin, end, scratch.get());
   });
   return solution;
 }

@@ -170,13 +170,9 @@ at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, cons
     return rows;
   }
   const int64_t numel = y0.numel();
-  std::vector<int64_t> first_rows;
-  for (const auto k : c10::irange(frame.order)) {
-    first_rows.push_back(frame.rows(k));
-  }
   Problem<T> problem{
       frame.groups(),
-      std::move(first_rows),
+      frame.first_rows(),
       numel,
       frame.collapsed,
       0,

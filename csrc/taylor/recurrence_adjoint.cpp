@@ -249,13 +249,9 @@ Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& sl
     result.x.zero_();
     return result;
   }
-  std::vector<int64_t> first_rows;
-  for (const auto k : c10::irange(frame.order)) {
-    first_rows.push_back(frame.rows(k));
-  }
   Problem<T> problem{
       frame.groups(),
-      std::move(first_rows),
+      frame.first_rows(),
       operands.x.terms,
       y0.numel(),
       frame.collapsed,

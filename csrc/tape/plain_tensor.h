@@ -3,7 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/DispatchKeySet.h>
 
-namespace highgrad::engine {
+namespace highgrad::tape {
 
 // A tensor with memory of its own that a kernel may write to: no functorch wrapper, no subclass, no fake tensor.
 inline bool is_plain(const at::Tensor& tensor) {
@@ -15,4 +15,4 @@ inline bool is_plain(const at::Tensor& tensor) {
   return !tensor.key_set().has_any(kWrapped);
 }
 
-} // namespace highgrad::engine
+} // namespace highgrad::tape
