@@ -3,8 +3,9 @@
 Needs torch (2.11 to 2.14, CUDA build), numpy, nvcc, ninja and setuptools, no network, and at most ten minutes. Builds
 for the GPUs that are there, compares kernels and functions with the CPU, and measures; then, where pytest and
 compute-sanitizer are installed, the tests and the kernels under its tools. A step that fails, or takes longer than its
-share, does not stop the next. ``--rehearse`` does all of it on a machine without a GPU: on the CPU what can be there,
-and the rest up to its first CUDA call.
+share, does not stop the next; only where nothing was built, or another copy of the package would be checked, do all
+stop. Objects are kept, so a build that was cut off goes on when called again. ``--rehearse`` does all of it on a machine
+without a GPU: on the CPU what can be there, and the rest up to its first CUDA call.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 580  # all steps together
+GRACE = 8  # of them to tell, when a step is cut off, what it has found
 HOST_TESTS = ("tests/ptx/test_cuda_device.py", "tests/test_cuda_build.py")
 DEVICE_QUESTION = """
 import torch
+assert torch.version.cuda, f"torch {torch.__version__} is a build without CUDA"
+torch.cuda.init()
 for i in range(torch.cuda.device_count()):
     p = torch.cuda.get_device_properties(i)
     print(f"{p.major}.{p.minor}", p.name, f"{p.total_memory >> 30} GiB", sep=", ")
 """
+VERSIONS_QUESTION = "import torch; print(f'torch {torch.__version__}, CUDA {torch.version.cuda}')"
+MODULE_QUESTION = "import highgrad_ext; print(highgrad_ext._C.__file__, highgrad_ext.cuda_built)"
 
 
 @dataclass
@@ -56,9 +62,9 @@ class Outcome:
 
 
 def run(step: Step, deadline: float) -> Outcome:
-    left = deadline - time.monotonic()
+    left = deadline - time.monotonic() - GRACE
     allowed = min(step.seconds, left)
-    if left < 5:
+    if left < 2:
         return Outcome(step.title, "not run: no time was left", 0.0, "", failed=True)
     start = time.monotonic()
     try:
@@ -81,8 +87,7 @@ def run(step: Step, deadline: float) -> Outcome:
         failed = process.returncode != 0
         verdict = f"FAILED, exit status {process.returncode}" if failed else judge(output)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
+        output = cut_off(process)
         verdict, failed = f"FAILED, cut off after {allowed:.0f} s", True
     seconds = time.monotonic() - start
     # A report that was cut off has told something, too.
@@ -90,6 +95,20 @@ def run(step: Step, deadline: float) -> Outcome:
     whole = step.is_report and (not failed or any(line.startswith("|") for line in lines))
     text = output if whole else quote("\n".join(lines[-step.tail :]))
     return Outcome(step.title, verdict, seconds, text, failed)
+
+
+def cut_off(process: subprocess.Popen[str]) -> str:
+    """What it has said. It is interrupted first, since pytest then lists the tests that have failed."""
+    for number, seconds in ((signal.SIGINT, GRACE / 2), (signal.SIGKILL, GRACE / 2)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            pass  # all are gone
+        try:
+            return process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            continue
+    return "it waits for the device, and cannot be ended"
 
 
 def judge(output: str) -> str:
@@ -104,10 +123,29 @@ def quote(text: str) -> str:
     return f"```\n{text}\n```"
 
 
-def devices() -> list[str]:
-    """Compute capability, name and memory of each GPU, asked in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", DEVICE_QUESTION], capture_output=True, text=True)
-    return done.stdout.splitlines()
+def ask(question: str, seconds: int = 120) -> tuple[list[str], str]:
+    """Lines that Python answers in a process of its own, of this folder's package; or the last that it says of why not."""
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", question]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environ, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return [], f"no answer in {seconds} s"
+    if done.returncode != 0:
+        return [], next(iter(done.stderr.splitlines()[-1:]), f"exit status {done.returncode}")
+    return done.stdout.splitlines(), ""
+
+
+def what_is_wrong_with(module: list[str], error: str, found: list[str]) -> str:
+    """Why the answer to MODULE_QUESTION means that nothing would be checked; empty if it does not."""
+    if not module:
+        return f"the package cannot be imported: {error}"
+    path, _, cuda_built = module[-1].rpartition(" ")
+    if not Path(path).resolve().is_relative_to(ROOT):
+        return f"another build would be checked: {path}"
+    if found and cuda_built != "True":
+        return f"a build without CUDA: {path}"
+    return ""
 
 
 def compute_sanitizer() -> str | None:
@@ -117,18 +155,19 @@ def compute_sanitizer() -> str | None:
 
 
 def steps(found: list[str], build: bool) -> Iterator[Step]:
-    """In the order of what matters most, should time run out. A rehearsal, where none is found, takes the CPU."""
+    """In the order of what matters most, should time run out: a slow build takes it from the last. A rehearsal, where no
+    device is found, takes the CPU."""
     python, device = sys.executable, "cuda" if found else "cpu"
     here = {"PYTHONPATH": str(ROOT)}
     capabilities = ";".join(sorted({one.split(",")[0] for one in found})) or "9.0"
     if build:
         environ = {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": capabilities}
-        yield Step("Build", [python, "setup.py", "build_ext", "--inplace"], 200, 15, environ)
+        yield Step("Build", [python, "setup.py", "build_ext", "--inplace"], 340, 15, environ)
     smoke = [python, "tools/gpu_smoke.py", "--device", device]
-    yield Step("Kernels and functions against the CPU", smoke, 60, 40, here, is_report=True)
+    yield Step("Kernels and functions against the CPU", smoke, 110, 40, here, is_report=True)
     benchmark = [python, "benchmarks/gpu.py", "--device", device, "--seconds", "40" if found else "2"]
     yield Step("Benchmarks", benchmark, 100, 40, here, is_report=True)
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--tb=short"]
     if importlib.util.find_spec("pytest"):
         yield Step("Streams, devices and graphs, by pytest", [*pytest, *HOST_TESTS], 50, 30, here)
         yield Step("All that takes a device, by pytest", [*pytest, "-m", "gpu", "tests"], 80, 30, here)
@@ -144,6 +183,7 @@ def missing(found: list[str]) -> list[str]:
     """What this machine lacks for parts of the check."""
     lacks = [] if found else ["a GPU"]
     lacks += [tool for tool in ("nvcc", "ninja") if not shutil.which(tool)]
+    lacks += [] if importlib.util.find_spec("setuptools") else ["setuptools: nothing can be built"]
     left_out = {
         "pytest": "the steps by pytest are left out; kernels and functions are compared without",
         "hypothesis": "tests that need it fail to be collected, and the others go on",
@@ -154,11 +194,9 @@ def missing(found: list[str]) -> list[str]:
     return lacks + ([] if compute_sanitizer() else ["compute-sanitizer: its steps are left out"])
 
 
-def markdown(found: list[str], outcomes: list[Outcome]) -> str:
-    import torch
-
+def markdown(found: list[str], versions: str, outcomes: list[Outcome]) -> str:
     lines = ["# highgrad_ext on a GPU", "", f"{time.strftime('%Y-%m-%d %H:%M')}, {platform.platform()}", ""]
-    lines += [f"* torch {torch.__version__}, CUDA {torch.version.cuda}, Python {platform.python_version()}"]
+    lines += [f"* {versions}, Python {platform.python_version()}, {os.cpu_count()} CPU cores"]
     lines += [f"* GPU {number}: {device}" for number, device in enumerate(found)]
     lines += [f"* missing: {lack}" for lack in missing(found)]
     lines += ["", "| step | outcome | seconds |", "|---|---|---|"]
@@ -175,15 +213,23 @@ def main() -> None:
     parser.add_argument("--no-build", action="store_true", help="check what is built already")
     options = parser.parse_args()
     deadline = time.monotonic() + SECONDS
-    found = devices()
+    found, error = ask(DEVICE_QUESTION)
     if not found and not options.rehearse:
-        raise SystemExit("gpu-check: torch finds no GPU. --rehearse goes as far as it can without one.")
-    outcomes = []
+        raise SystemExit(f"gpu-check: torch finds no GPU ({error}). --rehearse goes as far as it can without one.")
+    versions, error = ask(VERSIONS_QUESTION)
+    outcomes: list[Outcome] = []
+
+    def add(outcome: Outcome) -> None:
+        print(f"  {outcome.verdict}, {outcome.seconds:.0f} s", flush=True)
+        outcomes.append(outcome)
+        options.report.write_text(markdown(found, "".join(versions) or error, outcomes))
+
+    wrong: str | None = None
     for step in steps(found, not options.no_build):
         print(f"{step.title} ...", flush=True)
-        outcomes.append(run(step, deadline))
-        print(f"  {outcomes[-1].verdict}, {outcomes[-1].seconds:.0f} s", flush=True)
-        options.report.write_text(markdown(found, outcomes))
+        if step.title != "Build" and wrong is None:
+            wrong = what_is_wrong_with(*ask(MODULE_QUESTION), found)
+        add(Outcome(step.title, f"not run: {wrong}", 0.0, "", failed=True) if wrong else run(step, deadline))
     print(f"report: {options.report}")
     raise SystemExit(any(outcome.failed for outcome in outcomes))
 

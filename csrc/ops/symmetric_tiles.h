@@ -60,12 +60,26 @@ constexpr int kBrickJ = 4;
 constexpr int kBrickK = 8;
 constexpr int kBrickBlocks = kSymmetricBrick / kBrickI * (kSymmetricBrick / kBrickJ) * (kSymmetricBrick / kBrickK);
 
-// How many blocks do a row.
-inline int64_t plan_symmetric_bricks(int64_t size) {
-  return packed_size((size + kSymmetricBrick - 1) / kSymmetricBrick, 3) * kBrickBlocks;
+// Where rows of a dimension do not start with a sector, neighbouring bricks share sectors. Those of a wall, a cube of
+// so many bricks a side, are done together, so that few sectors lie in two walls, and a wall's elements, of all
+// permutations, stay in a second-level cache of some megabytes.
+struct SymmetricBricks {
+  int64_t walls; // of a row
+  int64_t across; // walls from end to end
+  int32_t side; // bricks
+};
+
+HIGHGRAD_HOST_DEVICE constexpr int64_t bricks_in_wall(const SymmetricBricks& plan) {
+  return int64_t{plan.side} * plan.side * plan.side;
 }
 
-// What a block does: the first of each digit, in which row.
+inline SymmetricBricks plan_symmetric_bricks(int64_t size, int64_t element_size) {
+  const int32_t side = element_size <= 4 ? 4 : 2;
+  const int64_t across = (size + side * kSymmetricBrick - 1) / (side * kSymmetricBrick);
+  return {packed_size(across, 3), across, side};
+}
+
+// What a block does: the first of each digit, in which row. Blocks of digits that are not sorted have nothing to do.
 struct SymmetricBrick {
   int64_t lane;
   int64_t i;
@@ -73,23 +87,31 @@ struct SymmetricBrick {
   int64_t k;
 };
 
-// Block `index` of all lanes: those of a brick one after the other, then those of the next, then those of the next
-// lane.
-HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(int64_t in_row, int64_t index, int64_t size) {
-  const int64_t lane = index / in_row;
-  const int64_t across = (size + kSymmetricBrick - 1) / kSymmetricBrick;
-  const int64_t number = index - lane * in_row;
-  const MultiIndex brick = unrank(number / kBrickBlocks, across, 3, digit_width(across));
-  auto part = static_cast<unsigned int>(number % kBrickBlocks);
+// Block `index` of all lanes: those of a brick one after the other, then those of the next of the wall, then those of
+// the next wall, then those of the next lane.
+HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(const SymmetricBricks& plan, int64_t index) {
+  const int64_t brick = index / kBrickBlocks;
+  auto part = static_cast<unsigned int>(index - brick * kBrickBlocks);
   const unsigned int i = part % (kSymmetricBrick / kBrickI);
   part /= kSymmetricBrick / kBrickI;
   const unsigned int j = part % (kSymmetricBrick / kBrickJ);
   const unsigned int k = part / (kSymmetricBrick / kBrickJ);
+
+  const int64_t in_wall = bricks_in_wall(plan);
+  const int64_t number = brick / in_wall;
+  auto place = static_cast<unsigned int>(brick - number * in_wall);
+  const auto side = static_cast<unsigned int>(plan.side);
+  const int64_t lane = number / plan.walls;
+  const MultiIndex wall = unrank(number - lane * plan.walls, plan.across, 3, digit_width(plan.across));
+  const unsigned int brick_i = place % side;
+  place /= side;
+  const unsigned int brick_j = place % side;
+  const unsigned int brick_k = place / side;
   return {
       lane,
-      digit(brick, 0) * kSymmetricBrick + i * kBrickI,
-      digit(brick, 1) * kSymmetricBrick + j * kBrickJ,
-      digit(brick, 2) * kSymmetricBrick + k * kBrickK};
+      (digit(wall, 0) * plan.side + brick_i) * kSymmetricBrick + i * kBrickI,
+      (digit(wall, 1) * plan.side + brick_j) * kSymmetricBrick + j * kBrickJ,
+      (digit(wall, 2) * plan.side + brick_k) * kSymmetricBrick + k * kBrickK};
 }
 
 // Where there are no tiles, a thread does one column of all indices but the first, and so many values of the first: one
@@ -134,9 +156,13 @@ inline bool has_fold_bricks(int64_t size, int order) {
   return order == 3 && has_symmetric_tiles(size, order);
 }
 
-inline int64_t fold_threads(int64_t size, int order, int64_t full, int64_t packed) {
+HIGHGRAD_HOST_DEVICE int64_t brick_blocks(const SymmetricBricks& plan) {
+  return plan.walls * bricks_in_wall(plan) * kBrickBlocks;
+}
+
+inline int64_t fold_threads(int64_t size, int order, int64_t full, int64_t packed, int64_t element_size) {
   if (has_fold_bricks(size, order)) {
-    return plan_symmetric_bricks(size) * kBlockThreads;
+    return brick_blocks(plan_symmetric_bricks(size, element_size)) * kBlockThreads;
   }
   return has_fold_tiles(size, order) ? tile_threads(size, full) : packed;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from random import Random
 
 import numpy as np
 import torch
@@ -65,6 +66,11 @@ def seed_basis_quick() -> Iterator[Call]:
 def seed_basis_busy() -> Iterator[Call]:
     for dtype in REAL + COMPLEX:
         yield seed_basis_call(dtype, 255, 1023, 5)
+
+
+def seed_basis_drawn(rng: Random) -> Call:
+    columns = round(300_000 ** rng.random())
+    return seed_basis_call(rng.choice(REAL + COMPLEX), 300_000 // columns + 1, columns, rng.randint(0, columns))
 
 
 # ---- assemble_rows
@@ -216,3 +222,22 @@ def copy_busy() -> Iterator[Call]:
         odd = values[: (n - 27) * (n - 31)].view(n - 27, n - 31)
         yield copy_call(dst, src, "odd transposed", odd.t())
         yield copy_call(dst, src, "narrow", values[: n * n // 3 * 3].view(3, -1).t())
+    # Little lies side by side, and what lies next to it in the source lies far from it in the result.
+    apart = awkward_values(82 * 37 * 7 * 4 * 24, torch.half).view(82, 37, 7, 4, 24).permute(3, 2, 4, 1, 0)
+    yield copy_call(torch.half, torch.half, "odd pieces", apart)
+
+
+def copy_drawn(rng: Random) -> Call:
+    """A block of two to five dimensions in any order, some of them cut out of longer ones."""
+    src = rng.choice(REAL + COMPLEX)
+    dst = rng.choice(COMPLEX if src.is_complex else REAL)
+    num_dims = rng.choice([2, 2, 3, 3, 4, 5])
+    numel = 10_000_000 // (src.itemsize + dst.itemsize)
+    shares = [rng.random() + 0.15 for _ in range(num_dims)]
+    sizes = [max(1, round(numel ** (share / sum(shares)))) for share in shares]
+    whole = [size + rng.choice([0, 0, 1, 3]) for size in sizes]
+    block = awkward_values(int(np.prod(whole)), src).view(whole)
+    for dim, size in enumerate(sizes):
+        block = block.narrow(dim, rng.randint(0, whole[dim] - size), size)
+    order = rng.sample(range(num_dims), num_dims)
+    return copy_call(dst, src, f"{sizes} of {whole} in order {order}", block.permute(order))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from call_values import awkward_values, first_and_last, name
@@ -231,3 +232,27 @@ def compress_busy() -> Iterator[Call]:
         shape = "in parts" if dtype.is_complex else "contiguous"
         yield compress_call(dtype, shape, every, values[: every.target_numel])
         yield compress_call(dtype, "odd tridiagonal", tridiagonal(500), values)
+
+
+def band_drawn(rng: Random) -> Pattern:
+    """Entries of a band matrix, row by row, as colours of rows or of columns leave them, into a matrix or packed."""
+    band, is_dense = rng.choice([1, 2, 3, 5, 9, 17]), rng.random() < 0.5
+    size = rng.randint(100, 600) if is_dense else rng.randint(2000, 20_000)
+    row = torch.arange(size).repeat_interleave(band)
+    column = row + torch.arange(band).repeat(size) - band // 2
+    inside = (column >= 0) & (column < size)
+    row, column = row[inside], column[inside]
+    source = row % band * size + column if rng.random() < 0.5 else column % band * size + row
+    target, numel = (row * size + column, size * size) if is_dense else (None, len(row))
+    return Pattern(source, target, band * size, numel)
+
+
+def decompress_drawn(rng: Random) -> Call:
+    pattern = band_drawn(rng)
+    return decompress_call(rng.choice(REAL + COMPLEX), f"{len(pattern.source)} of a band", pattern)
+
+
+def compress_drawn(rng: Random) -> Call:
+    pattern, dtype = band_drawn(rng), rng.choice(REAL + COMPLEX)
+    values = awkward_values(pattern.target_numel, dtype)
+    return compress_call(dtype, f"{len(pattern.source)} of a band", pattern, values)

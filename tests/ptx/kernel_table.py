@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from random import Random
 
 import dense_calls
 import entry_calls
@@ -19,7 +20,7 @@ class Row:
     """A launcher.
 
     calls: every dtype and shape, to be compared. huge: sizes past 2^31. quick: a few calls that use every part of the
-    kernel, for the mutants. busy: calls large enough that their traffic says something.
+    kernel, for the mutants. busy: calls large enough that their traffic says something; drawn: one more, by chance.
     """
 
     launcher: str
@@ -28,6 +29,7 @@ class Row:
     huge: Callable[[], Iterator[Call]]
     quick: Callable[[], Iterator[Call]]
     busy: Callable[[], Iterator[Call]]
+    drawn: Callable[[Random], Call]
 
 
 TABLE = [
@@ -38,6 +40,7 @@ TABLE = [
         dense_calls.seed_basis_huge,
         dense_calls.seed_basis_quick,
         dense_calls.seed_basis_busy,
+        dense_calls.seed_basis_drawn,
     ),
     Row(
         "launch_copy_block",
@@ -46,6 +49,7 @@ TABLE = [
         dense_calls.copy_huge,
         dense_calls.copy_quick,
         dense_calls.copy_busy,
+        dense_calls.copy_drawn,
     ),
     Row(
         "launch_decompress",
@@ -54,6 +58,7 @@ TABLE = [
         entry_calls.decompress_huge,
         entry_calls.decompress_quick,
         entry_calls.decompress_busy,
+        entry_calls.decompress_drawn,
     ),
     Row(
         "launch_compress",
@@ -62,6 +67,7 @@ TABLE = [
         entry_calls.compress_huge,
         entry_calls.compress_quick,
         entry_calls.compress_busy,
+        entry_calls.compress_drawn,
     ),
     Row(
         "launch_expand_symmetric",
@@ -70,6 +76,7 @@ TABLE = [
         symmetric_calls.expand_huge,
         symmetric_calls.expand_quick,
         symmetric_calls.expand_busy,
+        symmetric_calls.expand_drawn,
     ),
     Row(
         "launch_fold_symmetric",
@@ -78,5 +85,6 @@ TABLE = [
         symmetric_calls.fold_huge,
         symmetric_calls.fold_quick,
         symmetric_calls.fold_busy,
+        symmetric_calls.fold_drawn,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -208,20 +209,44 @@ class Traffic:
     WAVE = 132
 
     requests: dict[str, int] = field(default_factory=lambda: {"load": 0, "store": 0})
+    # By kind, which blocks touched which sectors, in one number each.
     touched: dict[str, list[Ints]] = field(default_factory=lambda: {"load": [], "store": []})
 
     def add(self, kind: str, addresses: Ints, warps: Ints, blocks: Ints) -> None:
         sectors = addresses // self.SECTOR - FIRST_ADDRESS // self.SECTOR
         self.requests[kind] += np.unique(warps << 40 | sectors).size
-        self.touched[kind].append(np.unique(blocks // self.WAVE << 40 | sectors))
+        self.touched[kind].append(np.unique(blocks << 40 | sectors))
 
     def requested_bytes(self) -> int:
         """Between multiprocessors and second-level cache: each warp's access on its own."""
         return sum(self.requests.values()) * self.SECTOR
 
-    def memory_bytes(self) -> int:
-        """Between second-level cache and memory: each sector once a wave."""
-        return sum(np.unique(np.concatenate(keys)).size for keys in self.touched.values() if keys) * self.SECTOR
+    def memory_bytes(self, cache: int = 0) -> int:
+        """Between second-level cache and memory: each sector once a wave. With `cache`, each sector again where since
+        its last use so many bytes of others were used, blocks one after the other."""
+        touched = {kind: np.unique(np.concatenate(keys)) for kind, keys in self.touched.items() if keys}
+        if cache == 0:
+            waves = [(keys >> 40) // self.WAVE << 40 | keys & ((1 << 40) - 1) for keys in touched.values()]
+            return sum(np.unique(keys).size for keys in waves) * self.SECTOR
+        # Loads and stores of a sector are two.
+        keys = np.concatenate([keys << 1 | (kind == "store") for kind, keys in touched.items()])
+        in_order = keys[np.argsort(keys >> 41, kind="stable")] & ((1 << 41) - 1)
+        return _misses(in_order.tolist(), cache // self.SECTOR) * self.SECTOR
+
+
+def _misses(places: list[int], capacity: int) -> int:
+    """Of a cache of so many places, which forgets what was not used for the longest time."""
+    kept: OrderedDict[int, None] = OrderedDict()
+    misses = 0
+    for place in places:
+        if place in kept:
+            kept.move_to_end(place)
+            continue
+        misses += 1
+        kept[place] = None
+        if len(kept) > capacity:
+            kept.popitem(last=False)
+    return misses
 
 
 class GlobalMemory:

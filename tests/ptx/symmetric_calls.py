@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from math import comb
+from random import Random
 
 import numpy as np
 import torch
@@ -49,11 +50,28 @@ class Symmetric:
         every = (0, items * 5 // 7, items - 1, last_lane, last_lane + items - 1, self.lanes * items - 1)
         return lambda grid: sorted({item // block % grid for item in every})
 
-    def brick_blocks(self) -> Callable[[int], list[int]]:
+    def expand_threads(self) -> int:
+        if self.tiled:
+            return comb(-(-self.size // 32) + 1, 2) * self.size ** (self.order - 2) * 256
+        columns = self.full // self.size
+        return -(-self.size // (1 if columns < 16 else 4)) * columns
+
+    def fold_threads(self, element_size: int) -> int:
+        if self.in_bricks:
+            side = 4 if element_size <= 4 else 2
+            return comb(-(-self.size // (16 * side)) + 2, 3) * side**3 * 16 * 256
+        return self.expand_threads() if self.tiled and self.order == 2 else self.packed
+
+    def brick_blocks(self, element_size: int) -> Callable[[int], list[int]]:
         """The same of bricks, 16 blocks each: of the last, which is cut off, some do nothing."""
-        in_row = comb(-(-self.size // 16) + 2, 3) * 16
+        side = 4 if element_size <= 4 else 2
+        across = -(-self.size // (16 * side))
+        in_wall = side**3 * 16
+        in_row = comb(across + 2, 3) * in_wall
+        brick = (self.size - 1) // 16 % side  # the last one's place in its wall, in each direction
+        last = in_row - in_wall + 16 * (brick * (1 + side + side**2))
         last_lane = (self.rows - 1) % self.lanes * in_row
-        starts = (0, in_row * 5 // 7, in_row - 16, last_lane, last_lane + in_row - 16)
+        starts = (0, in_row * 5 // 7 // 16 * 16, last, last_lane, last_lane + last)
         return lambda grid: sorted({(start + part) % grid for start in starts for part in range(16)})
 
     @property
@@ -204,7 +222,7 @@ def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     arguments = (out, source, dtype, shape.layout(), Stream())
     label = f"fold_symmetric {name(dtype)} huge {shape}"
     tiled = shape.tiled and shape.order == 2
-    blocks = shape.brick_blocks() if shape.in_bricks else shape.blocks(shape.packed, tiled)
+    blocks = shape.brick_blocks(dtype.itemsize) if shape.in_bricks else shape.blocks(shape.packed, tiled)
     return Call(label, "launch_fold_symmetric", arguments, blocks=blocks)
 
 
@@ -227,3 +245,23 @@ def fold_busy() -> Iterator[Call]:
     for dtype in REAL + COMPLEX:
         for shape in BUSY_SYMMETRIC:
             yield fold_call(dtype, shape)
+
+
+def symmetric_drawn(rng: Random, itemsize: int, threads: Callable[[Symmetric], int]) -> Symmetric:
+    """Rows of 8 MB in all, above order 2, and of 3 MB of order 2, of threads as csrc/ops/launch_plan.h has them."""
+    order = rng.choice([2, 2, 3, 3, 4, 5])
+    numel = (3_000_000 if order == 2 else 8_000_000) // itemsize
+    size = max(2, round(numel ** (1 / order) * rng.uniform(0.4, 1)))
+    rows = max(1, min(20_000, numel // size**order))
+    in_row = threads(Symmetric(size, order, rows, 1))
+    return Symmetric(size, order, rows, min(rows, -(-(2**18) // in_row)))
+
+
+def expand_drawn(rng: Random) -> Call:
+    dtype = rng.choice(REAL + COMPLEX)
+    return expand_call(dtype, symmetric_drawn(rng, dtype.itemsize, Symmetric.expand_threads))
+
+
+def fold_drawn(rng: Random) -> Call:
+    dtype = rng.choice(REAL + COMPLEX)
+    return fold_call(dtype, symmetric_drawn(rng, dtype.itemsize, lambda shape: shape.fold_threads(dtype.itemsize)))

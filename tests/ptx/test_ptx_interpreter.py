@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ptx_instructions import DTYPES, atomic, fma, operation
 from ptx_machine import Machine, decode, pack_parameters
-from ptx_memory import Buffer, Fault, GlobalMemory, Traffic
+from ptx_memory import FIRST_ADDRESS, Buffer, Fault, GlobalMemory, Traffic
 from ptx_text import Kernel, PtxError, parse
 
 # A kernel of one parameter, the address of 4-byte elements: %rd1 is this thread's, %r1 its number, %r9 its block.
@@ -174,6 +174,20 @@ def test_traffic_is_counted_in_sectors() -> None:
     # Every thread has a sector of its own, and the four warps have 16 in common.
     assert scattered.requested_bytes() == 4 * 16 * 32
     assert scattered.memory_bytes() == 16 * 32
+
+
+def test_traffic_through_a_cache() -> None:
+    """Three blocks that read sectors 0 and 1, 2 and 3, and 0 and 1 again."""
+    traffic = Traffic()
+    first = FIRST_ADDRESS + 32 * np.array([0, 1, 2, 3, 0, 1])
+    blocks = np.array([0, 0, 1, 1, 2, 2])
+    traffic.add("load", first, blocks, blocks)
+    assert traffic.memory_bytes() == traffic.memory_bytes(4 * 32) == 4 * 32
+    assert traffic.memory_bytes(3 * 32) == 6 * 32
+    traffic.add("load", first[:1], blocks[:1], blocks[:1] + Traffic.WAVE)
+    assert traffic.memory_bytes() == 5 * 32
+    traffic.add("store", first[:1], blocks[:1], blocks[:1])
+    assert traffic.memory_bytes() == 6 * 32
 
 
 # ---- Planted faults

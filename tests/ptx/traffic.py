@@ -42,7 +42,8 @@ def must_move(call: Call) -> int:
     return sectors * Traffic.SECTOR
 
 
-def measure(call: Call, architecture: str) -> Moved:
+def measure(call: Call, architecture: str, cache: int = 0) -> Moved:
+    """`cache` is what Traffic.memory_bytes takes."""
     done = simulate(call, architecture, count_traffic=True)
     assert done.traffic is not None
-    return Moved(must_move(call), done.traffic.memory_bytes(), done.traffic.requested_bytes(), done.instructions)
+    return Moved(must_move(call), done.traffic.memory_bytes(cache), done.traffic.requested_bytes(), done.instructions)

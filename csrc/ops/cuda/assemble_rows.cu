@@ -12,7 +12,7 @@ void launch(dst_t* dst, const src_t* src, const StridedLayout& layout, int64_t n
     const LaunchPlan launch = plan_launch(numel, kCopyItems);
     copy_block_kernel<dst_t, src_t><<<launch.grid, launch.block, 0, stream>>>(dst, src, layout, numel);
   } else {
-    const TransposePlan plan = plan_transpose(layout, row_dim, sizeof(dst_t));
+    const TransposePlan plan = plan_transpose(layout, row_dim, sizeof(dst_t), sizeof(src_t));
     const auto grid = static_cast<unsigned int>(plan.num_tiles < kMaxGrid ? plan.num_tiles : kMaxGrid);
     copy_transposed_kernel<dst_t, src_t><<<grid, kBlockThreads, 0, stream>>>(dst, src, plan);
   }

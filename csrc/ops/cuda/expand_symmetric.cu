@@ -36,14 +36,14 @@ void launch_fold_symmetric(
     using element_t = typename decltype(tag)::type;
     auto* to = static_cast<element_t*>(packed);
     const auto* from = static_cast<const element_t*>(full);
-    const LaunchPlan plan =
-        plan_launch(layout.lanes * fold_threads(layout.size, layout.order, layout.full, layout.packed));
+    const LaunchPlan plan = plan_launch(
+        layout.lanes * fold_threads(layout.size, layout.order, layout.full, layout.packed, sizeof(element_t)));
     if (has_fold_tiles(layout.size, layout.order)) {
       const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.full);
       fold_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
     } else if (has_fold_bricks(layout.size, layout.order)) {
-      const int64_t in_row = plan_symmetric_bricks(layout.size);
-      fold_bricks_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, in_row);
+      const SymmetricBricks bricks = plan_symmetric_bricks(layout.size, sizeof(element_t));
+      fold_bricks_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, bricks);
     } else {
       fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout);
     }

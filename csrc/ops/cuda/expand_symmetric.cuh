@@ -219,13 +219,13 @@ __global__ void fold_bricks_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout,
-    int64_t in_row) {
+    SymmetricBricks bricks) {
   __shared__ SymmetricBrick brick;
   const int64_t size = layout.size;
 #pragma unroll 1
-  for (int64_t index = blockIdx.x; index < in_row * layout.lanes; index += gridDim.x) {
+  for (int64_t index = blockIdx.x; index < brick_blocks(bricks) * layout.lanes; index += gridDim.x) {
     if (threadIdx.x == 0) {
-      brick = place_symmetric_brick(in_row, index, size);
+      brick = place_symmetric_brick(bricks, index);
     }
     __syncthreads();
     const int64_t i = brick.i + threadIdx.x % kBrickI;

@@ -55,7 +55,10 @@ at::Tensor fold_symmetric_cuda(const at::Tensor& full, int64_t size, int64_t ord
       result.mutable_data_ptr(),
       source.const_data_ptr(),
       element_type(full.scalar_type()),
-      layout_of(result.size(0), fold_threads(shape.size, shape.order, shape.full, shape.packed), shape),
+      layout_of(
+          result.size(0),
+          fold_threads(shape.size, shape.order, shape.full, shape.packed, result.element_size()),
+          shape),
       c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return result;
