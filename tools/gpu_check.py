@@ -4,13 +4,14 @@ Needs torch (2.11 to 2.14, CUDA build), numpy, nvcc, ninja and setuptools, no ne
 for the GPUs that are there, compares kernels and functions with the CPU, and measures; then, where pytest and
 compute-sanitizer are installed, the tests and the kernels under its tools. A step that fails, or takes longer than its
 share, does not stop the next; only where nothing was built, or another copy of the package would be checked, do all
-stop. Objects are kept, so a build that was cut off goes on when called again. ``--rehearse`` does all of it on a machine
-without a GPU: on the CPU what can be there, and the rest up to its first CUDA call.
+stop. Objects are kept, so a build that was cut off goes on when called again. ``--rehearse`` does all of it on a
+machine without a GPU: on the CPU what can be there, and the rest up to its first CUDA call.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import platform
@@ -100,10 +101,8 @@ def run(step: Step, deadline: float) -> Outcome:
 def cut_off(process: subprocess.Popen[str]) -> str:
     """What it has said. It is interrupted first, since pytest then lists the tests that have failed."""
     for number, seconds in ((signal.SIGINT, GRACE / 2), (signal.SIGKILL, GRACE / 2)):
-        try:
+        with contextlib.suppress(ProcessLookupError):  # all are gone
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass  # all are gone
         try:
             return process.communicate(timeout=seconds)[0]
         except subprocess.TimeoutExpired:
@@ -124,7 +123,7 @@ def quote(text: str) -> str:
 
 
 def ask(question: str, seconds: int = 120) -> tuple[list[str], str]:
-    """Lines that Python answers in a process of its own, of this folder's package; or the last that it says of why not."""
+    """Lines that Python answers in a process of its own, of this folder's package; or the last it says of why not."""
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", question]
     try:
@@ -155,8 +154,8 @@ def compute_sanitizer() -> str | None:
 
 
 def steps(found: list[str], build: bool) -> Iterator[Step]:
-    """In the order of what matters most, should time run out: a slow build takes it from the last. A rehearsal, where no
-    device is found, takes the CPU."""
+    """In the order of what matters most, should time run out: a slow build takes it from the last. A rehearsal, where
+    no device is found, takes the CPU."""
     python, device = sys.executable, "cuda" if found else "cpu"
     here = {"PYTHONPATH": str(ROOT)}
     capabilities = ";".join(sorted({one.split(",")[0] for one in found})) or "9.0"

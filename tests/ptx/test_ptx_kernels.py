@@ -82,8 +82,8 @@ def test_traffic(row: Row) -> None:
 
 
 def most_moved(call: Call) -> float:
-    """Of rows that are much larger than the cache, `expand_symmetric` reads an entry again for each choice of the middle
-    index, 3 / 2 of what must be read and written of order 3 for 7 / 6, and walls of bricks of half types share every
+    """Of rows that are much larger than the cache, `expand_symmetric` reads an entry again for each choice of the
+    middle index: 3 / 2 times the result moves where 7 / 6 must, of order 3. Walls of bricks of half types share every
     fourth sector in two of three directions."""
     if "^3" in call.label and call.launcher == "launch_expand_symmetric":
         return 1.3
