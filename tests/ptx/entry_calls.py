@@ -79,6 +79,10 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
+# Without targets, which the ops refuse: entry k has no place k.
+TOO_MANY = Pattern(torch.arange(300) % 40, None, 40, 290)
+
+
 def not_a_number(dtype: torch.dtype) -> complex:
     """What is read outside of a tensor."""
     return complex(torch.nan, torch.nan) if dtype.is_complex else torch.nan
@@ -148,6 +152,7 @@ def decompress_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.float32, torch.float64, torch.complex128):
         for shape in ("sparse values", "symmetric", "outside", "sources outside"):
             yield decompress_call(dtype, shape, PATTERNS[shape])
+        yield decompress_call(dtype, "too many", TOO_MANY)
         for count, has_target in ((2**39 + 2**31 + 5, True), (2**39 + 700, False)):
             yield huge_decompress_call(dtype, count, has_target)
 
@@ -218,9 +223,11 @@ def compress_huge() -> Iterator[Call]:
 
 def compress_quick() -> Iterator[Call]:
     for dtype in REAL + COMPLEX:
-        for shape in ("twice", "symmetric", "outside"):
+        for shape in ("twice", "symmetric", "outside", "sources outside"):
             pattern = PATTERNS[shape]
             yield compress_call(dtype, shape, pattern, awkward_values(pattern.target_numel, dtype))
+        few = Pattern(TOO_MANY.source[-20:] * 5, None, 200, 17)
+        yield compress_call(dtype, "too many", few, awkward_values(17, dtype))
         for count, has_target in ((2**39 + 2**31 + 5, True), (2**39 + 700, False)):
             yield huge_compress_call(dtype, count, has_target)
 

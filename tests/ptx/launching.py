@@ -188,8 +188,8 @@ def _check_huge(argument: HugeOutput, buffer: FormulaBuffer) -> None:
     size = argument.dtype.itemsize
     if np.unique(offsets).size != offsets.size:
         raise WrongResult("an element is written twice")
-    if offsets.max() // size != argument.numel - 1:
-        raise WrongResult("the last element is not written")
+    if offsets.max() // size != argument.numel - 1 or offsets.min() != 0:
+        raise WrongResult("the first or the last element is not written")
     for offsets, values in buffer.stores:
         # Byte by byte, since a store may be of a part of an element, or of several.
         places = offsets[:, None] + np.arange(values.dtype.itemsize)
