@@ -95,6 +95,8 @@ def graphs() -> Iterator[tuple[str, Tensor, list[Tensor]]]:
                 continue
             yield name, f, [x]
     for op in DIFFERENTIABLE:
+        if op.formatted_name == "native_group_norm" and torch.__version__ < "2.14":
+            continue  # there torch takes its statistics as constants
         for function, inputs in problems(op):
             for f in function(*inputs):
                 yield op.formatted_name, f, list(inputs)
