@@ -133,6 +133,10 @@ def rows() -> list[Row]:
         Row("dot_constant", lambda x: x[0].dot(weight), degree=1),
         Row("einsum", lambda x: torch.einsum("ij,jk,ik->ik", x.sin(), w, x @ w)),
         Row("bilinear", lambda x: F.bilinear(x, x.sin(), fixed(2, 3, 3))),
+        Row(
+            "bilinear_by_one",
+            lambda x: F.bilinear(x.sin(), m, fixed(2, 3, 3)) + F.bilinear(m, m, fixed(2, 3, 3) * x.sin().sum()),
+        ),
         Row("attention", attention),
         Row("pow_zero", lambda x: x**0 + x, degree=1),
         Row("pow_negative_base", lambda x: (x - 3) ** 3, degree=3),
