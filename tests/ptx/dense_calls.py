@@ -166,6 +166,7 @@ HUGE_BLOCKS: dict[str, tuple[list[tuple[int, int]], int]] = {
     "strided": ([(3, 2**34), (BIG, 2)], -(-3 * BIG // 1024)),
     "several turns": ([(3, 2**50), (2**41 + 5, 4)], -(-3 * (2**41 + 5) // 1024)),
     "transposed": ([(70001, 1), (70003, 70001)], 1094 * 1094),
+    "transposed, many tiles": ([(2**22 + 5, 1), (2**23 + 3, 2**22 + 5)], 65537 * 131073),
     "tall": ([(2, 2**35), (BIG, 1), (3, BIG)], 2 * -(-BIG // 352)),
     "wide": ([(3, 1), (2, 2**33), (BIG, 3)], 2 * -(-BIG // 350)),
     "matrices outside": ([(2, 2**50), (2**32 + 5, 16), (3, 1), (3, 4)], 2 * (2**32 + 5)),
@@ -205,8 +206,9 @@ def copy_quick() -> Iterator[Call]:
     for src, dst in [(torch.float32, torch.float32), (torch.float64, torch.bfloat16)]:
         for shape in shapes:
             yield copy_call(dst, src, shape, BLOCKS[shape](src))
-        for shape in ("strided", "several turns", "transposed", "matrices outside", "matrices inside"):
-            yield huge_copy_call(dst, src, shape)
+        for shape in HUGE_BLOCKS:
+            if shape not in ("contiguous", "tall", "wide"):
+                yield huge_copy_call(dst, src, shape)
 
 
 def copy_busy() -> Iterator[Call]:
