@@ -31,6 +31,13 @@ NAME = "elsewhere"
 aten = torch.ops.aten
 
 
+class Generator(torch.Generator):
+    """Of the CPU: the backend in Python has none, and numbers without values need none."""
+
+    def __new__(cls, device: object = None) -> Generator:
+        return super().__new__(cls)
+
+
 class Waits(TorchDispatchMode):
     """How often what the CPU has to wait for: a number or places read, a tensor copied from or to the CPU."""
 
@@ -78,6 +85,7 @@ def has_python(output: Tensor) -> bool:
 def main() -> None:
     warnings.simplefilter("ignore")
     _setup_privateuseone_for_python_backend(NAME)
+    torch.Generator = Generator
     found = {}
     # Tables that are kept for later calls are plain tensors.
     with FakeTensorMode(allow_non_fake_inputs=True):

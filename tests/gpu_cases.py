@@ -111,7 +111,48 @@ def by_a_kept_plan(x: Tensor) -> Tensor:
     return full_jacobian(y[1:] * y[:-1], y, plan=kept)
 
 
+def arrow(x: Tensor) -> Tensor:
+    """Rows and columns are compressed together."""
+    y = leaf(x.device.type, 120)
+    f = torch.cat([(y * y.sin()).sum().view(1), y[1:] * y[:1] + y[1:].exp()])
+    return full_jacobian(f, y, create_graph=False)
+
+
+def halves(x: Tensor) -> Tensor:
+    y = x.detach().to(torch.float16).requires_grad_()
+    return full_jacobian(y * y.flip(-1), y, create_graph=False)
+
+
+def complex_input(x: Tensor) -> Tensor:
+    z = torch.complex(x.detach(), x.detach().cos()).requires_grad_()
+    return full_jacobian((z * z.flip(-1)).abs().sum(-1), z, create_graph=False)
+
+
+def attention(x: Tensor) -> Tensor:
+    q = (x @ weights(x, 3, 8).detach()).view(1, 1, 4, 8)
+    return functional.scaled_dot_product_attention(q, q.sin(), q.cos()).flatten()
+
+
 CASES: dict[str, Callable[[Tensor], Any]] = {
+    "arrow": arrow,
+    "halves": halves,
+    "complex input": complex_input,
+    "attention": lambda x: full_jacobian(attention(x), x, create_graph=False),
+    "verified": lambda x: full_jacobian(network(x), x, create_graph=False, verify=True),
+    "verified samples": lambda x: full_jacobian(vector(x), x, batch_dims=1, verify=True),
+    "row by row": lambda x: full_jacobian(vector(x), x, chunk_size=1),
+    "in chunks": lambda x: full_jacobian(vector(x), x, chunk_size=5, create_graph=False),
+    "an order for each direction": lambda x: directional(
+        layers(x).sum(-1), x, torch.eye(3, dtype=x.dtype, device=x.device)[:2].unsqueeze(1).expand(2, *x.shape), (2, 1)
+    ),
+    "trained through": lambda x: torch.autograd.grad(laplacian(layers(x).sum(-1), x, batch_dims=1).square().sum(), x),
+    "Jacobian trained through": lambda x: torch.autograd.grad(full_jacobian(vector(x), x).square().sum(), x),
+    "jets of matrices": lambda x: nth_derivative(
+        torch.linalg.solve(x[:3] @ x[:3].mT + 3 * torch.eye(3, dtype=x.dtype, device=x.device), x[3]).sum(),
+        x,
+        2,
+        method="taylor",
+    ),
     "parameters": by_parameters,
     "kernels": by_kernels,
     "network": lambda x: full_jacobian(network(x), x, create_graph=False),

@@ -25,6 +25,9 @@ WAITS = {
     # The places of partial derivatives that differ: one table an order.
     **{case: {"copy": 3} for case in ("jets of quotients", "jets of layers", "recorded jets of layers")},
     "kept plan": {"copy": 1},
+    "arrow": {"copy": 1},
+    # Whether the product with a random vector is that of one backward.
+    **{case: {"read": 1} for case in ("verified", "verified samples")},
     "saved tensors on the CPU": {"copy": 4},
 }
 
