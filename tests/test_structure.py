@@ -263,6 +263,15 @@ def shifted(x: Tensor, start: int) -> Tensor:
     return x[start : start + 60].roll(1) ** 2
 
 
+def solutions(x: Tensor, *batch: int) -> Tensor:
+    """Of right-hand sides that are vectors where there are batches, all of them one matrix where not."""
+    return torch.linalg.solve(constant(*batch, 9, 9) + 9 * torch.eye(9), x[:81].view(9, 9))
+
+
+def least_squares(x: Tensor, *batch: int) -> Tensor:
+    return torch.linalg.lstsq(constant(*batch, 9, 9), x[:81].view(9, 9))[0]
+
+
 @pytest.mark.parametrize(
     "one, other",
     [
@@ -282,6 +291,8 @@ def shifted(x: Tensor, start: int) -> Tensor:
         (lambda x: written_beside_the_diagonal(x, 1), lambda x: written_beside_the_diagonal(x, -1)),
         (lambda x: x.sin().roll(1) * x, lambda x: x.cos().roll(1) * x),
         (lambda x: (x.sin() * x.cos()).roll(1) * x, lambda x: x.sin().roll(1) * x.cos()),
+        (lambda x: solutions(x), lambda x: solutions(x, 9)),
+        (lambda x: least_squares(x), lambda x: least_squares(x, 9)),
     ],
 )
 def test_signatures_tell_tapes_apart(one: Any, other: Any) -> None:
