@@ -291,6 +291,8 @@ def least_squares(x: Tensor, *batch: int) -> Tensor:
         (lambda x: written_beside_the_diagonal(x, 1), lambda x: written_beside_the_diagonal(x, -1)),
         (lambda x: x.sin().roll(1) * x, lambda x: x.cos().roll(1) * x),
         (lambda x: (x.sin() * x.cos()).roll(1) * x, lambda x: x.sin().roll(1) * x.cos()),
+        (lambda x: torch.stack([x, constant(90)]), lambda x: torch.stack([constant(90), x])),
+        (lambda x: x[:81].view(9, 9) @ constant(9, 9), lambda x: constant(9, 9) @ x[:81].view(9, 9)),
         (lambda x: solutions(x), lambda x: solutions(x, 9)),
         (lambda x: least_squares(x), lambda x: least_squares(x, 9)),
     ],

@@ -29,6 +29,8 @@ TESTS = [
     ["dependencies", "node_table"],
 ]
 FIRST = {"sets": "dependencies", "kept": "dependencies", "probes": "structure", "colouring": "coloring"}
+# What takes most of a compilation's time is read once.
+HEADERS = "#include <torch/csrc/autograd/generated/Functions.h>\n#include <torch/csrc/autograd/functions/tensor.h>\n"
 PARTS = {"structure/node_readers.h": "structure/node_rows.cpp"}
 
 # Of each file of csrc/: the name of a fault, and what, which is there once, becomes what. A header is part of the one
@@ -319,6 +321,15 @@ class Tree:
         self.commands = {
             Path(entry["file"]).relative_to(ROOT / "csrc").as_posix(): entry for entry in json.loads(database)
         }
+        self.headers = folder / "headers.h"
+        self.headers.write_text(HEADERS)
+        self.compile("structure/axes.cpp", f"-x c++-header {self.headers}", Path(f"{self.headers}.gch"))
+
+    def compile(self, file: str, source: str, output: Path) -> None:
+        """As `file` is."""
+        entry = self.commands[file]
+        command = entry["command"].replace(f"-c {entry['file']}", source).replace(entry["output"], str(output))
+        subprocess.run(shlex.split(command), check=True, capture_output=True, text=True)
 
     def build(self, changed_file: str, old: str, new: str) -> None:
         file = PARTS.get(changed_file, changed_file)
@@ -332,11 +343,8 @@ class Tree:
         place = changed if file == changed_file else self.folder / changed_file
         place.parent.mkdir(exist_ok=True)
         place.write_text(source.replace(old, new))
-        entry = self.commands[file]
-        output = entry["output"]
-        command = entry["command"].replace(entry["file"], str(changed)).replace(output, str(compiled))
-        subprocess.run(shlex.split(command), check=True, capture_output=True, text=True)
-        objects = [compiled if e is entry else e["output"] for e in self.commands.values()]
+        self.compile(file, f"-include {self.headers} -c {changed}", compiled)
+        objects = [compiled if name == file else entry["output"] for name, entry in self.commands.items()]
         paths = [flag for path in library_paths() for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
         libraries = ["-lc10", "-ltorch", "-ltorch_cpu", "-ltorch_python"]
         target = self.folder / "highgrad_ext" / f"_C{SUFFIX}"
