@@ -381,6 +381,15 @@ def test_chains(first: int) -> None:
     assert sparse >= 30, f"only {sparse} were sparse"
 
 
+def test_elements_that_share_memory() -> None:
+    """Each place of memory depends on all elements of the unfolded axis that lie there."""
+    x = leaf(6)
+    y = x.sin().unfold(0, 3, 1)
+    f = y.as_strided((6,), (1,), 0)
+    found = dependencies(f, y)
+    assert found is not None and not (nonzeros(f, y) & ~found).any()
+
+
 def check_superset(f: Tensor, *wrt: Tensor) -> bool:
     if f.grad_fn is None or f.numel() == 0 or f.is_complex() or f.numel() * sum(x.numel() for x in wrt) > MAX_ELEMENTS:
         return False
