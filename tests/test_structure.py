@@ -14,6 +14,7 @@ from problems import PROBLEMS, Problem, brusselator
 from random_ops import CASES, random_case
 from second_order import weighted_gradient
 from structured import constant, find, jacobian_with, mask_of_ties, pattern, random_graph
+from test_distrusted_nodes import count_recorded
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -231,6 +232,17 @@ def test_hits_that_no_block_explains_end_the_search() -> None:
     assert structure is not None and "probes" in structure.reason
     with LosesNan():
         assert find(f, x) is None
+
+
+def test_only_what_cannot_be_batched_goes_row_by_row() -> None:
+    x = leaf(60)
+    band = torch.ones(60, 60, dtype=torch.float64).tril(1).triu(-1).to_sparse()
+    f = torch.sparse.mm(band, x.sin()[:, None]).squeeze(1)
+    structure = find(f, x)
+    assert structure is not None and 3 <= structure.num_colors < 60
+    (jacobian,) = jacobian_with(structure, f, x, create_graph=True)
+    check_equal(jacobian.detach(), dense(f, x))
+    assert count_recorded(jacobian, "CosBackward0") == 1
 
 
 def test_tensors_without_axes() -> None:
