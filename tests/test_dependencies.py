@@ -390,6 +390,15 @@ def test_elements_that_share_memory() -> None:
     assert found is not None and not (nonzeros(f, y) & ~found).any()
 
 
+def test_nothing_is_known_of_hooks() -> None:
+    x = leaf(5)
+    y = x.sin()
+    y.register_hook(lambda cotangent: cotangent.flip(0))
+    f = y * 2
+    found = dependencies(f, x)
+    assert found is not None and not (nonzeros(f, x) & ~found).any()
+
+
 def check_superset(f: Tensor, *wrt: Tensor) -> bool:
     if f.grad_fn is None or f.numel() == 0 or f.is_complex() or f.numel() * sum(x.numel() for x in wrt) > MAX_ELEMENTS:
         return False
