@@ -83,8 +83,26 @@ def _other_operands(instruction: Instruction) -> Iterator[Instruction]:
         yield replace(instruction, operands=(destination, b, a, *rest))
 
 
+# nvcc divides 64-bit numbers by 32-bit division where neither has one of these bits.
+HIGH_BITS = "-4294967296"
+
+
+def _only_divides_slowly(code: list[Instruction], index: int, changed: Instruction | None) -> bool:
+    """Whether a mutant finds high bits in more numbers than have them: all that changes is that 64-bit division,
+    which is always right, is used more often."""
+    before = code[index]
+    if changed is None:
+        return False
+    if before.opcode == "and.b64" and before.operands[-1] == HIGH_BITS:
+        return changed.opcode == "or.b64" or changed.operands[-1] == str(int(HIGH_BITS) + 1)
+    test = code[index - 1]
+    if test.opcode != "and.b64" or test.operands[-1] != HIGH_BITS or before.opcode != "setp.eq.s64":
+        return False
+    return before.operands[1:] == (test.operands[0], "0") and changed.operands[1:] == (test.operands[0], "1")
+
+
 def mutants(kernel: Kernel) -> list[Mutant]:
-    """All mutants of one change."""
+    """All mutants of one change, but those that are known to be equivalent."""
     found = []
     for index, instruction in enumerate(kernel.code):
         changed: list[Instruction | None] = [*_other_opcodes(instruction), *_other_operands(instruction)]
@@ -92,5 +110,6 @@ def mutants(kernel: Kernel) -> list[Mutant]:
             changed.append(replace(instruction, negated=not instruction.negated))
         if instruction.opcode != "ret":
             changed.append(None)
+        changed = [change for change in changed if not _only_divides_slowly(kernel.code, index, change)]
         found += [Mutant(kernel.name, index, instruction, change) for change in changed]
     return found

@@ -15,8 +15,9 @@ from ptx_memory import Fault
 pytestmark = pytest.mark.skipif(toolchain.NVCC is None, reason="no nvcc")
 
 SAMPLE = 400
-# Those that survive are nearly all equivalent: nvcc divides 64-bit numbers that fit by 32-bit division, and a mutant
-# that never takes that shortcut is right; so is one that checks twice what another check makes sure of.
+# Those that survive are nearly all equivalent: where nvcc divides 64-bit numbers that fit by 32-bit division, a mutant
+# that never takes that shortcut is right (the plainest of these are left out); so is one that checks twice what another
+# check makes sure of.
 LEAST_CAUGHT = 0.9
 
 
