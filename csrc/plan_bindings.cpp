@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -31,6 +32,19 @@ std::vector<std::tuple<std::string, int64_t, int64_t>> segments_of(const OutputP
     segments.emplace_back(segment.mode == plan::Mode::kForward ? "forward" : "reverse", segment.rows, segment.columns);
   }
   return segments;
+}
+
+bool have_one_root(const plan::Segment& a, const plan::Segment& b) {
+  return a.mode == b.mode && a.root.node == b.root.node && a.root.input_nr == b.root.input_nr;
+}
+
+// Whether both compute the same Jacobians, in the same passes.
+bool are_equal(const OutputPlan& a, const OutputPlan& b) {
+  return a.signature == b.signature && a.rows == b.rows && a.columns == b.columns && a.chunk_size == b.chunk_size &&
+      a.samples == b.samples && a.obstacle == b.obstacle &&
+      std::equal(a.segments.begin(), a.segments.end(), b.segments.begin(), b.segments.end(), &have_one_root) &&
+      (a.structure == b.structure ||
+       (a.structure != nullptr && b.structure != nullptr && *a.structure == *b.structure));
 }
 
 py::tuple to_state(const OutputPlan& p) {
@@ -103,6 +117,8 @@ void bind_plans(py::module_& m) {
             p.structure = c;
             return p;
           })
+      .def("__eq__", &are_equal, py::is_operator())
+      .def("__hash__", [](const OutputPlan& p) { return p.signature; })
       .def(py::pickle([](const OutputPlan& p) { return to_state(p); }, &plan_from_state));
 }
 

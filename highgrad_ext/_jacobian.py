@@ -42,8 +42,8 @@ def full_jacobian(
 
     Args:
         f: real tensor of any shape, or a tuple, list or dict of such. What has no graph has zero derivatives.
-        wrt: tensor that requires grad (a leaf or not, real or complex), or a tuple, list or dict of such. It may be
-            `f` itself and may repeat.
+        wrt: tensor that requires grad (a leaf or not, real or complex), or a tuple, list or dict of such; an iterator
+            (``net.parameters()``) counts as a tuple. It may be `f` itself and may repeat.
         create_graph: whether the result is differentiable again. Without it the rows are written straight into the
             result, which takes less time and memory.
         retain_graph: False frees the graph of `f` with the last pass, as in :func:`torch.autograd.grad`.

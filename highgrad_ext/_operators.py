@@ -170,7 +170,8 @@ def directional(
                 derivative = derivative[0] if single else derivative
                 series[i].append(derivative if k == 1 else derivative * float(factorial(k)))
     _release(outputs, inputs, retain_graph)
-    return (f, *(nest_outputs([row[k] for row in series], f_spec) for k in range(highest)))
+    values = (outputs, *([row[k] for row in series] for k in range(highest)))
+    return tuple(nest_outputs(of_order, f_spec) for of_order in values)
 
 
 def hessian(

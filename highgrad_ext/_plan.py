@@ -29,7 +29,8 @@ def _reason(output: _C.OutputPlan) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """How Jacobians of one graph are computed. It is frozen, holds no tensor and no graph, and can be pickled.
+    """How Jacobians of one graph are computed. It is frozen, holds no graph, can be pickled, and equals another that
+    runs the same passes with the same options.
 
     Attributes:
         outputs: the plan of each tensor of `f`, in order: rows, columns, segments, passes, reason, structure.

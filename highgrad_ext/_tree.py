@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, ValuesView
 from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-# A tensor, or a tuple, list or dict (any container that torch.utils._pytree knows) of such.
+# A tensor, or a tuple, list or dict (any container that torch.utils._pytree knows) of such; an iterator, such as
+# module.parameters(), or the values of a dict count as a tuple.
 TensorTree: TypeAlias = Any
 
 _LEAF = tree_flatten(None)[1]
@@ -18,6 +19,8 @@ def flatten(caller: str, name: str, tree: TensorTree) -> tuple[list[Tensor], Tre
     """The tensors of `tree` in order, and its structure. Raises TypeError for anything else."""
     if isinstance(tree, Tensor):
         return [tree], _LEAF
+    if isinstance(tree, (Iterator, ValuesView)):
+        tree = tuple(tree)
     leaves, spec = tree_flatten(tree)
     for leaf in leaves:
         if not isinstance(leaf, Tensor):

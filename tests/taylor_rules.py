@@ -133,6 +133,10 @@ def rows() -> list[Row]:
         Row("dot_constant", lambda x: x[0].dot(weight), degree=1),
         Row("einsum", lambda x: torch.einsum("ij,jk,ik->ik", x.sin(), w, x @ w)),
         Row("bilinear", lambda x: F.bilinear(x, x.sin(), fixed(2, 3, 3))),
+        Row(
+            "bilinear_by_one",
+            lambda x: F.bilinear(x.sin(), m, fixed(2, 3, 3)) + F.bilinear(m, m, fixed(2, 3, 3) * x.sin().sum()),
+        ),
         Row("attention", attention),
         Row("pow_zero", lambda x: x**0 + x, degree=1),
         Row("pow_negative_base", lambda x: (x - 3) ** 3, degree=3),
@@ -339,6 +343,13 @@ def rows() -> list[Row]:
         Row("solve_broadcast", lambda x: torch.linalg.solve(regular(x[0]), x), (2, 3, 3)),
         Row("inv", lambda x: torch.linalg.inv(regular(x)), (2, 3, 3)),
         Row("matrix_power", lambda x: torch.linalg.matrix_power(regular(x), -2) + x.matrix_power(3), (3, 3)),
+        Row(
+            "matrix_exp",
+            lambda x: torch.matrix_exp(3 * x.sin()),
+            (2, 2, 2),
+            oracle=lambda x: polynomial_exp(3 * x.sin()),
+        ),
+        Row("matrix_exp_small", lambda x: torch.matrix_exp(x / 9), (3, 3), oracle=lambda x: polynomial_exp(x / 9)),
         Row("det_1", lambda x: torch.linalg.det(x.view(6, 1, 1)), degree=1),
         Row("det_2", lambda x: torch.linalg.det(x), (3, 2, 2), degree=2, oracle=expanded),
         Row("det_3", lambda x: torch.linalg.det(x), (3, 3), degree=3, oracle=expanded),
@@ -414,6 +425,15 @@ def regular(x: Tensor) -> Tensor:
 def singular(x: Tensor) -> Tensor:
     """At the point where it is taken, of rank one."""
     return torch.ones(3, 3, dtype=x.dtype) + torch.cat([x - x.detach(), x[:1] - x[:1].detach()])
+
+
+def polynomial_exp(x: Tensor) -> Tensor:
+    """Taylor's series of the exponential of small matrices."""
+    result = term = torch.eye(x.shape[-1], dtype=x.dtype).expand_as(x)
+    for degree in range(1, 60):
+        term = term @ x / degree
+        result = result + term
+    return result
 
 
 def expanded(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian, nth_derivative, plan
+from highgrad_ext import directional, full_jacobian, nth_derivative, plan
 from highgrad_ext._reference import full_jacobian_loop
 
 
@@ -95,6 +95,17 @@ def test_one_element_containers_stay_containers() -> None:
     assert isinstance(full_jacobian(x * 2, [x]), list)
     assert full_jacobian((), x) == ()
     assert full_jacobian(x * 2, ()) == ()
+
+
+def test_iterators_count_as_tuples() -> None:
+    net = torch.nn.Linear(3, 2)
+    f = net(torch.ones(3))
+    expected = full_jacobian(f, tuple(net.parameters()))
+    assert_close(full_jacobian(f, net.parameters()), expected)
+    assert_close(full_jacobian(f, dict(net.named_parameters()).values(), plan=plan(f, net.parameters())), expected)
+    value, slope = directional(iter([f]), net.parameters(), map(torch.ones_like, net.parameters()), 1)
+    assert_close(value, (f,))
+    assert_close(slope, (torch.full((2,), 4.0),))
 
 
 def test_non_leaf_and_intermediate_wrt() -> None:

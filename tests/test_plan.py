@@ -45,7 +45,10 @@ def test_a_kept_plan_gives_the_same(name: str, create_graph: bool) -> None:
     x, y = leaf(40 if name == "forward" else 90), leaf(40 if name == "forward" else 90)
     y = (y * 0.7 - 0.1).detach().requires_grad_()
     function = CASES[name]
-    kept = pickle.loads(pickle.dumps(plan(function(x), x)))
+    made = plan(function(x), x)
+    kept = pickle.loads(pickle.dumps(made))
+    assert kept == made
+    assert hash(kept) == hash(made)
     for wrt in (x, y):
         f = function(wrt)
         jacobian = full_jacobian(f, wrt, plan=kept, create_graph=create_graph)
@@ -109,6 +112,7 @@ def test_another_graph_is_refused(name: str) -> None:
     planned, other = OTHERS[name]
     x = leaf(90)
     p = plan(planned(x), x)
+    assert p != plan(other(x), x) and p != plan(planned(x), x, chunk_size=2) and p != "auto"
     with pytest.raises(ValueError, match="full_jacobian: expected a graph like the one that was planned"):
         full_jacobian(other(x), x, plan=p)
     with pytest.raises(ValueError, match="full_jacobian: expected a graph like the one that was planned"):

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "structure/passes.h"
+#include "structure/picks.h"
 
 namespace highgrad::structure {
 namespace {
@@ -294,6 +295,12 @@ Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs,
   }
   result.pattern = pattern_of(rows, inputs);
   return result;
+}
+
+bool operator==(const Compression& a, const Compression& b) {
+  return a.signature == b.signature && a.is_global == b.is_global && a.by_columns == b.by_columns &&
+      a.coloring.colors == b.coloring.colors && a.full_columns == b.full_columns && a.pattern == b.pattern &&
+      same_indices(a.indices, b.indices);
 }
 
 } // namespace highgrad::structure

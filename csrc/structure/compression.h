@@ -53,6 +53,9 @@ struct Compression {
   std::shared_ptr<KeptEntryTensors> kept_tensors = std::make_shared<KeptEntryTensors>();
 };
 
+// Whether both compute the same Jacobians, in the same passes.
+bool operator==(const Compression& a, const Compression& b);
+
 // How many colours the rows of a Jacobian need, by what ties the digits of each input's index to those of the output's:
 // the product of what each of the output's digits needs. No input is without elements.
 int64_t colors_of_ties(int64_t rows, const std::vector<Digits>& inputs);

@@ -16,6 +16,10 @@ void accumulate(std::vector<int64_t>& counts) {
 
 } // namespace
 
+bool operator==(const SparsityPattern& a, const SparsityPattern& b) {
+  return a.rows == b.rows && a.columns == b.columns && a.row_ptr == b.row_ptr && a.col_ind == b.col_ind;
+}
+
 SparsityPattern transpose(const SparsityPattern& pattern) {
   SparsityPattern result{pattern.columns, pattern.rows, std::vector<int64_t>(pattern.columns + 1, 0), {}};
   for (const int64_t column : pattern.col_ind) {

@@ -18,6 +18,8 @@ struct SparsityPattern {
   }
 };
 
+bool operator==(const SparsityPattern& a, const SparsityPattern& b);
+
 // The pattern of these entries, in any order and without duplicates: two counting sorts.
 SparsityPattern pattern_of_entries(
     int64_t rows,

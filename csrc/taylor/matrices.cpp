@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -250,6 +251,34 @@ int64_t determinant_degree(Node& node, c10::ArrayRef<int64_t> inputs) {
   return inputs[0] >= kUnbounded ? kUnbounded : std::min(inputs[0] * n, kUnbounded);
 }
 
+// exp A by scaling and squaring in the algebra of series: a Taylor polynomial of A / 2^s, squared s times. Of
+// coefficient k its truncation error is that of a polynomial k degrees lower.
+Series exponential(const Frame& frame, const Series& a) {
+  constexpr double kLargestNorm = 0.5;
+  constexpr int64_t kDegree = 14; // 0.5^15 / 15! < 3e-17
+  const auto product = [&](const Series& x, const Series& y) {
+    Series result(multiply_matrices(x[0], y[0]));
+    for (const auto k : c10::irange<int64_t>(1, frame.order + 1)) {
+      const at::Tensor last = y[k].defined() ? multiply_matrices(x[0], y[k]) : at::Tensor();
+      result.push(plus(last, without_last(frame, k, x, y)));
+    }
+    return result;
+  };
+  const double norm = a[0].detach().abs().sum(-2).amax().item<double>();
+  const int squarings = std::isfinite(norm) && norm > kLargestNorm ? std::ilogb(norm / kLargestNorm) + 1 : 0;
+  const Series scaled = scale(frame, a, std::ldexp(1, -squarings));
+  const at::Tensor identity = at::eye(a[0].size(-1), a[0].options());
+  Series result(identity.expand_as(a[0]));
+  for (int64_t degree = kDegree + frame.order; degree > 0; --degree) {
+    const Series rest = scale(frame, product(scaled, result), 1. / static_cast<double>(degree));
+    result = rest.with_value(rest[0] + identity);
+  }
+  for (int k = 0; k < squarings; ++k) {
+    result = product(result, result);
+  }
+  return result;
+}
+
 // L of A = L L^T: L_k = L_0 phi(L_0^-1 (A_k - sum of L_j L_(k-j)^T) L_0^-T), where phi takes the lower triangle and
 // halves the diagonal. torch's derivatives are those of the symmetric part of A.
 Series cholesky(const Frame& frame, const Series& a, const at::Tensor& l) {
@@ -306,6 +335,10 @@ void add_matrix_rules(RuleTable& table) {
   add_rule<LinalgInvExBackward0>(table, nonlinear_degree, [](const Call& c, const LinalgInvExBackward0& node) {
     const at::Tensor y = c.saved(node.inverse_);
     return inverse(c.frame, Series(c.frame, c.inputs[0], at::Tensor()), y).jet(c.frame);
+  });
+  add_rule<LinalgMatrixExpBackward0>(table, nonlinear_degree, [](const Call& c, const LinalgMatrixExpBackward0& node) {
+    const at::Tensor a = c.saved(node.self_);
+    return a.numel() == 0 ? Jet() : exponential(c.frame, Series(c.frame, c.inputs[0], a)).jet(c.frame);
   });
   add_rule<LinalgDetBackward0>(table, determinant_degree, &determinant);
   add_rule_of_many<LinalgSlogdetBackward0>(

@@ -258,6 +258,9 @@ Jet trilinear(const Call& c, const TrilinearBackward0& node) {
   };
   const auto series = [&](size_t k, const at::Tensor& value, const std::vector<int64_t>& dims) {
     const Jet& jet = c.inputs[k];
+    if (!value.defined()) { // not saved, since no other factor has a jet that it would multiply
+      return Series(c.frame, {expanded(jet.rows, dims, 1), jet.terms}, at::zeros_like(expanded(jet.rows[0], dims, 0)));
+    }
     return Series(c.frame, jet.is_zero() ? jet : Jet{expanded(jet.rows, dims, 1), jet.terms}, expanded(value, dims, 0));
   };
   const Series first = series(0, c.saved(node.i1_), node.expand1);

@@ -167,6 +167,7 @@ void add_matrices(RuleTable& table) {
        typeid(EuclideanDistBackward0),
        typeid(LinalgCholeskyExBackward0),
        typeid(LinalgInvExBackward0),
+       typeid(LinalgMatrixExpBackward0),
        typeid(ScaledDotProductEfficientAttentionBackward0),
        typeid(ScaledDotProductFlashAttentionBackward0),
        typeid(ScaledDotProductFlashAttentionForCpuBackward0)},

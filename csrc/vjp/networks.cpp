@@ -89,10 +89,11 @@ BatchedVjp negative_log_likelihood(const Call& call, const NllLossBackward0& nod
   const auto options = node.input_metadata(0).options();
   at::Tensor factor = weight.defined() ? -weight.index_select(0, index.reshape({-1})).view_as(index)
                                        : at::full(index.sizes(), -1, options);
-  factor = factor.masked_fill(is_ignored, 0);
   if (node.reduction == at::Reduction::Mean) {
     factor = factor / call.saved(node.total_weight_);
   }
+  // Last: where all are ignored, the total weight is zero.
+  factor = factor.masked_fill(is_ignored, 0);
   return [shape, index = index.unsqueeze(-1), factor = factor.unsqueeze(-1)](Cotangents& taken, Cotangents& given) {
     if (!taken[0].defined()) {
       return;
