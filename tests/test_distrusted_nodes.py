@@ -19,6 +19,7 @@ from highgrad_ext._reference import full_jacobian_loop
 DEMONSTRATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "CdistBackward0": (lambda x: torch.cdist(x[:6].view(3, 2), x[:6].view(3, 2) + 1), False),
     "RollBackward0": (lambda x: torch.roll(x.sum(), 1) * x, False),
+    "IndexCopyBackward0": (lambda x: x[:3].index_copy(0, torch.tensor(1), x[8]), False),
     "MaskedSelectBackward0": (lambda x: x[:3].masked_select(torch.ones(3, 3).bool()).view(3, 3).sum(0), False),
     "NativeLayerNormBackward0": (lambda x: F.layer_norm(x[:6].view(2, 3), (3,), x[6:9]), True),
     "NativeBatchNormBackward0": (lambda x: F.batch_norm(x[:6].view(3, 2), None, None, x[6:8], training=True), True),
@@ -100,14 +101,17 @@ def count_recorded(root: Tensor, name: str) -> int:
 
 
 def test_only_what_is_wrong_is_looped() -> None:
-    """Not the values of a norm, nor graphs of one whose weight is not derived by; and nothing but the norm."""
+    """Not the values of a norm, nor graphs of one whose weight is not derived by; and nothing but the norm. Nor what
+    has the shapes that torch batches rightly."""
     x, weight = leaf(), torch.randn(3, dtype=torch.float64, requires_grad=True)
     f = F.layer_norm(x.view(3, 3), (3,), weight).sin().cumprod(0)  # which only vmap can batch
     sweeps: list[int] = []
     by_input = full_jacobian(f, x, progress=lambda done, total: sweeps.append(done))
     full_jacobian(f, (x, weight), create_graph=False, progress=lambda done, total: sweeps.append(done))
     by_weight = full_jacobian(f, (x, weight), progress=lambda done, total: sweeps.append(done))[1]
-    assert sweeps == [9, 9, 9]
+    copied = x[:6].index_copy(0, torch.tensor([1, 3, 5]), x[6:])
+    full_jacobian(copied, x, progress=lambda done, total: sweeps.append(done))
+    assert sweeps == [9, 9, 9, 6]
     assert count_recorded(by_input, "NativeLayerNormBackwardBackward0") == 1
     assert count_recorded(by_weight, "NativeLayerNormBackwardBackward0") == 9
     assert count_recorded(by_weight, "CosBackward0") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from typing import Any
 
@@ -168,6 +169,15 @@ def test_samples_that_mix_are_named(function: Any, node: str) -> None:
     x = leaf(4, 3)
     with pytest.raises(RuntimeError, match=f"got samples that mix.*{node}"):
         full_jacobian(function(x), x, batch_dims=1)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5, 8])
+def test_any_two_samples_that_mix(samples: int) -> None:
+    x = leaf(samples, 2)
+    for i, j in itertools.permutations(range(samples), 2):
+        f = x.sin().index_add(0, torch.tensor([i]), x[j : j + 1])
+        with pytest.raises(RuntimeError, match="got samples that mix"):
+            full_jacobian(f, x, batch_dims=1)
 
 
 class Doubled(torch.autograd.Function):

@@ -14,8 +14,10 @@ from problems import PROBLEMS, Problem, brusselator
 from random_ops import CASES, random_case
 from second_order import weighted_gradient
 from structured import constant, find, jacobian_with, mask_of_ties, pattern, random_graph
+from test_distrusted_nodes import count_recorded
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from highgrad_ext import _C, full_jacobian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop
@@ -210,6 +212,39 @@ def test_probes(name: str) -> None:
         assert structure is not None and least <= structure.num_colors <= most
 
 
+class LosesNan(TorchDispatchMode):
+    """Products lose NaN beside NaN, which no Node of the table does."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is not torch.ops.aten.mul.Tensor:
+            return out
+        is_nan = out.isnan()
+        return torch.where(is_nan & (is_nan.roll(1, -1) | is_nan.roll(-1, -1)), 0.0, out)
+
+
+def test_hits_that_no_block_explains_end_the_search() -> None:
+    """Blocks of rows lose their NaN, single rows do not."""
+    function, shape, *_ = BY_PROBES["sparse matrix"]
+    x = leaf(*shape)
+    f = function(x)
+    structure = find(f, x)
+    assert structure is not None and "probes" in structure.reason
+    with LosesNan():
+        assert find(f, x) is None
+
+
+def test_only_what_cannot_be_batched_goes_row_by_row() -> None:
+    x = leaf(60)
+    band = torch.ones(60, 60, dtype=torch.float64).tril(1).triu(-1).to_sparse()
+    f = torch.sparse.mm(band, x.sin()[:, None]).squeeze(1)
+    structure = find(f, x)
+    assert structure is not None and 3 <= structure.num_colors < 60
+    (jacobian,) = jacobian_with(structure, f, x, create_graph=True)
+    check_equal(jacobian.detach(), dense(f, x))
+    assert count_recorded(jacobian, "CosBackward0") == 1
+
+
 def test_tensors_without_axes() -> None:
     x = leaf(40)
     f = torch.stack([x[0].transpose(0, 0).sin(), *(y.softmax(0) * y for y in x[1:].unbind())])
@@ -263,6 +298,15 @@ def shifted(x: Tensor, start: int) -> Tensor:
     return x[start : start + 60].roll(1) ** 2
 
 
+def solutions(x: Tensor, *batch: int) -> Tensor:
+    """Of right-hand sides that are vectors where there are batches, all of them one matrix where not."""
+    return torch.linalg.solve(constant(*batch, 9, 9) + 9 * torch.eye(9), x[:81].view(9, 9))
+
+
+def least_squares(x: Tensor, *batch: int) -> Tensor:
+    return torch.linalg.lstsq(constant(*batch, 9, 9), x[:81].view(9, 9))[0]
+
+
 @pytest.mark.parametrize(
     "one, other",
     [
@@ -282,6 +326,10 @@ def shifted(x: Tensor, start: int) -> Tensor:
         (lambda x: written_beside_the_diagonal(x, 1), lambda x: written_beside_the_diagonal(x, -1)),
         (lambda x: x.sin().roll(1) * x, lambda x: x.cos().roll(1) * x),
         (lambda x: (x.sin() * x.cos()).roll(1) * x, lambda x: x.sin().roll(1) * x.cos()),
+        (lambda x: torch.stack([x, constant(90)]), lambda x: torch.stack([constant(90), x])),
+        (lambda x: x[:81].view(9, 9) @ constant(9, 9), lambda x: constant(9, 9) @ x[:81].view(9, 9)),
+        (lambda x: solutions(x), lambda x: solutions(x, 9)),
+        (lambda x: least_squares(x), lambda x: least_squares(x, 9)),
     ],
 )
 def test_signatures_tell_tapes_apart(one: Any, other: Any) -> None:

@@ -294,6 +294,7 @@ class Walk {
           return false;
         }
         in_rank = in_rank < 0 ? static_cast<int64_t>(ins[k]->size()) : in_rank;
+        hash_.add(static_cast<int64_t>(k));
         hash_.add(links[k]);
         hash_.add(*ins[k]);
       }

@@ -275,6 +275,7 @@ void read_right_hand_side(Node& node, Reader& reader) {
   const std::optional<at::Tensor> b = saved_tensor(member(node, others), node);
   reader.attributes.is_vector =
       a.has_value() && b.has_value() && a->defined() && b->defined() && b->dim() + 1 == a->dim();
+  reader.attributes.others = {reader.attributes.is_vector}; // the matrices may be off the tape
 }
 
 // Losses of samples, of which axis 1 counts classes, or their sum or mean.

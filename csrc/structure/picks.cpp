@@ -270,7 +270,8 @@ bool same_indices(c10::ArrayRef<at::Tensor> kept, c10::ArrayRef<at::Tensor> indi
       continue;
     }
     const auto [entry, is_new] = last_at.emplace(std::pair(kept[k].const_data_ptr(), indices[k].const_data_ptr()), k);
-    if (!is_new && are_one(kept[entry->second], kept[k]) && are_one(indices[entry->second], indices[k])) {
+    // Copies that begin at one place are one, or empty.
+    if (!is_new && are_one(indices[entry->second], indices[k])) {
       continue;
     }
     entry->second = k;

@@ -17,7 +17,7 @@ namespace highgrad::tape {
 struct DistrustedNode {
   std::string_view name;
   Distrust distrust;
-  // Whether the rule is wrong for 0-d cotangents alone.
+  // Whether the rule is wrong for 0-d cotangents alone, or where only_output computes one.
   bool only_scalars = false;
   // The output whose computation alone is wrong, or none.
   std::optional<size_t> only_output = std::nullopt;
@@ -27,6 +27,8 @@ constexpr std::array kDistrusted = {
     DistrustedNode{"CdistBackward0", Distrust::kValues},
     // Rolls a batch of 0-d tensors along the batch.
     DistrustedNode{"RollBackward0", Distrust::kValues, /*only_scalars=*/true},
+    // Takes all elements for the one that a 0-d source was copied to.
+    DistrustedNode{"IndexCopyBackward0", Distrust::kValues, /*only_scalars=*/true, /*only_output=*/1},
     // Takes the batch for a dimension of the mask when the sizes agree by accident.
     DistrustedNode{"MaskedSelectBackward0", Distrust::kValues},
     // Take the saved mean and deviation for constants in the weight's gradient.
@@ -56,6 +58,19 @@ bool is_type(std::string_view mangled, std::string_view name) {
   return mangled.size() > name.size() && mangled.substr(mangled.size() - 1 - name.size(), name.size()) == name;
 }
 
+// Of `row`, besides the name. `computes` are the outputs that lead to an input.
+bool applies(const DistrustedNode& row, torch::autograd::Node& node, const std::function<bool(size_t)>& computes) {
+  if (!row.only_output.has_value()) {
+    return !row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty();
+  }
+  if (!computes(*row.only_output)) {
+    return false;
+  }
+  const torch::autograd::Edge& edge = node.next_edge(*row.only_output);
+  return !row.only_scalars || !edge.is_valid() ||
+      edge.function->input_metadata(edge.input_nr).shape_as_dim_vector().empty();
+}
+
 } // namespace
 
 Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_t)>& computes) {
@@ -66,8 +81,7 @@ Distrust distrust_of(torch::autograd::Node& node, const std::function<bool(size_
   }
   const std::string_view mangled(type.name());
   for (const DistrustedNode& row : kDistrusted) {
-    if (is_type(mangled, row.name) && (!row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty()) &&
-        (!row.only_output.has_value() || computes(*row.only_output))) {
+    if (is_type(mangled, row.name) && applies(row, node, computes)) {
       return row.distrust;
     }
   }
