@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from math import prod
+from math import isfinite, prod
 from typing import Literal
 
 import torch
@@ -17,6 +17,9 @@ from ._taylor import Obstacle, Outlook, Sweeps, check_batch, inspect
 from ._tree import TensorTree, flatten, flatten_out, nest
 
 _NAME = "nth_derivative"
+
+# Up to which jets that are not finite are replaced by nested sweeps; these take too long beyond it.
+_CHECKED_ORDERS = 3
 
 
 @outside_inference_mode
@@ -191,6 +194,8 @@ def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> li
         found = None
         if method != "nested" and not obstacle and regular:
             found = _by_jets(shapes, orders, output, outlook, method == "taylor")
+            if found is not None and method == "auto" and shapes.n <= min(outlook.nested_orders, _CHECKED_ORDERS):
+                found = None if _are_spoilt(found, output) else found
         elif method == "taylor":
             _warn(obstacle or "the wrt differ in dtype or device")
         blocks += _nested(shapes, orders, output, regular) if found is None else found
@@ -226,6 +231,16 @@ def _by_jets(shapes: _Shapes, orders: Orders, output: Tensor, outlook: Outlook, 
         if forced:
             _warn(str(obstacle))
         return None
+
+
+def _are_spoilt(blocks: list[Tensor], output: Tensor) -> bool:
+    """Whether jets met a singular element, such as the root of zero, which spoils all that is summed with it; of nested
+    sweeps only its own entries are not finite. A GPU is not waited for."""
+
+    def is_finite(tensor: Tensor) -> bool:
+        return isfinite(tensor.detach().sum().item())
+
+    return type(output) is Tensor and output.is_cpu and not all(map(is_finite, blocks)) and is_finite(output)
 
 
 def _warn(reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -271,3 +272,24 @@ def test_high_orders_keep_their_digits(width: int, n: int, create_graph: bool, c
         assert_close(result, (f * scale).expand(width), rtol=1e-12, atol=0)
     last = directional(f, x, torch.ones_like(x), n, create_graph=create_graph)[-1]
     assert_close(last, f * width**n, rtol=1e-12, atol=0)
+
+
+SINGULAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "power": lambda x: x.abs() ** 1.5,
+    "root": lambda x: x.abs().sqrt(),
+    "length": lambda x: torch.hypot(x[:, 0], x[:, 1]),
+    "angle": lambda x: torch.atan2(x[:, 0], x[:, 1]),
+    "entropy": lambda x: torch.special.entr(x.abs()),
+    "deviation": lambda x: torch.cat([x.std(1), *torch.std_mean(x, 1)]),
+    "logsumexp": lambda x: torch.where(x == 0, -torch.inf, x).logsumexp(1),
+}
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_a_singular_element_spoils_no_other(name: str, create_graph: bool) -> None:
+    x = torch.tensor([[0.0, 0, 0], [1, 2, 3], [1, 1, 1]], dtype=torch.float64, requires_grad=True)
+    f = SINGULAR[name](x).sum()
+    expected = nth_derivative_loop(f, x, 2)
+    assert_close(nth_derivative(f, x, 2, create_graph=create_graph).detach(), expected, equal_nan=True)
+    assert expected.isfinite().any()

@@ -123,6 +123,22 @@ Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& 
   return join_axes(result);
 }
 
+// In's axes `dims`, ascending, are replaced by those of their indices.
+Digits indexed(const std::vector<int64_t>& dims, const Shape& out, const Shape& in, const Digits& digits) {
+  const auto count = static_cast<int64_t>(dims.size());
+  const int64_t gained = static_cast<int64_t>(out.size()) - (static_cast<int64_t>(in.size()) - count);
+  const bool are_neighbours = dims.back() - dims.front() == count - 1;
+  const auto from = [&](int64_t axis) {
+    const auto next = std::lower_bound(dims.begin(), dims.end(), axis);
+    if (next != dims.end() && *next == axis) {
+      return int64_t{-1};
+    }
+    const int64_t left_out = next - dims.begin();
+    return axis - left_out + (left_out > 0 || !are_neighbours ? gained : 0);
+  };
+  return rearranged(from, out, in, digits);
+}
+
 // In's axis `dim` at one position: what all of out depends on, that position does.
 Digits taken(int64_t dim, int64_t position, const Shape& out, const Shape& in, const Digits& digits) {
   const Axes axes = split_by_axis(digits, out);
@@ -409,6 +425,8 @@ Digits flow_through(
       return resized(dims.empty() ? std::vector<int64_t>{0} : dims, slide_of, out, in, digits);
     case Flow::kResize:
       return in.size() != out.size() ? unknown : resized(dims, slide_of, out, in, digits);
+    case Flow::kIndex:
+      return dims.empty() || dims.back() >= static_cast<int64_t>(in.size()) ? unknown : indexed(dims, out, in, digits);
     case Flow::kTake:
       return in.size() != out.size() + 1
           ? unknown

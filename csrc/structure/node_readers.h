@@ -85,16 +85,29 @@ auto read_accumulate(const Indexed& indexed, Reader& reader, int /*preferred*/) 
 template <typename Indexed>
 void read_accumulate(const Indexed& /*indexed*/, Reader& /*reader*/, long /*otherwise*/) {}
 
-// One an axis; for those that write, whether they add.
+// One an axis, or several for a mask; for those that write, whether they add.
 template <typename Indexed>
 void read_indices(Node& node, Reader& reader) {
   auto& indexed = static_cast<Indexed&>(node);
+  NodeAttributes& attributes = reader.attributes;
   read_accumulate(indexed, reader, 0);
-  for (const auto& index : indexed.indices_) {
-    read_index(index, node, reader);
-    reader.attributes.others.push_back(reader.attributes.indices.back().defined());
+  int64_t axis = 0;
+  bool is_placed = true; // whether all of them take an axis
+  for (const auto& saved : indexed.indices_) {
+    read_index(saved, node, reader);
+    const at::Tensor& index = attributes.indices.back();
+    attributes.others.push_back(index.defined());
+    const bool is_mask = index.defined() && (index.scalar_type() == at::kBool || index.scalar_type() == at::kByte);
+    const int64_t next = axis + (is_mask ? index.dim() : 1);
+    for (is_placed &= axis < next; index.defined() && axis < next; ++axis) {
+      attributes.dims.push_back(axis);
+    }
+    axis = next;
   }
-  reader.attributes.has_places &= !indexed.indices_.empty();
+  attributes.has_places &= !indexed.indices_.empty();
+  if (!attributes.has_places || !is_placed) {
+    attributes.dims.clear();
+  }
 }
 
 // In's position is out's, less so many.

@@ -16,6 +16,7 @@ constexpr NodeFacts kMoving{Flow::kMix, true, false};
 constexpr NodeFacts kSorting{Flow::kMix, false, false};
 constexpr NodeFacts kResizing{Flow::kResize, true, false};
 constexpr NodeFacts kLookup{Flow::kResize, false, false};
+constexpr NodeFacts kIndexed{Flow::kIndex, false, false};
 constexpr NodeFacts kProduct{Flow::kMatrixProduct, true, true};
 constexpr NodeFacts kAnyGlobal{Flow::kOther, true, false};
 constexpr NodeFacts kAnyLocal{Flow::kOther, false, false};
@@ -420,7 +421,7 @@ constexpr Row kRows[] = {
     {"IndexAddBackward0",
      with_pick(kLookup, Pick::kIndexSelect, Placing::kAdded),
      read_indexed_along<&generated::IndexAddBackward0::dim, &generated::IndexAddBackward0::index_>},
-    {"IndexBackward0", with_pick(kAnyLocal, Pick::kIndex), read_indices<generated::IndexBackward0>},
+    {"IndexBackward0", with_pick(kIndexed, Pick::kIndex), read_indices<generated::IndexBackward0>},
     {"IndexCopyBackward0",
      with_pick(kLookup, Pick::kIndexSelect, Placing::kPut),
      read_indexed_along<&generated::IndexCopyBackward0::dim, &generated::IndexCopyBackward0::index_>},

@@ -23,6 +23,7 @@ enum class Flow {
   kReduce, // in's axes `dims` (none: all) are reduced; they may be kept with size 1
   kMix, // the same shape, mixed along `dims` (none: all)
   kResize, // axes `dims` change their size or order, the others are the same
+  kIndex, // in's axes `dims` are indexed by tensors; what these give stands in their place, or first if they lie apart
   kTake, // in's axis dims[0] is taken away, at position others[0] or, without it, that of the out
   kInsert, // out has one axis more, dims[0], where in is at position others[0], or as many as there are ins before it
   kUnfold, // out has one axis more, the last, along which in's axis dims[0] is repeated

@@ -12,6 +12,7 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -121,7 +122,9 @@ void add_normalizations(RuleTable& table) {
   add_rule<LogsumexpBackward0>(table, nonlinear_degree, [](const Call& c, const LogsumexpBackward0& node) {
     const at::Tensor self = c.saved(node.self_);
     const std::vector<int64_t> dims = dims_from_end(at::IntArrayRef(node.dim), self.dim());
+    // Of nothing but -inf: torch's derivatives are zero there.
     at::Tensor result = c.saved(node.result_);
+    result = result.masked_fill(result.eq(-std::numeric_limits<double>::infinity()), 0);
     std::vector<int64_t> kept = self.sizes().vec();
     for (const int64_t dim : dims) {
       kept[self.dim() + dim] = 1;
@@ -153,6 +156,12 @@ Series variance(
   const Series mean = x.map([&](const at::Tensor& k) { return sum_over(k, dims, true) / numel; });
   const Series squares = square(c.frame, add(c.frame, x, mean, -1));
   return squares.map([&](const at::Tensor& k) { return sum_over(k, dims, keepdim) / divisor; });
+}
+
+// The root of a variance. Of equal elements it has a kink, where torch's derivatives are zero.
+Jet deviation_of(const Call& c, const Series& variance, const at::Tensor& value) {
+  const at::Tensor divisor = value.masked_fill(value.eq(0), std::numeric_limits<double>::infinity());
+  return sqrt(c.frame, variance, divisor).jet(c.frame);
 }
 
 void add_statistics(RuleTable& table) {
@@ -194,13 +203,13 @@ void add_statistics(RuleTable& table) {
   add_rule_of_many<StdMeanBackward0>(table, nonlinear_degree, [](const Call& c, const StdMeanBackward0& node) {
     const auto dims = dims_of(node.dim);
     const Series square = variance(c, c.saved(node.self_), dims, node.correction, node.keepdim);
-    const Jet deviation = sqrt(c.frame, square, c.saved(node.result0_)).jet(c.frame);
+    const Jet deviation = deviation_of(c, square, c.saved(node.result0_));
     return std::vector<Jet>{deviation, mean(c.inputs[0], dims, node.keepdim)};
   });
   add_rule<StdBackward0>(table, nonlinear_degree, [](const Call& c, const StdBackward0& node) {
     const auto dims = dims_of(node.dim);
     const Series square = variance(c, c.saved(node.self_), dims, node.correction, node.keepdim);
-    return sqrt(c.frame, square, c.saved(node.result_)).jet(c.frame);
+    return deviation_of(c, square, c.saved(node.result_));
   });
 }
 
