@@ -26,6 +26,8 @@ _WIDE = 100
 # element of f in a sample, are cheaper than they; and directions that are few: measured on networks of 2 to 50 inputs.
 _CONTRACTED_BYTES = 1 << 20
 _FEW_DIRECTIONS = 32
+# Recorded jets are contracted where that leaves less than one row in so many.
+_COTANGENTS = 3
 
 # Elements of a Jacobian that nested gradients contract with directions at once.
 _JACOBIAN_ELEMENTS = 1 << 22
@@ -183,15 +185,16 @@ class Sweeps:
         # Recorded products of polynomials take more operations than those along directions: not where these are few.
         if self.create_graph and 3 < order <= _INTERPOLATED and size < _FEW_DIRECTIONS:
             return None
+        rows, lower = (packed_size(self.width + 1, n) - 1 for n in (order, order - 1))
         contracted = (
             order > 1
             and output.dtype in (torch.float32, torch.float64)
             and size * outlook.all_bytes > _CONTRACTED_BYTES * (output.numel() // max(samples, 1))
-            # Recorded cotangents are derivatives of torch's own.
-            and not (self.create_graph and outlook.nested_orders < UNBOUNDED)
+            # Recorded cotangents are derivatives of torch's own, and cost as much as some orders of jets.
+            and not (self.create_graph and (outlook.nested_orders < UNBOUNDED or rows <= _COTANGENTS * lower))
             and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples))
         )
-        rows = packed_size(self.width + 1, order - 1 if contracted else order) - 1
+        rows = lower if contracted else rows
         if order <= _INTERPOLATED:
             if not self.create_graph and _C.automatic_chunk_size(rows, 3 * outlook.bytes, output) < rows:
                 return None

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
-from highgrad_ext import _C, directional, full_jacobian, laplacian
+from highgrad_ext import _C, directional, full_jacobian, hessian, laplacian
 
-NODE = "SolveSeriesBackward"
+NODE, COMPOSED = "SolveSeriesBackward", "ComposeSeriesBackward"
 # Slopes that are polynomials in the value, and those that have a value of their own.
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+SOLUTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "tan": torch.tan,
     "sigmoid": torch.sigmoid,
@@ -25,6 +26,22 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin": torch.sin,
     "cosh": torch.cosh,
 }
+# With a series of their own by a recurrence, and by what their jets are made of.
+COMPOSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": lambda x: F.softplus(x, beta=2.5, threshold=0.5),
+    "logsigmoid": F.logsigmoid,
+    "elu": F.elu,
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 2.0),
+    "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "erf": torch.erf,
+    "atan": torch.atan,
+    "log1p": lambda x: torch.log1p(x + 1),
+}
+FUNCTIONS = SOLUTIONS | COMPOSITIONS
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 
 
@@ -37,6 +54,10 @@ def nodes(tensor: Tensor) -> list[str]:
             seen[node] = node.name()
             left += [edge for edge, _ in node.next_functions]
     return list(seen.values())
+
+
+def node_of(function: Callable[[Tensor], Tensor]) -> str:
+    return NODE if function in SOLUTIONS.values() else COMPOSED
 
 
 def jets(f: Tensor, x: Tensor, directions: Tensor, order: int, **options: Any) -> Tensor:
@@ -87,7 +108,7 @@ def test_gradients(function: Callable[[Tensor], Tensor], order: int, options: di
     leaves = (x, weight, last)
     f = layers(function, *leaves)
     own = jets(f, x, directions, order, **options)
-    assert nodes(own).count(NODE) == 2
+    assert nodes(own).count(node_of(function)) == 2
     hand = torch.stack([torch.stack(nested(f, x, v, order)) for v in directions], 1)
     if options.get("counts"):
         hand = torch.cat([hand[k, :count] for k, count in enumerate(counts)])
@@ -118,6 +139,38 @@ def test_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
     assert gradgradcheck(coefficients, (x, weight, directions))
 
 
+@every_function
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_gradients_of_all_partial_derivatives(function: Callable[[Tensor], Tensor], order: int, inputs: int) -> None:
+    """By multivariate jets: gradients without a graph of their own and with one, and of second order."""
+    x = (torch.rand(5, inputs, dtype=torch.float64) - 0.5).requires_grad_()
+    weight = torch.randn(inputs, 3, dtype=torch.float64, requires_grad=True)
+    last = (torch.randn(3, 1, dtype=torch.float64) / 3).requires_grad_()
+    leaves = (x, weight, last)
+    f = layers(function, *leaves)
+    (own,) = _C.taylor_partials(f, [x], 1, order, False, True).unbind(1)
+    assert nodes(own).count(COMPOSED) == 2
+    monomials = list(combinations_with_replacement(range(inputs), order))
+    hand = []
+    for axes in sorted(monomials, key=lambda index: index[::-1]):
+        partial = f
+        for axis in axes:
+            (grad,) = torch.autograd.grad(partial.sum(), x, create_graph=True)
+            partial = grad[:, axis]
+        hand.append(partial)
+    expected = torch.stack(hand, 1)
+    assert_close(own, expected)
+    cotangent = torch.randn_like(own)
+    by_hand = torch.autograd.grad(expected, leaves, cotangent, create_graph=order < 4, retain_graph=True)
+    assert_close(torch.autograd.grad(own, leaves, cotangent, retain_graph=True), by_hand)
+    if order < 4:
+        recorded = torch.autograd.grad(own, leaves, cotangent, create_graph=True)
+        assert_close(recorded, by_hand)
+        norms = [sum((g**2).sum() for g in first) for first in (recorded, by_hand)]
+        assert_close(*(torch.autograd.grad(norm, leaves, retain_graph=True) for norm in norms))
+
+
 @pytest.mark.parametrize("wanted", ["direction", "value", "both"])
 def test_directions_that_repeat_without_an_expansion_on_top(wanted: str) -> None:
     """Their cotangent is not summed where their Node is to do that, or where there is none."""
@@ -138,13 +191,14 @@ def net(*sizes: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     return nn.Sequential(*modules[:-1])
 
 
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Softplus])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("width", [1, 7, 16, 20, 33, 130])
 @pytest.mark.parametrize("samples", [1, 3, 150])
-def test_any_size(dtype: torch.dtype, width: int, samples: int) -> None:
+def test_any_size(activation: type[nn.Module], dtype: torch.dtype, width: int, samples: int) -> None:
     """Vectors that end with the memory, and sums over samples in several tasks."""
     torch.manual_seed(0)
-    model = net(3, width, width, 1).double()
+    model = net(3, width, width, 1, activation=activation).double()
     x = torch.rand(samples, 3, dtype=torch.float64, requires_grad=True)
     f = model(x)[:, 0]
     (grad,) = torch.autograd.grad(f.sum(), x, create_graph=True)
@@ -153,7 +207,7 @@ def test_any_size(dtype: torch.dtype, width: int, samples: int) -> None:
     expected = torch.autograd.grad(hand.square().sum(), parameters, allow_unused=True, materialize_grads=True)
     model, y = model.to(dtype), x.detach().to(dtype).requires_grad_()
     own = laplacian(model(y)[:, 0], y, batch_dims=1)
-    assert nodes(own).count(NODE) == 2
+    assert nodes(own).count(NODE if activation is nn.Tanh else COMPOSED) == 2
     parameters = list(model.parameters())
     found = torch.autograd.grad(own.square().sum(), parameters, allow_unused=True, materialize_grads=True)
     scale = max(g.abs().max() for g in expected)
@@ -162,9 +216,10 @@ def test_any_size(dtype: torch.dtype, width: int, samples: int) -> None:
         assert_close(a.double() / scale, b / scale, rtol=0, atol=tolerance)
 
 
-def test_sums_over_many_samples_keep_their_digits() -> None:
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU])
+def test_sums_over_many_samples_keep_their_digits(activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    model = net(1, 4, 1)
+    model = net(1, 4, 1, activation=activation)
     x = torch.rand(300_000, 1, requires_grad=True)
     direction = torch.ones(1, 1).expand_as(x)
 
@@ -208,9 +263,10 @@ def test_special_values_are_those_without_a_graph(function: Callable[[Tensor], T
     assert grad[1].isfinite()
 
 
-def test_batched_gradients() -> None:
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
+def test_batched_gradients(activation: type[nn.Module]) -> None:
     """Under vmap, the Node's backward takes torch's operations."""
-    model = net(2, 4, 4, 1).double()
+    model = net(2, 4, 4, 1, activation=activation).double()
     x = torch.rand(5, 2, dtype=torch.float64, requires_grad=True)
     own = laplacian(model(x)[:, 0], x, batch_dims=1)
     weight = model[0].weight
@@ -222,8 +278,8 @@ def test_batched_gradients() -> None:
     assert_close(full_jacobian(own, weight, create_graph=False), batched)
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.Softplus, nn.SiLU])
-@pytest.mark.parametrize("inner", ["laplacian", "counts"])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.Softplus, nn.SiLU, nn.GELU])
+@pytest.mark.parametrize("inner", ["laplacian", "counts", "hessian"])
 @pytest.mark.parametrize("outer", ["laplacian", "directional"])
 def test_operators_of_operators_are_jets(activation: type[nn.Module], inner: str, outer: str) -> None:
     torch.manual_seed(0)
@@ -234,12 +290,18 @@ def test_operators_of_operators_are_jets(activation: type[nn.Module], inner: str
     if inner == "laplacian":
         first = laplacian(u, x, batch_dims=1)
         expected = sum(2 * nested(u, x, unit[i], 2)[1] for i in range(2))
+    elif inner == "hessian":
+        own = hessian(u, x, batch_dims=1)
+        first = own[:, 0, 1] * own[:, 1, 1]
+        a, b, c = (nested(u, x, v, 2)[1] for v in (unit[0], unit[1], unit[0] + unit[1]))
+        expected = (c - a - b) * b * 2
     else:
         _, (u_x, _), (u_xx,) = directional(u, x, unit.unsqueeze(1).expand(2, 6, 2), (2, 1))
         first = u_x * u_xx
         a, b = nested(u, x, unit[0], 2)
         expected = a * b * 2
-    assert NODE in nodes(first)
+    is_composed = inner == "hessian" or activation not in (nn.Tanh, nn.Sigmoid)
+    assert (COMPOSED if is_composed else NODE) in nodes(first)
     assert _C.taylor_inspect([first], [x])[0][2] == ""  # no obstacle
     if outer == "laplacian":
         second = laplacian(first, x, batch_dims=1)

@@ -270,6 +270,21 @@ def test_local_and_global_patterns() -> None:
     assert find(x.roll(1) ** 2, x).is_global
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.where(x > 0, x.roll(1), x.roll(3)),
+        lambda x: x.relu().roll(1) + x.roll(3),
+        lambda x: torch.maximum(x.roll(1), x.roll(3)),
+        lambda x: x.roll(1).view(-1, 2).amax(1),
+    ],
+)
+def test_what_selects_by_value_is_kept_for_no_other_values(function: Any) -> None:
+    x = leaf(60)
+    y = (-x).detach().requires_grad_()
+    assert_close(jacobian_with(find(function(x), x), function(y), y)[0], dense(function(y), y))
+
+
 def test_kept_structures() -> None:
     """A global pattern is used again; a local one is probed again; another tape is refused."""
     x, y = leaf(90), leaf(90, seed=1)

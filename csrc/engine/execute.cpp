@@ -11,7 +11,9 @@
 #include "engine/check_arguments.h"
 #include "engine/compressed.h"
 #include "engine/endpoint.h"
+#include "engine/forward_mode.h"
 #include "engine/jacobian_block.h"
+#include "engine/joined_outputs.h"
 #include "engine/layer_parameters.h"
 #include "engine/make_plan.h"
 #include "engine/retained_grads.h"
@@ -199,6 +201,53 @@ std::shared_ptr<const plan::OutputPlan> plan_one(
   return make_plan(problem, options, options.layout == at::kStrided ? Effort::kSmall : Effort::kThorough);
 }
 
+// The Jacobians of several outputs by sweeps that they share, or none. See Note [Joined outputs].
+std::optional<std::vector<at::Tensor>> run_joined(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    const edge_list& input_edges,
+    const std::vector<Tape>& tapes,
+    const JacobianOptions& options,
+    Progress& progress) {
+  const at::Tensor joined = join_outputs(outputs, tapes, options);
+  if (!joined.defined()) {
+    return std::nullopt;
+  }
+  const Tape tape = tape::read_tape(endpoint_of(joined).edge, input_edges);
+  const ReachedInputs reached(joined, tape, inputs, input_edges);
+  if (!plain_obstacle(joined, reached.inputs).empty()) {
+    return std::nullopt;
+  }
+  const OutputProblem problem{joined, tape, reached.inputs, reached.edges, reached.slots};
+  std::vector<JacobianBlock> jacobians;
+  jacobians.reserve(inputs.size());
+  std::vector<JacobianBlock*> blocks;
+  for (const auto j : c10::irange(inputs.size())) {
+    jacobians.emplace_back(joined, inputs[j], options.create_graph, std::nullopt);
+    if (reached.mask[j]) {
+      blocks.push_back(&jacobians.back());
+    }
+  }
+  if (!blocks.empty()) {
+    run_output(problem, *plan_one(problem, options, 0), blocks, options, /*keep_graph=*/true, progress);
+  }
+  std::vector<at::Tensor> results(outputs.size() * inputs.size());
+  for (const auto j : c10::irange(inputs.size())) {
+    const at::Tensor jacobian = jacobians[j].finish();
+    if (!is_finite(jacobian)) {
+      progress.expect(progress.done() + progress.total());
+      return std::nullopt;
+    }
+    const std::vector<at::Tensor> parts = split_jacobian(jacobian, outputs, inputs[j]);
+    for (const auto i : c10::irange(outputs.size())) {
+      results[i * inputs.size() + j] = tapes[i].inputs[j].is_on_tape()
+          ? parts[i]
+          : JacobianBlock(outputs[i], inputs[j], options.create_graph, std::nullopt).finish();
+    }
+  }
+  return results;
+}
+
 } // namespace
 
 std::vector<at::Tensor> full_jacobian(
@@ -228,6 +277,15 @@ std::vector<at::Tensor> full_jacobian(
   std::vector<at::Tensor> results;
   results.reserve(outputs.size() * inputs.size());
   Progress progress(options, total_rows);
+  if (!out.has_value() && !engine_frees) {
+    auto joined = run_joined(outputs, inputs, input_edges, tapes, options, progress);
+    if (joined.has_value()) {
+      if (!options.retain_graph) {
+        release(tapes);
+      }
+      return std::move(*joined);
+    }
+  }
   for (const auto i : c10::irange(outputs.size())) {
     const ReachedInputs reached(outputs[i], tapes[i], inputs, input_edges);
     const OutputProblem problem{outputs[i], tapes[i], reached.inputs, reached.edges, reached.slots};

@@ -515,6 +515,8 @@ constexpr Row kRows[] = {
     // Ours.
     {"AssembleRowsBackward", kAnyLocal},
     {"SolveSeriesBackward", kAnyLocal},
+    {"ComposeSeriesBackward", kAnyLocal},
+    {"LocalSeriesBackward", kAnyLocal},
     {"CompressBackward", kAnyLocal},
     {"DecompressBackward", kAnyLocal},
 };

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <c10/util/irange.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -74,6 +77,19 @@ std::vector<T> repeat_rows(const T* rows, int64_t directions, int64_t period, in
     }
   }
   return result;
+}
+
+// The sum over tasks of rows that `repeat_rows` made.
+template <typename T>
+void fold_rows(const std::vector<T>& repeated, int64_t directions, int64_t length, int64_t period, T* rows) {
+  std::vector<double> sums(directions * period, 0);
+  const int64_t tasks = static_cast<int64_t>(repeated.size()) / (directions * length);
+  for (const auto row : c10::irange(tasks * directions)) {
+    for (const auto i : c10::irange(length)) {
+      sums[row % directions * period + i % period] += static_cast<double>(repeated[row * length + i]);
+    }
+  }
+  std::transform(sums.begin(), sums.end(), rows, [](double sum) { return static_cast<T>(sum); });
 }
 
 } // namespace highgrad::taylor

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/exp.h>
+#include <ATen/ops/gelu_backward.h>
 #include <ATen/ops/log_sigmoid.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rsqrt.h>
@@ -12,8 +13,10 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <cmath>
+#include <memory>
 #include <utility>
 
+#include "taylor/recorded_composition.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -27,18 +30,35 @@ using Function = Series (*)(const Frame&, const Series&);
 // Likewise, where the Node saved its output y; the value of x is not known.
 using FunctionOfResult = Series (*)(const Frame&, const Series&, at::Tensor y);
 
+// From what the Node saved to the seeds of the function's own series.
+using Seeds = LocalSeries (*)(const at::Tensor& anchor);
+
 template <typename T>
-void add_function(RuleTable& table, Function function) {
-  add_rule<T>(table, nonlinear_degree, [function](const Call& call, const T& node) {
-    return function(call.frame, call.series(0, call.saved(node.self_))).jet(call.frame);
+void add_function(RuleTable& table, Function function, Seeds seeds = nullptr, bool is_solution = false) {
+  const auto shared = std::make_shared<const PointwiseFunction>(PointwiseFunction{function, seeds, is_solution});
+  add_rule<T>(table, nonlinear_degree, [shared](const Call& call, const T& node) {
+    return apply_function(call, call.saved(node.self_), shared);
+  });
+}
+
+// Likewise of a Node that saved more than its argument: make_function is given it.
+template <typename T, typename MakeFunction>
+void add_family(RuleTable& table, MakeFunction make_function) {
+  add_rule<T>(table, nonlinear_degree, [make_function](const Call& call, const T& node) {
+    return apply_function(call, call.saved(node.self_), std::make_shared<const PointwiseFunction>(make_function(node)));
   });
 }
 
 template <typename T>
-void add_function_of_result(RuleTable& table, FunctionOfResult function) {
-  add_rule<T>(table, nonlinear_degree, [function](const Call& call, const T& node) {
-    const at::Tensor y = call.saved(node.result_);
-    return function(call.frame, call.series(0, y), y).jet(call.frame);
+void add_function_of_result(
+    RuleTable& table,
+    FunctionOfResult function,
+    Seeds seeds = nullptr,
+    bool is_solution = false) {
+  const auto of_series = [function](const Frame& frame, const Series& x) { return function(frame, x, x[0]); };
+  const auto shared = std::make_shared<const PointwiseFunction>(PointwiseFunction{of_series, seeds, is_solution});
+  add_rule<T>(table, nonlinear_degree, [shared](const Call& call, const T& node) {
+    return apply_function(call, call.saved(node.result_), shared);
   });
 }
 
@@ -92,6 +112,17 @@ Series softplus_of(const Frame& frame, const Series& x, double beta, double thre
       frame, x, select(frame.lowered(), scaled[0] > threshold, one, slope), at::softplus(x[0], beta, threshold));
 }
 
+constexpr bool kIsSolution = true;
+
+// Of y' = w x' with the values y, and w where y does not give it.
+LocalSeries solution(const Slope& slope, at::Tensor y) {
+  return {LocalKind::kSolution, {std::move(y)}, slope};
+}
+
+LocalSeries solution(const Slope& slope, at::Tensor y, at::Tensor w) {
+  return {LocalKind::kSolution, {std::move(y), std::move(w)}, slope};
+}
+
 // d erf / dx = 2 / sqrt(pi) exp(-x^2).
 Series gauss(const Frame& frame, const Series& x) {
   const Series exponent = scale(frame, square(frame, x), -1);
@@ -102,6 +133,16 @@ Series gelu_erf(const Frame& frame, const Series& x) {
   const Series scaled = scale(frame, x, M_SQRT1_2);
   const Series erf = integrate(frame, scaled, gauss(frame.lowered(), scaled), scaled[0].erf());
   return scale(frame, multiply(frame, x, shift(erf, 1)), 0.5);
+}
+
+LocalSeries softplus_seeds(const at::Tensor& x, double beta, double threshold) {
+  const at::Tensor scaled = beta == 1 ? x : x * beta;
+  return {LocalKind::kSoftplus, {x, at::sigmoid(scaled)}, {}, beta, threshold};
+}
+
+LocalSeries gelu_seeds(const at::Tensor& x) {
+  const at::Tensor one = at::ones({}, x.options()).expand(x.sizes());
+  return {LocalKind::kGelu, {x, at::gelu_backward(one, x), (x * x).mul_(-0.5).exp_()}};
 }
 
 Series gelu_tanh(const Frame& frame, const Series& x) {
@@ -122,13 +163,31 @@ Series elu(const Frame& frame, const Series& x, double below, double above, doub
   return select(frame, x[0] < 0, scale(frame, decay, below), line);
 }
 
+PointwiseFunction elu_family(double below, double above, double inner) {
+  return {
+      [=](const Frame& f, const Series& x) { return elu(f, x, below, above, inner); },
+      [=](const at::Tensor& x) {
+        const at::Tensor decay = (x.clamp_max(0) * inner).exp_().mul_(below);
+        return LocalSeries{LocalKind::kElu, {x, decay}, {}, inner, above};
+      }};
+}
+
 void add_exponentials(RuleTable& table) {
   add_function_of_result<ExpBackward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, std::move(y)); });
+      table,
+      [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, std::move(y)); },
+      [](const at::Tensor& y) { return solution({.linear = 1}, y); },
+      kIsSolution);
   add_function_of_result<Exp2Backward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, scale(f, x, M_LN2), std::move(y)); });
+      table,
+      [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, scale(f, x, M_LN2), std::move(y)); },
+      [](const at::Tensor& y) { return solution({.linear = M_LN2}, y); },
+      kIsSolution);
   add_function_of_result<Expm1Backward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, y + 1); });
+      table,
+      [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, y + 1); },
+      [](const at::Tensor& y) { return solution({.constant = 1, .linear = 1}, y); },
+      kIsSolution);
   add_function<LogBackward0>(table, [](const Frame& f, const Series& x) { return log(f, x, x[0]); });
   add_function<Log1PBackward0>(table, [](const Frame& f, const Series& x) { return log(f, shift(x, 1), x[0]); });
   add_function<Log2Backward0>(
@@ -146,17 +205,35 @@ void add_exponentials(RuleTable& table) {
 
 void add_trigonometry(RuleTable& table) {
   add_function<SinBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].sin(), x[0].cos(), -1); });
+      table,
+      [](const Frame& f, const Series& x) { return sine(f, x, x[0].sin(), x[0].cos(), -1); },
+      [](const at::Tensor& x) { return solution({.companion = -1}, x.sin(), x.cos()); },
+      kIsSolution);
   add_function<CosBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].cos(), -x[0].sin(), -1); });
+      table,
+      [](const Frame& f, const Series& x) { return sine(f, x, x[0].cos(), -x[0].sin(), -1); },
+      [](const at::Tensor& x) { return solution({.companion = -1}, x.cos(), -x.sin()); },
+      kIsSolution);
   add_function<SinhBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].sinh(), x[0].cosh(), 1); });
+      table,
+      [](const Frame& f, const Series& x) { return sine(f, x, x[0].sinh(), x[0].cosh(), 1); },
+      [](const at::Tensor& x) { return solution({.companion = 1}, x.sinh(), x.cosh()); },
+      kIsSolution);
   add_function<CoshBackward0>(
-      table, [](const Frame& f, const Series& x) { return sine(f, x, x[0].cosh(), x[0].sinh(), 1); });
+      table,
+      [](const Frame& f, const Series& x) { return sine(f, x, x[0].cosh(), x[0].sinh(), 1); },
+      [](const at::Tensor& x) { return solution({.companion = 1}, x.cosh(), x.sinh()); },
+      kIsSolution);
   add_function_of_result<TanBackward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return tan(f, x, std::move(y)); });
+      table,
+      [](const Frame& f, const Series& x, at::Tensor y) { return tan(f, x, std::move(y)); },
+      [](const at::Tensor& y) { return solution({.constant = 1, .square = 1}, y); },
+      kIsSolution);
   add_function_of_result<TanhBackward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return tanh(f, x, std::move(y)); });
+      table,
+      [](const Frame& f, const Series& x, at::Tensor y) { return tanh(f, x, std::move(y)); },
+      [](const at::Tensor& y) { return solution({.constant = 1, .square = -1}, y); },
+      kIsSolution);
   add_function<AsinBackward0>(table, [](const Frame& f, const Series& x) {
     return integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]);
   });
@@ -219,36 +296,46 @@ void add_gradients(RuleTable& table) {
 
 void add_activations(RuleTable& table) {
   add_function_of_result<SigmoidBackward0>(
-      table, [](const Frame& f, const Series& x, at::Tensor y) { return sigmoid(f, x, std::move(y)); });
-  add_function<LogSigmoidBackward0>(table, [](const Frame& f, const Series& x) {
-    return integrate(f, x, sigmoid_of(f.lowered(), scale(f, x, -1)), x[0]);
-  });
-  add_function<SiluBackward0>(table, [](const Frame& f, const Series& x) { return multiply(f, x, sigmoid_of(f, x)); });
-  add_function<MishBackward0>(table, [](const Frame& f, const Series& x) {
-    const Series softplus = softplus_of(f, x, 1, INFINITY);
-    return multiply(f, x, tanh(f, softplus, softplus[0].tanh()));
-  });
+      table,
+      [](const Frame& f, const Series& x, at::Tensor y) { return sigmoid(f, x, std::move(y)); },
+      [](const at::Tensor& y) { return solution({.linear = 1, .square = -1}, y); },
+      kIsSolution);
+  add_function<LogSigmoidBackward0>(
+      table,
+      [](const Frame& f, const Series& x) { return integrate(f, x, sigmoid_of(f.lowered(), scale(f, x, -1)), x[0]); },
+      [](const at::Tensor& x) { return softplus_seeds(x, -1, INFINITY); });
+  add_function<SiluBackward0>(
+      table,
+      [](const Frame& f, const Series& x) { return multiply(f, x, sigmoid_of(f, x)); },
+      [](const at::Tensor& x) { return LocalSeries{LocalKind::kSilu, {x, at::sigmoid(x)}}; });
+  add_function<MishBackward0>(
+      table,
+      [](const Frame& f, const Series& x) {
+        const Series softplus = softplus_of(f, x, 1, INFINITY);
+        return multiply(f, x, tanh(f, softplus, softplus[0].tanh()));
+      },
+      [](const at::Tensor& x) { return LocalSeries{LocalKind::kMish, {x, at::sigmoid(x)}}; });
   add_function<ErfBackward0>(
       table, [](const Frame& f, const Series& x) { return integrate(f, x, gauss(f.lowered(), x), x[0]); });
   add_function<ErfcBackward0>(table, [](const Frame& f, const Series& x) {
     return scale(f, integrate(f, x, gauss(f.lowered(), x), x[0]), -1);
   });
-  add_rule<SoftplusBackward0>(table, nonlinear_degree, [](const Call& call, const SoftplusBackward0& node) {
-    const Series x = call.series(0, call.saved(node.self_));
-    return softplus_of(call.frame, x, node.beta.toDouble(), node.threshold.toDouble()).jet(call.frame);
+  add_family<SoftplusBackward0>(table, [](const SoftplusBackward0& node) {
+    const double beta = node.beta.toDouble(), threshold = node.threshold.toDouble();
+    return PointwiseFunction{
+        [=](const Frame& f, const Series& x) { return softplus_of(f, x, beta, threshold); },
+        [=](const at::Tensor& x) { return softplus_seeds(x, beta, threshold); }};
   });
-  add_rule<GeluBackward0>(table, nonlinear_degree, [](const Call& call, const GeluBackward0& node) {
-    const Series x = call.series(0, call.saved(node.self_));
-    return (node.approximate == "tanh" ? gelu_tanh(call.frame, x) : gelu_erf(call.frame, x)).jet(call.frame);
+  add_family<GeluBackward0>(table, [](const GeluBackward0& node) {
+    return node.approximate == "tanh" ? PointwiseFunction{&gelu_tanh} : PointwiseFunction{&gelu_erf, &gelu_seeds};
   });
-  add_rule<EluBackward0>(table, nonlinear_degree, [](const Call& call, const EluBackward0& node) {
-    const Series x = call.series(0, call.saved(node.self_));
+  add_family<EluBackward0>(table, [](const EluBackward0& node) {
     const double outer = node.scale.toDouble();
-    return elu(call.frame, x, node.alpha.toDouble() * outer, outer, node.input_scale.toDouble()).jet(call.frame);
+    return elu_family(node.alpha.toDouble() * outer, outer, node.input_scale.toDouble());
   });
-  add_rule<CeluBackward0>(table, nonlinear_degree, [](const Call& call, const CeluBackward0& node) {
+  add_family<CeluBackward0>(table, [](const CeluBackward0& node) {
     const double alpha = node.alpha.toDouble();
-    return elu(call.frame, call.series(0, call.saved(node.self_)), alpha, 1, 1 / alpha).jet(call.frame);
+    return elu_family(alpha, 1, 1 / alpha);
   });
   add_piecewise_linear<ReluBackward0>(table);
   add_piecewise_linear<LeakyReluBackward0>(table);

@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/scatter_add.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
@@ -204,6 +205,18 @@ at::Tensor multiply_polynomials(int64_t variables, int64_t j, const at::Tensor& 
     return result;
   }
   return fold_pairs(variables, j, l, (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1));
+}
+
+at::Tensor correlate_polynomials(
+    int64_t variables,
+    int64_t j,
+    int64_t l,
+    const at::Tensor& cotangent,
+    const at::Tensor& b) {
+  c10::DimVector shape(cotangent.sizes());
+  shape[0] = count_monomials(variables, l);
+  shape.insert(shape.begin(), count_monomials(variables, j));
+  return (cotangent.index_select(0, rank_index(variables, j, l, cotangent)).view(shape) * b).sum(1);
 }
 
 at::Tensor fold_pairs(int64_t variables, int64_t j, int64_t l, const at::Tensor& pairs) {

@@ -25,6 +25,14 @@ at::Tensor multi_factorials(int64_t variables, int64_t degree);
 // The product of polynomials of degrees j and l, element by element with broadcasting.
 at::Tensor multiply_polynomials(int64_t variables, int64_t j, const at::Tensor& a, int64_t l, const at::Tensor& b);
 
+// Its reverse: from the cotangent of that product, [count(j + l), *shape], and b to the cotangent of a.
+at::Tensor correlate_polynomials(
+    int64_t variables,
+    int64_t j,
+    int64_t l,
+    const at::Tensor& cotangent,
+    const at::Tensor& b);
+
 // The sums of the rows of pairs [count(j) * count(l), *shape] that belong to one monomial each: [count(j + l), *shape].
 at::Tensor fold_pairs(int64_t variables, int64_t j, int64_t l, const at::Tensor& pairs);
 

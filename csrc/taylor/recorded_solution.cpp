@@ -178,7 +178,8 @@ class Reverse {
   std::vector<at::Tensor> x_, y_, w_, by_x_, by_y_, by_w_;
 };
 
-// The edge to the tensor that `rows` expands, and its shape: its cotangent is summed over samples as it is made.
+} // namespace
+
 std::pair<torch::autograd::Edge, std::vector<int64_t>> edge_of_rows(const at::Tensor& rows) {
   torch::autograd::Edge edge = torch::autograd::impl::gradient_edge(rows);
   std::vector<int64_t> shape = rows.sizes().vec();
@@ -195,7 +196,6 @@ std::pair<torch::autograd::Edge, std::vector<int64_t>> edge_of_rows(const at::Te
   return {edge, shape};
 }
 
-// Whether `rows` repeat along dimensions of size 1 of `shape` alone, so that cotangents may be summed over them.
 bool repeats_as(const at::Tensor& rows, at::IntArrayRef shape) {
   for (const auto dim : c10::irange(rows.dim())) {
     if (rows.stride(dim) == 0 && rows.size(dim) > 1 && shape[dim] != 1) {
@@ -208,8 +208,6 @@ bool repeats_as(const at::Tensor& rows, at::IntArrayRef shape) {
 bool has_tangent(const at::Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
 }
-
-} // namespace
 
 void SolveSeriesBackward::release_variables() {
   const std::lock_guard<std::mutex> lock(mutex_);

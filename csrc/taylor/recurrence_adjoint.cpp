@@ -208,19 +208,6 @@ void reverse_range(const Problem<double>& problem, int64_t begin, int64_t end, d
   reverse_any(problem, begin, end, by_periodic);
 }
 
-// The sum over tasks of rows that `repeat_rows` made.
-template <typename T>
-void fold(const std::vector<T>& repeated, int64_t directions, int64_t length, int64_t period, T* rows) {
-  std::vector<double> sums(directions * period, 0);
-  const int64_t tasks = static_cast<int64_t>(repeated.size()) / (directions * length);
-  for (const auto row : c10::irange(tasks * directions)) {
-    for (const auto i : c10::irange(length)) {
-      sums[row % directions * period + i % period] += static_cast<double>(repeated[row * length + i]);
-    }
-  }
-  std::transform(sums.begin(), sums.end(), rows, [](double sum) { return static_cast<T>(sum); });
-}
-
 template <typename T>
 Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& slope, const at::Tensor& by_solution) {
   const at::Tensor y0 = operands.y0.contiguous();
@@ -284,7 +271,7 @@ Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& sl
     }
   });
   if (repeats) {
-    fold(by_x_rows, frame.directions, row_length, period, result.x.mutable_data_ptr<T>());
+    fold_rows(by_x_rows, frame.directions, row_length, period, result.x.mutable_data_ptr<T>());
   }
   return result;
 }

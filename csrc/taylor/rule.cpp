@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "taylor/affine.h"
+#include "taylor/recorded_composition.h"
 #include "taylor/recorded_solution.h"
 
 namespace highgrad::taylor {
@@ -77,6 +78,7 @@ const Rule* find_rule(Node& node) {
     add_matrix_rules(*rules);
     add_attention_rules(*rules);
     add_solution_rule(*rules);
+    add_composition_rules(*rules);
     add_sample_rules(*rules);
     mark_contracting_rules(*rules);
     return rules;

@@ -37,6 +37,7 @@ const RuleTable& table() {
     add_statistics_rules(*all);
     add_image_rules(*all);
     add_network_rules(*all);
+    add_recurrent_rules(*all);
     return all;
   }();
   return *rules;

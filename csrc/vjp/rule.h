@@ -76,6 +76,7 @@ void add_shape_rules(RuleTable& table);
 void add_statistics_rules(RuleTable& table);
 void add_image_rules(RuleTable& table);
 void add_network_rules(RuleTable& table);
+void add_recurrent_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims);

@@ -1,0 +1,438 @@
+#include "taylor/composition.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/ops/empty.h>
+#include <c10/util/irange.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "taylor/composition_element.h"
+#include "taylor/local_element.h"
+
+namespace highgrad::taylor {
+namespace {
+
+// Elements of one task, at least: sums over samples are begun anew for each, so that they neither depend on the number
+// of threads nor grow too long for the dtype.
+constexpr int64_t kTask = 1 << 13;
+
+// Of both ways: `in` and `out` are the rows of x and of y forward, those of their cotangents backward.
+template <typename T>
+struct Problem {
+  std::vector<DirectionGroup> groups;
+  std::vector<int64_t> first_rows; // of order k at k - 1
+  Polynomials polynomials; // of multivariate jets
+  int64_t order, terms, numel;
+  bool collapsed;
+  // x has one order, of this many elements a row, which repeat for all samples; or 0. Its rows are then one vector
+  // longer, so that what is read from any place in them is there.
+  int64_t period;
+  LocalProblem<T> local;
+  const T* weights; // [directions], or null for ones
+  const T* x;
+  const T* by_y; // backward
+  T* y; // forward
+  T* by_x; // backward; for a period: the rows for every task
+  T* by_x0;
+
+  bool is_multivariate() const {
+    return !polynomials.first_.empty();
+  }
+  // Of x and its cotangent along one direction.
+  int64_t x_place(int64_t row, int64_t begin, int64_t position) const {
+    return period > 0 ? row * (period + Lanes<T>::kCount) + position : row * numel + begin;
+  }
+  // Vectors of scratch memory for one element.
+  int64_t coefficients() const {
+    return (is_multivariate() ? polynomials.first_.back() : order + 1) + 1;
+  }
+};
+
+// What one stretch of elements needs: phi's series, and sums over directions.
+template <typename T>
+struct Stretch {
+  explicit Stretch(const Problem<T>& p)
+      : series((p.order + 2) * kStretch), sums(kStretch), scratch(4 * p.coefficients() + 4 * (p.order + 3)) {}
+  std::vector<T> series, sums;
+  Scratch<T> scratch;
+
+  // c_m of the vector at e.
+  HIGHGRAD_INLINE typename Lanes<T>::Vector at(int64_t m, int64_t e) const {
+    return load(series.data() + (m - 1) * kStretch + e, Lanes<T>::kCount);
+  }
+};
+
+// The rows of x, as far as directions have them for themselves.
+template <int64_t kTerms, typename T, typename Algebra>
+HIGHGRAD_INLINE void load_argument(
+    const Problem<T>& p,
+    const Algebra& algebra,
+    int64_t terms,
+    int64_t d,
+    int64_t place,
+    int64_t position,
+    int64_t count,
+    typename Lanes<T>::Vector* h) {
+#pragma GCC unroll 8
+  for (int64_t j = 1; j <= terms; ++j) {
+    for (int64_t r = 0; r < algebra.count(j); ++r) {
+      h[algebra.first(j) + r] = load(p.x + p.x_place(p.first_rows[j - 1] + d + r, place, position), count);
+    }
+  }
+}
+
+// kOrder, kTerms: the order of the group and the terms of x as constants, or 0 for any.
+template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T, typename Algebra>
+HIGHGRAD_INLINE void compose_stretch(
+    const Problem<T>& p,
+    const Algebra& algebra,
+    const DirectionGroup& group,
+    int64_t begin,
+    int64_t length,
+    Stretch<T>& stretch) {
+  using Vector = typename Lanes<T>::Vector;
+  constexpr int64_t kLanes = Lanes<T>::kCount;
+  const int64_t order = kOrder > 0 ? kOrder : group.order;
+  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
+  const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
+  const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
+  Vector arrays[2][kOrder + 1];
+  Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
+  Vector* const y = kOrder > 0 ? arrays[1] : h + p.coefficients();
+  T* const sums = stretch.sums.data();
+  for (int64_t d = group.first; d < group.last; ++d) {
+    const T weight = p.weights == nullptr ? T(1) : p.weights[d];
+    int64_t position = p.period > 0 ? begin % p.period : 0;
+    for (int64_t e = 0; e < length; e += kLanes) {
+      const int64_t count = std::min(kLanes, length - e);
+      load_argument<kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
+      const auto series = [&](int64_t m)
+                              __attribute__((always_inline)) { return m == 0 ? Vector{} : stretch.at(m, e); };
+      compose_element(algebra, order, own_terms, h, series, y);
+#pragma GCC unroll 8
+      for (int64_t k = 1; k <= own; ++k) {
+        for (int64_t r = 0; r < algebra.count(k); ++r) {
+          store<T>(y[algebra.first(k) + r], p.y + (p.first_rows[k - 1] + d + r) * p.numel + begin + e, count);
+        }
+      }
+      if (kCollapsed) {
+        const Vector term = y[order] * weight;
+        store<T>(d == 0 ? term : load(sums + e, kLanes) + term, sums + e, kLanes);
+      }
+      position += kLanes;
+      position = position >= p.period ? position - p.period : position;
+    }
+  }
+  const int64_t highest = kCollapsed ? p.first_rows[own] * p.numel + begin : 0;
+  for (int64_t e = 0; kCollapsed && e < length; e += kLanes) {
+    const int64_t count = std::min(kLanes, length - e);
+    Vector sum = load(sums + e, kLanes);
+    if (terms == order) {
+      sum += stretch.at(1, e) * load(p.x + highest + e, count);
+    }
+    store<T>(sum, p.y + highest + e, count);
+  }
+}
+
+// by_periodic: the task's own rows of the cotangent of x, for a period.
+template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T, typename Algebra>
+HIGHGRAD_INLINE void reverse_stretch(
+    const Problem<T>& p,
+    const Algebra& algebra,
+    const DirectionGroup& group,
+    int64_t begin,
+    int64_t length,
+    T* by_periodic,
+    Stretch<T>& stretch) {
+  using Vector = typename Lanes<T>::Vector;
+  constexpr int64_t kLanes = Lanes<T>::kCount;
+  const int64_t order = kOrder > 0 ? kOrder : group.order;
+  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
+  const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
+  Vector arrays[4][kOrder + 1];
+  Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
+  Vector* const w = kOrder > 0 ? arrays[1] : h + p.coefficients();
+  Vector* const by_y = kOrder > 0 ? arrays[2] : w + p.coefficients();
+  Vector* const by_h = kOrder > 0 ? arrays[3] : by_y + p.coefficients();
+  T* const sums = stretch.sums.data();
+  for (int64_t d = group.first; d < group.last; ++d) {
+    const T weight = p.weights == nullptr ? T(1) : p.weights[d];
+    int64_t position = p.period > 0 ? begin % p.period : 0;
+    for (int64_t e = 0; e < length; e += kLanes) {
+      const int64_t count = std::min(kLanes, length - e);
+      load_argument<kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
+#pragma GCC unroll 8
+      for (int64_t k = 1; k <= order; ++k) {
+        const bool is_sum = kCollapsed && k == order;
+        for (int64_t r = 0; r < algebra.count(k); ++r) {
+          const int64_t row = p.first_rows[k - 1] + (is_sum ? 0 : d + r);
+          const Vector cotangent = load(p.by_y + row * p.numel + begin + e, count);
+          by_y[algebra.first(k) + r] = is_sum ? cotangent * weight : cotangent;
+        }
+      }
+      const auto slope = [&](int64_t m)
+                             __attribute__((always_inline)) { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
+      compose_element(algebra, order, own_terms, h, slope, w);
+      by_h[0] = d == 0 ? Vector{} : load(sums + e, kLanes);
+#pragma GCC unroll 8
+      for (int64_t k = 1; k <= order; ++k) {
+        algebra.correlate(0, k, by_y, w, by_h);
+      }
+      store<T>(by_h[0], sums + e, kLanes);
+#pragma GCC unroll 8
+      for (int64_t j = 1; j <= own_terms; ++j) {
+        algebra.clear(j, by_h);
+#pragma GCC unroll 8
+        for (int64_t k = j; k <= order; ++k) {
+          algebra.correlate(j, k - j, by_y, w, by_h);
+        }
+        for (int64_t r = 0; r < algebra.count(j); ++r) {
+          T* const place =
+              (p.period > 0 ? by_periodic : p.by_x) + p.x_place(p.first_rows[j - 1] + d + r, begin + e, position);
+          const Vector& found = by_h[algebra.first(j) + r];
+          store<T>(p.period > 0 ? load(place, count) + found : found, place, count);
+        }
+      }
+      position += kLanes;
+      position = position >= p.period ? position - p.period : position;
+    }
+  }
+}
+
+// What does not depend on directions.
+template <typename T>
+HIGHGRAD_INLINE void finish_reverse(const Problem<T>& p, int64_t begin, int64_t length, const Stretch<T>& stretch) {
+  using Vector = typename Lanes<T>::Vector;
+  constexpr int64_t kLanes = Lanes<T>::kCount;
+  const int64_t highest = p.first_rows.back() * p.numel + begin;
+  for (int64_t e = 0; e < length; e += kLanes) {
+    const int64_t count = std::min(kLanes, length - e);
+    Vector by_value = load(stretch.sums.data() + e, kLanes);
+    if (p.collapsed && p.terms == p.order) {
+      const Vector cotangent = load(p.by_y + highest + e, count);
+      by_value += cotangent * stretch.at(2, e) * T(2) * load(p.x + highest + e, count);
+      store<T>(cotangent * stretch.at(1, e), p.by_x + highest + e, count);
+    }
+    store<T>(by_value, p.by_x0 + begin + e, count);
+  }
+}
+
+// The stretch forward, or backward.
+template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T, typename Algebra>
+HIGHGRAD_INLINE void run_stretch(
+    const Problem<T>& p,
+    const Algebra& algebra,
+    const DirectionGroup& group,
+    int64_t begin,
+    int64_t length,
+    T* by_periodic,
+    Stretch<T>& stretch) {
+  if (p.y != nullptr) {
+    compose_stretch<kOrder, kTerms, kCollapsed>(p, algebra, group, begin, length, stretch);
+  } else {
+    reverse_stretch<kOrder, kTerms, kCollapsed>(p, algebra, group, begin, length, by_periodic, stretch);
+  }
+}
+
+template <bool kCollapsed, typename T>
+HIGHGRAD_INLINE void run_group(
+    const Problem<T>& p,
+    const DirectionGroup& group,
+    int64_t begin,
+    int64_t length,
+    T* by_periodic,
+    Stretch<T>& stretch) {
+  const int64_t terms = std::min(p.terms, group.order);
+  const Line line;
+  if (group.order == 1) {
+    run_stretch<1, 1, false>(p, line, group, begin, length, by_periodic, stretch);
+  } else if (group.order == 2 && terms == 2) {
+    run_stretch<2, 2, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
+  } else if (group.order == 2) {
+    run_stretch<2, 1, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
+  } else if (group.order == 3 && terms == 3) {
+    run_stretch<3, 3, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
+  } else if (group.order == 4 && terms == 4) {
+    run_stretch<4, 4, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
+  } else {
+    run_stretch<0, 0, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
+  }
+}
+
+template <typename T>
+HIGHGRAD_INLINE void run_any(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic, Stretch<T>& stretch) {
+  const int64_t orders = p.y != nullptr ? p.order : p.order + 1;
+  for (int64_t first = begin; first < end; first += kStretch) {
+    const int64_t length = std::min(kStretch, end - first);
+    expand_stretch(p.local, first, length, orders, stretch.series.data(), stretch.scratch.get());
+    if (p.is_multivariate()) {
+      run_stretch<0, 0, false>(p, p.polynomials, {0, 1, p.order}, first, length, by_periodic, stretch);
+    } else {
+      for (const DirectionGroup& group : p.groups) {
+        if (p.collapsed) {
+          run_group<true>(p, group, first, length, by_periodic, stretch);
+        } else {
+          run_group<false>(p, group, first, length, by_periodic, stretch);
+        }
+      }
+    }
+    if (p.y == nullptr) {
+      finish_reverse(p, first, length, stretch);
+    }
+  }
+}
+
+HIGHGRAD_VECTOR_WIDTHS
+void run_range(const Problem<float>& p, int64_t begin, int64_t end, float* by_periodic, Stretch<float>& stretch) {
+  run_any(p, begin, end, by_periodic, stretch);
+}
+
+HIGHGRAD_VECTOR_WIDTHS
+void run_range(const Problem<double>& p, int64_t begin, int64_t end, double* by_periodic, Stretch<double>& stretch) {
+  run_any(p, begin, end, by_periodic, stretch);
+}
+
+// Runs a problem whose `y`, or `by_y` and `by_x0`, are set, and `by_x` where x does not repeat; returns the cotangent
+// of x. shape: of one coefficient.
+template <typename T>
+at::Tensor run(Problem<T>& p, const Jet& x, at::IntArrayRef shape) {
+  const int64_t period = x.terms == 1 ? find_period(x.rows) : 0;
+  const bool repeats = period > 0 && period < p.numel;
+  const at::Tensor rows = repeats ? x.rows : x.rows.contiguous();
+  const int64_t count = rows.size(0);
+  const bool is_reverse = p.y == nullptr;
+  at::Tensor by_x;
+  if (is_reverse) {
+    // Dimensions along which x repeats have size 1: autograd need not sum over them.
+    std::vector<int64_t> sizes = shape.vec();
+    sizes.insert(sizes.begin(), count);
+    for (const auto dim : c10::irange<int64_t>(1, rows.dim())) {
+      sizes[dim] = repeats && rows.stride(dim) == 0 ? 1 : sizes[dim];
+    }
+    by_x = at::empty(sizes, rows.options().memory_format(at::MemoryFormat::Contiguous));
+  }
+  p.x = rows.const_data_ptr<T>();
+  p.by_x = is_reverse && !repeats ? by_x.mutable_data_ptr<T>() : nullptr;
+  const int64_t task_size = (std::max(kTask, 16 * period) + kStretch - 1) / kStretch * kStretch;
+  const int64_t tasks = (p.numel + task_size - 1) / task_size;
+  std::vector<T> x_rows, by_x_rows;
+  int64_t row_length = 0;
+  if (repeats) {
+    p.period = whole_periods<T>(period);
+    row_length = p.period + Lanes<T>::kCount;
+    x_rows = repeat_rows(p.x, count, period, row_length);
+    by_x_rows.resize(is_reverse ? tasks * count * row_length : 0);
+    p.x = x_rows.data();
+  }
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    Stretch<T> stretch(p);
+    for (const auto task : c10::irange(begin, end)) {
+      T* by_periodic = by_x_rows.empty() ? nullptr : by_x_rows.data() + task * count * row_length;
+      run_range(p, task * task_size, std::min((task + 1) * task_size, p.numel), by_periodic, stretch);
+    }
+  });
+  if (repeats && is_reverse) {
+    fold_rows(by_x_rows, count, row_length, period, by_x.mutable_data_ptr<T>());
+  }
+  return by_x;
+}
+
+// A problem and the tensors that it points into.
+template <typename T>
+struct Held {
+  std::vector<at::Tensor> tensors;
+  Problem<T> problem;
+
+  const T* pointer(const at::Tensor& tensor) {
+    tensors.push_back(tensor.contiguous());
+    return tensors.back().const_data_ptr<T>();
+  }
+
+  Held(const Frame& frame, const Jet& x, const LocalSeries& local, int64_t numel)
+      : problem{
+            frame.is_multivariate() ? std::vector<DirectionGroup>() : frame.groups(),
+            frame.first_rows(),
+            {},
+            frame.order,
+            x.terms,
+            numel,
+            frame.collapsed,
+            0,
+            {local.kind,
+             numel,
+             {},
+             ElementEquation<T>(local.slope),
+             static_cast<T>(local.rate),
+             static_cast<T>(local.threshold)},
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr} {
+    if (frame.is_multivariate()) {
+      problem.polynomials = Polynomials(frame);
+    }
+    if (frame.weights.defined()) {
+      problem.weights = pointer(frame.weights);
+    }
+    for (const at::Tensor& seed : local.seeds) {
+      problem.local.seeds.push_back(pointer(seed));
+    }
+  }
+};
+
+template <typename T>
+void compose(const Frame& frame, const Jet& x, const LocalSeries& local, at::Tensor& rows) {
+  Held<T> held(frame, x, local, rows.numel() / rows.size(0));
+  held.problem.y = rows.mutable_data_ptr<T>();
+  run(held.problem, x, rows.sizes().slice(1));
+}
+
+template <typename T>
+at::Tensor reverse(
+    const Frame& frame,
+    const Jet& x,
+    const LocalSeries& local,
+    const at::Tensor& by_rows,
+    at::Tensor& by_x0) {
+  Held<T> held(frame, x, local, by_x0.numel());
+  held.problem.by_y = held.pointer(by_rows);
+  held.problem.by_x0 = by_x0.mutable_data_ptr<T>();
+  return run(held.problem, x, by_x0.sizes());
+}
+
+} // namespace
+
+bool is_composed_by_element(const Frame& frame, const at::Tensor& rows, const at::Tensor& anchor) {
+  const auto is_plain = [&](const at::Tensor& tensor) {
+    return tensor.device().is_cpu() && tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor);
+  };
+  return (frame.dtype == at::kFloat || frame.dtype == at::kDouble) && is_plain(anchor) && is_plain(rows) &&
+      rows.size(0) > 0 && anchor.numel() > 0 && rows.sizes().slice(1) == anchor.sizes();
+}
+
+at::Tensor compose_by_element(const Frame& frame, const Jet& x, const LocalSeries& local, at::IntArrayRef shape) {
+  std::vector<int64_t> sizes = shape.vec();
+  sizes.insert(sizes.begin(), frame.rows(frame.order));
+  at::Tensor rows = at::empty(sizes, x.rows.options().memory_format(at::MemoryFormat::Contiguous));
+  frame.dtype == at::kFloat ? compose<float>(frame, x, local, rows) : compose<double>(frame, x, local, rows);
+  return rows;
+}
+
+ComposedCotangents reverse_composition(
+    const Frame& frame,
+    const Jet& x,
+    const LocalSeries& local,
+    const at::Tensor& by_rows) {
+  ComposedCotangents result{
+      {}, at::empty(by_rows.sizes().slice(1), by_rows.options().memory_format(at::MemoryFormat::Contiguous))};
+  result.x = frame.dtype == at::kFloat ? reverse<float>(frame, x, local, by_rows, result.x0)
+                                       : reverse<double>(frame, x, local, by_rows, result.x0);
+  return result;
+}
+
+} // namespace highgrad::taylor

@@ -1,0 +1,29 @@
+#include "taylor/local_series.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/ones.h>
+
+#include <utility>
+
+namespace highgrad::taylor {
+
+at::Tensor expand_at(const PointwiseFunction& function, const at::Tensor& anchor, int64_t orders) {
+  const at::NoGradGuard not_recorded;
+  // The series of h itself: one direction, one order.
+  const Frame frame{orders, 1, anchor.scalar_type(), false, {}};
+  c10::DimVector shape(anchor.sizes());
+  shape.insert(shape.begin(), 1);
+  const at::Tensor one = at::ones({}, anchor.options()).expand(shape);
+  const Series series = function.series(frame, Series(frame, {one, 1}, anchor.detach()));
+  const Jet jet = padded(frame, series.jet(frame), orders);
+  shape[0] = orders;
+  return jet.rows.expand(shape);
+}
+
+LocalSeries local_series(const PointwiseFunction& function, const at::Tensor& anchor, int64_t orders) {
+  const at::NoGradGuard not_recorded;
+  return function.local ? function.local(anchor.detach())
+                        : LocalSeries{LocalKind::kGiven, {expand_at(function, anchor, orders)}};
+}
+
+} // namespace highgrad::taylor

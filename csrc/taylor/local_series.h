@@ -1,0 +1,50 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "taylor/recurrence.h"
+#include "taylor/series.h"
+
+namespace highgrad::taylor {
+
+// How phi's Taylor series at x_0, phi(x_0 + h) = phi(x_0) + c_1 h + c_2 h^2 + ..., comes from values at x_0, the seeds.
+enum class LocalKind {
+  kGiven, // c: [orders, *shape]
+  kSolution, // of y' = w: y, and w where y does not give it
+  kSilu, // x and sigmoid(x)
+  kSoftplus, // x and sigmoid(rate x); linear where rate x is above the threshold
+  kMish, // x and sigmoid(x)
+  kGelu, // x, the slope, and exp(-x^2 / 2)
+  kElu, // x, and the decay, proportional to exp(rate x), that holds below zero; above, the slope is the threshold
+};
+
+struct LocalSeries {
+  LocalKind kind;
+  std::vector<at::Tensor> seeds;
+  Slope slope = {};
+  double rate = 1;
+  double threshold = 0; // in units of rate x; or a slope
+};
+
+// A function of one tensor, element by element. `anchor` is what its Node saved, x_0 or phi(x_0).
+struct PointwiseFunction {
+  // From the series of x, with the anchor as its value, to that of phi(x), whose value is not used.
+  std::function<Series(const Frame&, const Series&)> series;
+  // The seeds that the anchor gives, where there is a recurrence for them; or null.
+  std::function<LocalSeries(const at::Tensor&)> local = nullptr;
+  // Whether `series` is one recurrence along directions, in one pass over memory and one Node: see
+  // Note [Recorded solutions]. It then needs no series of the function's own, but for multivariate jets.
+  bool is_solution = false;
+};
+
+// c_1, ..., c_orders, given. Records nothing.
+at::Tensor expand_at(const PointwiseFunction& function, const at::Tensor& anchor, int64_t orders);
+
+// By the function's recurrence where it has one, else given up to `orders`. Records nothing.
+LocalSeries local_series(const PointwiseFunction& function, const at::Tensor& anchor, int64_t orders);
+
+} // namespace highgrad::taylor

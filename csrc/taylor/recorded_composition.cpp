@@ -1,0 +1,262 @@
+#include "taylor/recorded_composition.h"
+
+#include <ATen/ExpandUtils.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/util/irange.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "taylor/polynomials.h"
+#include "taylor/recorded_solution.h"
+#include "torch_compat.h"
+
+namespace highgrad::taylor {
+namespace {
+
+using torch::autograd::Edge;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
+  return a.defined() ? a + b : b;
+}
+
+// reverse_composition in torch's operations. series: c_1, ..., c_(n+1), [n + 1, *shape].
+class Reverse {
+ public:
+  Reverse(const Frame& frame, const Jet& x, const at::Tensor& series, const at::Tensor& by_rows)
+      : frame_(frame), own_(frame), x_(x), by_x_(frame.order + 1) {
+    own_.collapsed = false;
+    const int64_t order = frame.order;
+    own_terms_ = frame.collapsed && x.terms == order ? order - 1 : x.terms;
+    Series h(at::Tensor{});
+    for (const auto j : c10::irange<int64_t>(1, own_terms_ + 1)) {
+      h.push(coefficient(frame, x, j));
+    }
+    std::vector<at::Tensor> slopes; // of phi', whose value is the first
+    for (const auto m : c10::irange(order + 1)) {
+      slopes.push_back(series.select(0, m) * static_cast<double>(m + 1));
+    }
+    const at::Tensor value = slopes.front();
+    slopes.erase(slopes.begin());
+    curvature_ = slopes.front();
+    w_ = compose(own_, h, slopes).with_value(value);
+    for (const auto k : c10::irange<int64_t>(1, order + 1)) {
+      by_y_.push_back(by_rows.narrow(0, frame.rows(k - 1), frame.rows_of_order(k)));
+    }
+  }
+
+  ComposedCotangents run() {
+    for (const auto k : c10::irange<int64_t>(1, frame_.order + 1)) {
+      const at::Tensor by_y = by_y_[k - 1];
+      const bool is_sum = frame_.collapsed && k == frame_.order;
+      const at::Tensor cotangent = is_sum ? of_directions(by_y) : by_y;
+      if (w_[k].defined()) {
+        add(0, (cotangent * w_[k]).sum(0));
+      }
+      for (const auto j : c10::irange<int64_t>(1, std::min(k, own_terms_) + 1)) {
+        if (k == j || w_[k - j].defined()) {
+          add(j, correlate(j, k - j, cotangent));
+        }
+      }
+      if (is_sum && x_.terms == k) {
+        add(k, by_y * w_[0]);
+        add(0, (by_y * coefficient(frame_, x_, k) * curvature_).sum(0));
+      }
+    }
+    std::vector<at::Tensor> rows;
+    for (const auto j : c10::irange<int64_t>(1, x_.terms + 1)) {
+      rows.push_back(by_x_[j].defined() ? by_x_[j] : at::zeros_like(coefficient(frame_, x_, j)));
+    }
+    return {at::cat(rows), by_x_[0]};
+  }
+
+ private:
+  at::Tensor of_directions(const at::Tensor& sum) const {
+    c10::DimVector shape(sum.dim(), 1);
+    shape[0] = frame_.directions;
+    if (frame_.weights.defined()) {
+      return sum * frame_.weights.view(shape);
+    }
+    c10::DimVector sizes(sum.sizes());
+    sizes[0] = frame_.directions;
+    return sum.expand(sizes);
+  }
+
+  at::Tensor correlate(int64_t j, int64_t l, const at::Tensor& cotangent) const {
+    if (l == 0) {
+      return cotangent * w_[0];
+    }
+    return frame_.is_multivariate() ? correlate_polynomials(frame_.variables, j, l, cotangent, w_[l])
+                                    : cotangent * frame_.reaching(j + l, w_[l]);
+  }
+
+  // To the cotangent of x_j.
+  void add(int64_t j, at::Tensor term) {
+    if (j > 0 && !frame_.counts.empty() && term.size(0) < frame_.rows_of_order(j)) {
+      c10::DimVector shape(term.sizes());
+      shape[0] = frame_.rows_of_order(j) - term.size(0);
+      term = at::cat({term, at::zeros(shape, term.options())});
+    }
+    by_x_[j] = plus(by_x_[j], term);
+  }
+
+  const Frame& frame_;
+  Frame own_; // without a sum over directions
+  const Jet& x_;
+  int64_t own_terms_;
+  Series w_;
+  at::Tensor curvature_;
+  std::vector<at::Tensor> by_y_, by_x_;
+};
+
+// Whether the function's own series, which all directions share, and the composition are less work than its series
+// along all directions.
+bool pays(const Frame& frame, const PointwiseFunction& function, bool recorded) {
+  if (function.is_solution) {
+    return frame.is_multivariate() && recorded;
+  }
+  return recorded || function.local || frame.rows_of_order(1) > 2;
+}
+
+} // namespace
+
+void ComposeSeriesBackward::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  x.reset_data();
+  anchor.reset_data();
+  for (SavedVariable& seed : seeds) {
+    seed.reset_data();
+  }
+}
+
+variable_list ComposeSeriesBackward::apply(variable_list&& cotangents) {
+  const at::Tensor& by_rows = cotangents[0];
+  if (!by_rows.defined()) {
+    return variable_list(num_outputs());
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Jet jet{x.unpack(), terms};
+  ComposedCotangents found;
+  if (!at::GradMode::is_enabled() && by_rows.scalar_type() == frame.dtype && !at::isTensorSubclassLike(by_rows) &&
+      !at::isTensorSubclassLike(jet.rows)) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    if (!repeats_as(jet.rows, x_shape)) {
+      jet.rows = jet.rows.contiguous();
+    }
+    LocalSeries values = local;
+    for (const SavedVariable& seed : seeds) {
+      values.seeds.push_back(seed.unpack());
+    }
+    found = reverse_composition(frame, jet, values, by_rows);
+  } else {
+    const at::Tensor series = record_local_series(function, anchor.unpack(), next_edge(1), frame.order + 1);
+    found = Reverse(frame, jet, series, by_rows).run();
+  }
+  if (found.x.sizes() != at::IntArrayRef(x_shape)) {
+    found.x = at::sum_to(found.x, x_shape);
+  }
+  return {found.x, found.x0};
+}
+
+void LocalSeriesBackward::release_variables() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  anchor.reset_data();
+}
+
+variable_list LocalSeriesBackward::apply(variable_list&& cotangents) {
+  if (!cotangents[0].defined()) {
+    return {at::Tensor()};
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const at::Tensor series = record_local_series(function, anchor.unpack(), next_edge(0), orders + 1);
+  // The derivative of c_m is (m + 1) c_(m+1).
+  c10::DimVector shape(series.dim(), 1);
+  shape[0] = orders;
+  const at::Tensor factors = at::arange(2, orders + 2, series.options()).view(shape);
+  return {(cotangents[0] * (series.narrow(0, 1, orders) * factors)).sum(0)};
+}
+
+at::Tensor record_local_series(
+    const std::shared_ptr<const PointwiseFunction>& function,
+    const at::Tensor& anchor,
+    const Edge& edge,
+    int64_t orders) {
+  at::Tensor series = expand_at(*function, anchor, orders);
+  if (!at::GradMode::is_enabled() || !edge.is_valid()) {
+    return series;
+  }
+  series = series.is_contiguous() ? series : series.contiguous();
+  auto node = make_node<LocalSeriesBackward>();
+  node->add_next_edge(edge);
+  node->function = function;
+  node->anchor = SavedVariable(anchor, /*is_output=*/false);
+  node->orders = orders;
+  torch::autograd::set_history(series, node);
+  return series;
+}
+
+Jet apply_function(
+    const Call& call,
+    const at::Tensor& anchor,
+    const std::shared_ptr<const PointwiseFunction>& function) {
+  const Frame& frame = call.frame;
+  const Jet& input = call.inputs[0];
+  const auto unfused = [&] { return function->series(frame, call.series(0, anchor)).jet(frame); };
+  if (input.terms == 0 || !input.products.empty() || frame.contracted) {
+    return unfused();
+  }
+  const Jet jet{
+      input.rows.narrow(0, 0, frame.rows(std::min(input.terms, frame.order))), std::min(input.terms, frame.order)};
+  const Edge edge = call.node.next_edge(0);
+  const bool recorded = at::GradMode::is_enabled() && (jet.rows.requires_grad() || edge.is_valid());
+  if (!pays(frame, *function, recorded) || has_tangent(jet.rows) || has_tangent(anchor) ||
+      !is_composed_by_element(frame, jet.rows, anchor)) {
+    return unfused();
+  }
+  LocalSeries local;
+  at::Tensor rows;
+  {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const at::NoGradGuard not_recorded;
+    local = local_series(*function, anchor, frame.order + (recorded ? 1 : 0));
+    rows = compose_by_element(frame, jet, local, anchor.sizes());
+  }
+  if (recorded) {
+    auto node = make_node<ComposeSeriesBackward>();
+    if (jet.rows.requires_grad()) {
+      auto [rows_edge, shape] = edge_of_rows(jet.rows);
+      node->add_next_edge(std::move(rows_edge));
+      node->x_shape = std::move(shape);
+    } else {
+      node->add_next_edge({});
+      node->x_shape = jet.rows.sizes().vec();
+    }
+    node->add_next_edge(edge);
+    node->frame = frame;
+    node->function = function;
+    node->terms = jet.terms;
+    node->x = SavedVariable(jet.rows, /*is_output=*/false);
+    node->anchor = SavedVariable(anchor, /*is_output=*/false);
+    for (const at::Tensor& seed : local.seeds) {
+      node->seeds.emplace_back(seed, /*is_output=*/false);
+    }
+    local.seeds.clear();
+    node->local = std::move(local);
+    torch::autograd::set_history(rows, node);
+  }
+  return {rows, frame.order};
+}
+
+} // namespace highgrad::taylor

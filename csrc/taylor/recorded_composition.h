@@ -1,0 +1,62 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "taylor/composition.h"
+#include "taylor/rule.h"
+
+namespace highgrad::taylor {
+
+// The jet of phi(x) for the input x of a Node that saved `anchor`. Where it can be composed by element, and that is
+// less work than the function's own series: as one Node, if it is recorded. See Note [Recorded solutions].
+Jet apply_function(
+    const Call& call,
+    const at::Tensor& anchor,
+    const std::shared_ptr<const PointwiseFunction>& function);
+
+// c_1, ..., c_orders as [orders, *shape], recorded with their gradient by x_0, at `edge`.
+at::Tensor record_local_series(
+    const std::shared_ptr<const PointwiseFunction>& function,
+    const at::Tensor& anchor,
+    const torch::autograd::Edge& edge,
+    int64_t orders);
+
+// From the rows of phi(x) to those of x, and to x_0.
+struct ComposeSeriesBackward : public torch::autograd::Node {
+  Frame frame;
+  std::shared_ptr<const PointwiseFunction> function;
+  int64_t terms = 0; // of x
+  LocalSeries local; // without seeds
+  torch::autograd::SavedVariable x, anchor;
+  std::vector<torch::autograd::SavedVariable> seeds;
+  std::vector<int64_t> x_shape; // of x before it was expanded, and of its cotangent
+
+  std::string name() const override {
+    return "ComposeSeriesBackward";
+  }
+  void release_variables() override;
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& cotangents) override;
+};
+
+// From c_1, ..., c_orders to x_0.
+struct LocalSeriesBackward : public torch::autograd::Node {
+  std::shared_ptr<const PointwiseFunction> function;
+  torch::autograd::SavedVariable anchor;
+  int64_t orders = 0;
+
+  std::string name() const override {
+    return "LocalSeriesBackward";
+  }
+  void release_variables() override;
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& cotangents) override;
+};
+
+void add_composition_rules(RuleTable& table);
+
+} // namespace highgrad::taylor
