@@ -1,9 +1,14 @@
 """What structure saves, as a Markdown table: ratios to the fastest torch peer, that of one backward, or seconds.
 
     python benchmarks/structure.py [--seconds 3] [--threads 2] [--problems Brusselator] [--json file]
+    python benchmarks/structure.py --dense [--seconds 3] [--threads 2] [--problems MLP]
 
 Every figure is the median of forward pass and Jacobian, in turns with the peers', as in ``benchmarks/regret.py``, in
-single precision and without a graph of the result. A kept plan is made once, outside of what is timed.
+single precision and without a graph of the result. A kept plan is made once, outside of what is timed. Besides the
+peers, the same call with ``structure="dense"`` is timed.
+
+With ``--dense``: what a call loses to the attempt where there is nothing to be found, against ``structure="dense"`` in
+turns, Jacobian alone. Figures are the fastest calls, since the losses are smaller than the noise of most machines.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +28,38 @@ from torch import Tensor
 if __package__ in (None, ""):
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measure import local_turn, time_in_turns
+from benchmarks.dense_problems import dense_problems
+from benchmarks.measure import MIN_CALLS, local_turn, time_in_turns
 from benchmarks.regret import Function, contestants, fixed, mlp, usable
 from benchmarks.report import format_ms, markdown_table
+from benchmarks.structured_problems import (
+    brusselator,
+    bundle_adjustment,
+    collocation,
+    euler,
+    finite_elements,
+    gas,
+    graph_network,
+    kinetics,
+    lennard_jones,
+    neighbours,
+    pendulum_chain,
+    pose_graph,
+    power_flow,
+    runge_kutta_stages,
+    sparse_design,
+    spline,
+    springs,
+    toeplitz,
+    tridiagonal,
+)
 from highgrad_ext import full_jacobian, plan
 
 Call = Callable[[], object]
-OWN, BACKWARD = "highgrad_ext", "one backward"
+OWN, BACKWARD, DENSE = "highgrad_ext", "one backward", 'structure="dense"'
+
+# What a call may lose to looking for structure in vain: the larger of these, a share and seconds.
+LARGEST_SHARE, LARGEST_LOSS = 0.03, 30e-6
 
 
 @dataclass(frozen=True)
@@ -42,6 +73,10 @@ class Variant:
 
 def dense(function: Function, x: Tensor) -> Call:
     return lambda: full_jacobian(function(x), x, create_graph=False)
+
+
+def without_structure(function: Function, x: Tensor) -> Call:
+    return lambda: full_jacobian(function(x), x, create_graph=False, structure="dense")
 
 
 def sparse(function: Function, x: Tensor) -> Call:
@@ -62,73 +97,6 @@ def by_sample(function: Function, x: Tensor) -> Call:
     return lambda: full_jacobian(function(x), x, create_graph=False, batch_dims=1)
 
 
-def brusselator(state: Tensor) -> Tensor:
-    def laplacian(u: Tensor) -> Tensor:
-        return u.roll(1, -1) + u.roll(-1, -1) + u.roll(1, -2) + u.roll(-1, -2) - 4 * u
-
-    u, v = state[0], state[1]
-    reaction = u * u * v
-    return torch.stack([1 + reaction - 4.4 * u, 3.4 * u - reaction]) + 10 * laplacian(state)
-
-
-def tridiagonal(x: Tensor) -> Tensor:
-    return torch.cat([x[:1], x[2:] - 2 * x[1:-1] + x[:-2] + x[1:-1] ** 2, x[-1:]])
-
-
-def elements_of(n: int) -> Tensor:
-    """The corners of the triangles of a square of n x n points."""
-    point = torch.arange(n * n).view(n, n)
-    lower = torch.stack([point[:-1, :-1], point[1:, :-1], point[:-1, 1:]], -1)
-    upper = torch.stack([point[1:, 1:], point[1:, :-1], point[:-1, 1:]], -1)
-    return torch.cat([lower, upper]).view(-1, 3)
-
-
-def finite_elements(n: int) -> Function:
-    """The residual of a reaction and a diffusion, assembled of triangles."""
-    corners = elements_of(n)
-    stiffness = fixed(len(corners), 3, 3)
-
-    def residual(u: Tensor) -> Tensor:
-        local = u[corners]
-        force = (stiffness @ local.unsqueeze(-1)).squeeze(-1) + local.mean(1, keepdim=True) ** 3
-        return torch.zeros_like(u).index_add(0, corners.view(-1), force.view(-1))
-
-    return residual
-
-
-def bundle_adjustment(cameras: int, points: int, observations: int) -> Function:
-    """Where cameras of 9 parameters see points, all in one vector of parameters."""
-    camera_of = (torch.arange(observations) * 7) % cameras
-    point_of = (torch.arange(observations) * 13) % points
-
-    def residual(x: Tensor) -> Tensor:
-        camera = x[: 9 * cameras].view(cameras, 9)[camera_of]
-        point = x[9 * cameras :].view(points, 3)[point_of]
-        angle = camera[:, :3].norm(dim=1, keepdim=True)
-        axis = camera[:, :3] / angle
-        turned = point * angle.cos() + torch.linalg.cross(axis, point) * angle.sin()
-        turned = turned + axis * (axis * point).sum(1, keepdim=True) * (1 - angle.cos()) + camera[:, 3:6]
-        image = -turned[:, :2] / turned[:, 2:]
-        square = (image * image).sum(1, keepdim=True)
-        return image * (1 + square * camera[:, 7:8] + square * square * camera[:, 8:9]) * camera[:, 6:7]
-
-    return residual
-
-
-def springs(n: int) -> Function:
-    """Forces on n x n points of a cloth, in three axes."""
-    point = torch.arange(n * n).view(n, n)
-    one = torch.cat([point[1:].reshape(-1), point[:, 1:].reshape(-1)])
-    other = torch.cat([point[:-1].reshape(-1), point[:, :-1].reshape(-1)])
-
-    def forces(x: Tensor) -> Tensor:
-        difference = x[one] - x[other]
-        force = difference * (1 - 1 / (difference.square().sum(1, keepdim=True) + 0.1).sqrt())
-        return torch.zeros_like(x).index_add(0, one, -force).index_add(0, other, force)
-
-    return forces
-
-
 @dataclass(frozen=True)
 class Case:
     """A function at a point. Without peers, a variant's figure is its time in seconds."""
@@ -137,6 +105,10 @@ class Case:
     x: Tensor
     variants: tuple[Variant, ...]
     baseline: str = "best torch peer"
+
+
+def first_and_kept(first: float, later: float) -> tuple[Variant, ...]:
+    return (Variant("dense", first, dense), Variant("sparse, kept plan", later, kept_sparse))
 
 
 def cases() -> dict[str, Case]:
@@ -174,6 +146,24 @@ def cases() -> dict[str, Case]:
             springs(20),
             fixed(400, 3),
             (Variant("dense", 1 / 2, dense), Variant("sparse, kept plan", 1 / 10, kept_sparse)),
+        ),
+        "graph network, 200 nodes": Case(graph_network(200, 600, 4), fixed(200, 4), first_and_kept(1 / 2, 1 / 10)),
+        "cubic spline of 300 knots at 1500": Case(spline(300, 1500), fixed(300), first_and_kept(1 / 2, 1 / 10)),
+        "Toeplitz matrix of 1500": Case(toeplitz(9), fixed(1500), first_and_kept(1 / 4, 1 / 40)),
+        "Hessian of 343 atoms": Case(lennard_jones(7), neighbours(7)[0], first_and_kept(1 / 2, 1 / 10)),
+        "power flow of 500 buses": Case(power_flow(500), 0.1 * fixed(2, 500), first_and_kept(1 / 4, 1 / 20)),
+        "kinetics of 100 cells, 10 species": Case(kinetics(10, 20), fixed(100, 10), first_and_kept(1 / 10, 1 / 20)),
+        "Euler's equations, 300 cells": Case(euler, gas(300), first_and_kept(1 / 2, 1 / 8)),
+        "Runge and Kutta's stages, 2 x 500": Case(runge_kutta_stages, fixed(2, 500), first_and_kept(1 / 4, 1 / 20)),
+        "chain of 150 pendulums": Case(pendulum_chain, fixed(7, 150), first_and_kept(1 / 2, 1 / 10)),
+        "pose graph of 300": Case(pose_graph(300, 100), fixed(300, 3), first_and_kept(1 / 2, 1 / 10)),
+        "collocation of 200 steps": Case(collocation(200), 0.1 * fixed(1002), first_and_kept(1 / 2, 1 / 10)),
+        "sparse design of 2000 x 400": Case(sparse_design(2000, 400, 4), fixed(400), first_and_kept(1, 1 / 10)),
+        "finite elements, 100000 unknowns": Case(
+            finite_elements(317),
+            fixed(317 * 317),
+            (Variant("sparse", 2, sparse), Variant("sparse, kept plan", 0.5, kept_sparse)),
+            "seconds",
         ),
         "tridiagonal residual of 100000": Case(
             tridiagonal, fixed(100_000), (Variant("sparse", 0.5, sparse),), "seconds"
@@ -213,6 +203,8 @@ def measure(seconds: float, chosen: str = "") -> list[dict[str, str | float]]:
             check(case, variant, call(), x)
         peers = baselines(case, x)
         turns = {**peers, **{variant.name: call for variant, call in own.items()}}
+        if case.baseline == "best torch peer":
+            turns[DENSE] = without_structure(case.function, x)
         times = time_in_turns({key: local_turn(call, "cpu") for key, call in turns.items()}, seconds)
         medians = {key: median(seen) for key, seen in times.items()}
         best = min(peers, key=lambda peer: medians[peer], default="")
@@ -225,6 +217,7 @@ def measure(seconds: float, chosen: str = "") -> list[dict[str, str | float]]:
                     "ours": 1e3 * figure,
                     "baseline": best or case.baseline,
                     "its": 1e3 * medians[best] if best else 0.0,
+                    "dense": 1e3 * medians.get(DENSE, 0.0),
                     "ratio": figure / medians[best] if best else figure,
                     "wanted": variant.wanted,
                 }
@@ -250,10 +243,10 @@ def count_passes(case: Case, variant: Variant, x: Tensor) -> int:
 
 
 def report(rows: list[dict[str, str | float]]) -> str:
-    header = ["problem", "passes", "highgrad_ext, ms", "baseline", "its ms", "ratio (or seconds)", "wanted at most"]
+    header = ["problem", "passes", "ms", "baseline", "its ms", "dense, ms", "ratio (or seconds)", "wanted at most"]
     lines = []
     for row in rows:
-        ours, its, ratio, wanted = (float(row[key]) for key in ("ours", "its", "ratio", "wanted"))
+        ours, its, dense, ratio, wanted = (float(row[key]) for key in ("ours", "its", "dense", "ratio", "wanted"))
         lines.append(
             [
                 str(row["problem"]),
@@ -261,6 +254,7 @@ def report(rows: list[dict[str, str | float]]) -> str:
                 format_ms(ours),
                 str(row["baseline"]),
                 format_ms(its) if its else "-",
+                format_ms(dense) if dense else "-",
                 f"{ratio:.3g}" if ratio > 0.5 or not its else f"1/{1 / ratio:.3g}",
                 f"{wanted:.3g}" if wanted > 0.5 or not its else f"1/{1 / wanted:.3g}",
             ]
@@ -268,14 +262,55 @@ def report(rows: list[dict[str, str | float]]) -> str:
     return markdown_table(header, lines) + "\n"
 
 
+def measure_losses(seconds: float, chosen: str = "") -> list[dict[str, str | float]]:
+    """Of the dense problems whose names contain `chosen`, the worst first."""
+    rows: list[dict[str, str | float]] = []
+    for name, graph in dense_problems().items():
+        if chosen not in name:
+            continue
+        f, wrt = graph()
+        times: dict[str, list[float]] = {"auto": [], "dense": []}
+        while min(len(seen) for seen in times.values()) < MIN_CALLS or sum(map(sum, times.values())) < seconds:
+            for structure, seen in times.items():
+                start = time.perf_counter()
+                full_jacobian(f, wrt, create_graph=False, structure=structure)
+                seen.append(time.perf_counter() - start)
+        auto, dense = (min(seen) for seen in times.values())
+        allowed = max(LARGEST_LOSS, LARGEST_SHARE * dense)
+        rows.append({"problem": name, "dense": dense, "auto": auto, "share": auto / dense - 1, "allowed": allowed})
+    return sorted(rows, key=lambda row: -(float(row["auto"]) - float(row["dense"])) / float(row["allowed"]))
+
+
+def report_losses(rows: list[dict[str, str | float]]) -> str:
+    header = ["problem", "dense, ms", "auto, ms", "loss", "of what is allowed"]
+    lines = []
+    for row in rows:
+        auto, dense, allowed = (float(row[key]) for key in ("auto", "dense", "allowed"))
+        share = (auto - dense) / allowed
+        lines.append(
+            [
+                str(row["problem"]),
+                format_ms(1e3 * dense),
+                format_ms(1e3 * auto),
+                f"{float(row['share']):+.1%}",
+                f"{share:+.2f}",
+            ]
+        )
+    return markdown_table(header, lines) + f"\nThe worst of {len(rows)}: {rows[0]['problem']}.\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="a problem")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--problems", default="", help="those whose names contain this")
+    parser.add_argument("--dense", action="store_true", help="what is lost where there is nothing to be found")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.dense:
+        print(report_losses(measure_losses(options.seconds, options.problems)))
+        return
     rows = measure(options.seconds, options.problems)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))

@@ -157,6 +157,58 @@ def scattered(rng: random.Random, x: Tensor, d: int) -> Tensor:
     return x.index_add(d, where, x.tanh())
 
 
+def written(rng: random.Random, x: Tensor, d: int) -> Tensor:
+    """A copy of x of which a part was written to in place: by index, by mask, to a view, or with a number."""
+    out = x * 1.5
+    first = rng.randrange(x.shape[d])
+    part = out.narrow(d, first, rng.randint(1, x.shape[d] - first))
+    source = x.narrow(d, x.shape[d] - part.shape[d], part.shape[d]).sin()
+    mask = torch.tensor([rng.random() < 0.5 for _ in range(part.numel())]).view(part.shape)
+    rng.choice(
+        [
+            lambda: part.copy_(source),
+            lambda: part.add_(source),
+            part.zero_,
+            lambda: part.fill_(2.0),
+            lambda: part.masked_fill_(mask, 0.5),
+            lambda: part.index_put_((mask,), source[mask]),
+            lambda: part.index_put_((index(rng, part.shape[0], part.shape[0]),), source.cos(), accumulate=True),
+        ]
+    )()
+    return out
+
+
+def scattered_by(rng: random.Random, x: Tensor, d: int) -> Tensor:
+    where = torch.tensor([rng.randrange(x.shape[d]) for _ in range(x.numel())]).view(x.shape)
+    return rng.choice(
+        [
+            lambda: x.scatter_add(d, where, x.tanh()),
+            lambda: x.scatter_reduce(d, where, x.tanh(), rng.choice(("mean", "amax"))),
+            lambda: torch.zeros_like(x).scatter(d, torch.argsort(where, d), x.sin()),
+            lambda: x.index_reduce(d, index(rng, x.shape[d], x.shape[d]), x.tanh(), "mean"),
+        ]
+    )()
+
+
+def looked_up(rng: random.Random, x: Tensor, d: int) -> Tensor:
+    where = torch.tensor([rng.randrange(x.numel()) for _ in range(x.numel())]).view(x.shape)
+    return rng.choice(
+        [
+            lambda: x.take(where),
+            lambda: x.reshape(-1)[where],
+            lambda: x.gather(d, where % x.shape[d]),
+            lambda: x.take_along_dim(where % x.shape[d], d),
+        ]
+    )()
+
+
+def sparse_product(rng: random.Random, x: Tensor, d: int) -> Tensor:
+    flat = x.reshape(x.shape[0], -1)
+    places = torch.stack([index(rng, x.shape[0], 2 * x.shape[0]) for _ in range(2)])
+    matrix = torch.sparse_coo_tensor(places, constant(places.shape[1]) + 3, (x.shape[0], x.shape[0]))
+    return (matrix @ flat).reshape(x.shape)
+
+
 def in_axes(rng: random.Random, pool: list[Tensor]) -> Tensor:
     x = pick(rng, pool)
     order = list(range(x.dim()))
@@ -201,6 +253,10 @@ STEPS: dict[str, Step] = {
     "gather": along(lambda rng, x, d: x.gather(d, torch.argsort(x.detach(), d))),
     "sort": along(lambda rng, x, d: x.sort(d).values),
     "scatter": along(scattered),
+    "write": along(written),
+    "scatter by index": along(scattered_by),
+    "look up": along(looked_up),
+    "sparse product": along(sparse_product),
     "difference": along(lambda rng, x, d: x - x.roll(1, d)),
     "softmax": along(lambda rng, x, d: x.softmax(d) if x.dim() > 1 else x.sigmoid()),
     "cumsum": along(lambda rng, x, d: x.cumsum(d) if x.dim() > 1 else x.sigmoid()),

@@ -268,7 +268,13 @@ def test_structure() -> None:
     rows = structure.measure(0, "sin(x)") + structure.measure(0, "batch_dims")
     assert [row["passes"] for row in rows] == [1, 1, 1]
     assert "| sin(x) exp(x) of 2000, sparse" in structure.report(rows) and "one backward" in structure.report(rows)
-    assert len(structure.cases()) == 8
+    assert len(structure.cases()) == 21
+
+
+def test_structure_of_dense_problems() -> None:
+    rows = structure.measure_losses(0, "MLP of 32")
+    assert {row["problem"] for row in rows} == {"MLP of 32", "MLP of 32, relu"}
+    assert "The worst of 2: MLP of 32" in structure.report_losses(rows)
 
 
 def test_structure_checks_values() -> None:

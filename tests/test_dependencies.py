@@ -239,6 +239,55 @@ def written_part(rng: random.Random, x: Tensor) -> Tensor:
     return base.slice_scatter(part.sin(), d, start, None, 2)
 
 
+def reduced_scatter(rng: random.Random, x: Tensor) -> Tensor:
+    d, index, source = scatter_arguments(rng, x)
+    base = torch.zeros_like(x) if rng.random() < 0.4 else x * 2
+    return base.scatter_reduce(d, index, source, "mean")
+
+
+def reduced_index(rng: random.Random, x: Tensor) -> Tensor:
+    d = axis(rng, x)
+    index = draw(rng, 0, x.shape[d], rng.randint(1, 4))
+    source = x.sin().index_select(d, draw(rng, 0, x.shape[d], len(index)))
+    return (x * 2).index_reduce(d, index, source, "mean")
+
+
+def filled(rng: random.Random, x: Tensor) -> Tensor:
+    """In place, with numbers and with tensors of one element."""
+    out = x.cos()
+    view = out.narrow(d := axis(rng, x), rng.randrange(x.shape[d]), 1)
+    if rng.random() < 0.5:
+        view = view.transpose(0, -1)[:1]
+    value = x.reshape(-1)[rng.randrange(x.numel())]
+    rng.choice([view.zero_, lambda: view.fill_(3.0), lambda: view.fill_(value)])()
+    return out + out.flip(0) if rng.random() < 0.3 else out
+
+
+def sparse_matrix(rng: random.Random, rows: int, columns: int) -> Tensor:
+    """Of entries without zeros, some in one place, by coordinates or compressed rows, some of them empty."""
+    count = rng.randint(1, 2 * columns)
+    places = torch.stack([draw(rng, 0, rows, count), draw(rng, 0, columns, count)])
+    matrix = torch.sparse_coo_tensor(places, leaf(count, seed=rng.randrange(9)).detach(), (rows, columns))
+    return rng.choice([lambda: matrix, matrix.coalesce, matrix.to_sparse_csr])()
+
+
+def sparse_product(rng: random.Random, x: Tensor) -> Tensor:
+    x = x.reshape(x.shape[0], -1)
+    matrix = sparse_matrix(rng, rng.randint(1, 5), x.shape[0])
+    kind = rng.randrange(3)
+    if kind == 0:
+        return matrix @ x
+    if kind == 1:
+        return matrix @ x[:, 0]
+    return torch.sparse.addmm(x[0].expand(matrix.shape[0], x.shape[1]), matrix, x.sin())
+
+
+def bags(rng: random.Random, x: Tensor) -> Tensor:
+    x = x.reshape(x.shape[0], -1)
+    starts = sorted(rng.sample(range(6), rng.randint(1, 3)))
+    return F.embedding_bag(draw(rng, 0, x.shape[0], 6), x, torch.tensor([0, *starts]), mode=rng.choice(("sum", "mean")))
+
+
 # Steps that move elements, of which there are to be no dependencies too many.
 MOVES: dict[str, Step] = {
     "index": lambda rng, x: x[index_tuple(rng, x)],
@@ -263,6 +312,18 @@ MOVES: dict[str, Step] = {
     "rot90": lambda rng, x: x.rot90(rng.randint(-1, 3), rng.sample(range(x.dim()), 2)),
     "scatter": scattered,
     "scatter_add": scattered_sum,
+    "scatter_reduce": reduced_scatter,
+    "index_reduce": reduced_index,
+    "fill": filled,
+    "fill by indices": lambda rng, x: (x * 2).index_fill(
+        d := axis(rng, x), distinct(rng, x.shape[d]), x.reshape(-1)[rng.randrange(x.numel())]
+    ),
+    "sparse product": sparse_product,
+    "bags": bags,
+    "blocks": lambda rng, x: torch.block_diag(
+        *[x.reshape(x.shape[0], -1), x.sin().reshape(-1)][:: rng.choice((1, -1))]
+    ),
+    "diag": lambda rng, x: torch.diag(x.reshape(x.shape[0], -1), rng.randint(-1, 1)),
     "index_add": along_axis("index_add"),
     "index_copy": along_axis("index_copy"),
     "index_fill": lambda rng, x: (x * 2).index_fill(d := axis(rng, x), distinct(rng, x.shape[d]), 3.0),
@@ -290,6 +351,10 @@ MIXES: dict[str, Step] = {
     "topk": lambda rng, x: x.topk(rng.randint(1, x.shape[-1])).values,
     "sort": lambda rng, x: x.sort(axis(rng, x)).values,
     "amax": lambda rng, x: x.amax(axis(rng, x), keepdim=True) * x,
+    "distances": lambda rng, x: torch.cdist(x.reshape(-1, x.shape[-1]), x.flip(0).reshape(-1, x.shape[-1]) + 1),
+    "prod by indices": lambda rng, x: x.reshape(-1).scatter_reduce(
+        0, draw(rng, 0, x.numel(), 4), x.reshape(-1)[:4].sin(), rng.choice(("prod", "amax", "amin"))
+    ),
     "where": lambda rng, x: torch.where(mask(rng, *x.shape), x.flip(0), x),
     "cumsum": lambda rng, x: x.cumsum(axis(rng, x)),
     "softmax": lambda rng, x: x.softmax(axis(rng, x)),
@@ -331,7 +396,11 @@ def test_moves(name: str) -> None:
     assert exact >= 20, f"only {exact} were tried"
 
 
-@pytest.mark.parametrize("name", MOVES)
+# Whose gradient cannot be differentiated again.
+ONCE = {"bags"}
+
+
+@pytest.mark.parametrize("name", [name for name in MOVES if name not in ONCE])
 def test_recorded_moves(name: str) -> None:
     """What a backward records of each: the Jacobian of a gradient, by the inputs and by the cotangent."""
     tried = 0

@@ -56,6 +56,10 @@ EXTRA: list[Callable[[Tensor], Tensor]] = [
     lambda x: torch.xlogy(x, 2.0),
     lambda x: F.interpolate(x.view(1, 1, 2, 2), scale_factor=2, mode="bilinear"),
     lambda x: F.interpolate(x.view(1, 1, 2, 2), scale_factor=2),
+    lambda x: torch.fill(x, x[0]) * x,
+    lambda x: (x * 1).fill_(2.0) * x,
+    lambda x: (x * 1).fill_(x[0]) * x,
+    lambda x: (x * 1).zero_() * x,
 ]
 
 

@@ -193,6 +193,12 @@ BY_PROBES = {
     "stencil along the first axis": (lambda x: x * x.roll(1, 0), (30, 3), 2, 3),
     "finer than the axes": (lambda x: torch.cat([x, x * x], 1), (20, 2), 2, 2),
     "last axis": (lambda x: x.cumsum(0) * x.flip(1), (4, 30), 4, 9),
+    "sparse right factor": (
+        lambda x: (x[None] @ torch.eye(60).double().to_sparse()).squeeze(0) ** 2,
+        (60,),
+        None,
+        None,
+    ),
     "sparse matrix": (
         lambda x: torch.sparse.mm(torch.eye(60).double().to_sparse(), x[:, None]).squeeze(1) ** 2,
         (60,),
@@ -225,7 +231,7 @@ class LosesNan(TorchDispatchMode):
 
 def test_hits_that_no_block_explains_end_the_search() -> None:
     """Blocks of rows lose their NaN, single rows do not."""
-    function, shape, *_ = BY_PROBES["sparse matrix"]
+    function, shape, *_ = BY_PROBES["sparse right factor"]
     x = leaf(*shape)
     f = function(x)
     structure = find(f, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -301,6 +302,20 @@ def test_colors(name: str) -> None:
     structure = find(f, x)
     assert structure is not None and structure.is_global
     assert structure.num_colors <= colors and structure.reason.startswith("axes")
+
+
+@pytest.mark.parametrize("size", [7, 24, 25, 50, 200])
+def test_colors_of_wide_windows(size: int) -> None:
+    """The chromatic number of a power of a cycle or a path, for windows of all widths that save anything."""
+    for width in range(2, size // 2, 1 if size < 60 else 9):
+        x = weights(size).requires_grad_()
+        turned = F.conv1d(F.pad(x.view(1, 1, -1), (width - 1, 0), mode="circular"), weights(1, 1, width)).view(-1)
+        for f, passes in ((turned, math.ceil(size / (size // width))), (x.unfold(0, width, 1).prod(1), width)):
+            if 2 * passes <= f.numel():
+                structure = find(f, x)
+                assert structure is not None and structure.num_passes == passes, (width, structure)
+                expected = full_jacobian(f, x, create_graph=False, structure="dense")
+                assert_close(jacobian_with(structure, f, x)[0], expected)
 
 
 def test_patterns_of_windows_hold_for_all_values() -> None:

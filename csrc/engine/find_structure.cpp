@@ -30,6 +30,9 @@ constexpr int64_t kLeastBytes = int64_t{1} << 18;
 constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
+// Of these, what sets may take.
+constexpr double kShareOfSets = 0.6;
+
 // What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
 // cotangents, when there are few rows, which fit the caches, or all; and a multiplication by a factor, which few rows
 // read from memory, and all once. Recording the graph for forward mode dispatches
@@ -44,7 +47,7 @@ constexpr double kRecordingSweeps = 3;
 
 // What a step of the sets that flow along the tape takes; and what they may take where the dense Jacobian is cheap, but
 // the structure is kept.
-constexpr double kNanosecondsPerStep = 3;
+constexpr double kNanosecondsPerStep = 1.5;
 constexpr double kKeptNanoseconds = 20e6;
 
 // What an entry takes to be found, coloured and put into its place.
@@ -116,25 +119,27 @@ class Search {
         axes_(axes),
         effort_(effort),
         rows_(problem.output.numel()),
-        columns_(problem.count_columns()),
-        may_go_forward_(
-            problem.may_go_forward && forward_obstacle(problem.output, problem.tape, problem.inputs).empty()) {
-    for (const tape::TapeNode& node : problem.tape.nodes) {
-      multiplications_ += plan::work_of(problem.tape, node).multiplications;
-    }
-  }
+        columns_(problem.count_columns()) {}
 
   // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
-  std::shared_ptr<const Compression> run() const {
+  std::shared_ptr<const Compression> run() {
     const std::vector<Digits> upper = *ties_of(problem_, axes_, false);
     const int64_t colors = structure::colors_of_ties(rows_, upper);
     const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
     const bool has_more = !lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors;
+    if (!has_more && colors * kLeastGain > rows_) {
+      return nullptr;
+    }
+    for (const tape::TapeNode& node : problem_.tape.nodes) {
+      work_.add(plan::work_of(problem_.tape, node));
+    }
     // Without more structure: the rows that axes leave, or a plan that knows none.
     auto passes = static_cast<double>(colors);
     if (problem_.dense_cost.has_value()) {
       passes = std::min(passes, *problem_.dense_cost);
     }
+    dense_ = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
+    allowed_ = std::max(kFreeNanoseconds, kShareOfDense * dense_);
     std::shared_ptr<Compression> result;
     if (has_more) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
@@ -158,13 +163,22 @@ class Search {
     return effort_ == Effort::kThorough;
   }
 
+  // Looked at when it matters: it takes a walk along the tape.
+  bool may_go_forward() const {
+    if (!may_go_forward_.has_value()) {
+      may_go_forward_ =
+          problem_.may_go_forward && forward_obstacle(problem_.output, problem_.tape, problem_.inputs).empty();
+    }
+    return *may_go_forward_;
+  }
+
   bool is_tall() const {
-    return may_go_forward_ && rows_ >= kTall * columns_;
+    return rows_ >= kTall * columns_ && may_go_forward();
   }
 
   // A kept structure is chosen by its passes alone, whatever the size of this one problem.
   structure::ColoringLimits coloring_limits() const {
-    structure::ColoringLimits limits{may_go_forward_};
+    structure::ColoringLimits limits{may_go_forward()};
     limits.is_thorough = is_thorough();
     if (!is_thorough()) {
       const SweepTimes times = forward_times();
@@ -191,17 +205,22 @@ class Search {
   }
 
   // What flows along the tape: see structure's Note [Sets of columns].
-  std::shared_ptr<Compression> from_sets(double passes) const {
-    const double dense = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
-    const double allowed = is_thorough() ? std::max(kKeptNanoseconds, dense) : kShareOfDense * dense;
-    auto pattern = structure::dependency_pattern(problem_.tape, static_cast<int64_t>(allowed / kNanosecondsPerStep));
+  std::shared_ptr<Compression> from_sets(double passes) {
+    const double allowed = is_thorough() ? std::max(kKeptNanoseconds, dense_) : kShareOfSets * allowed_;
+    const auto steps = static_cast<int64_t>(allowed / kNanosecondsPerStep);
+    int64_t steps_left = steps;
+    auto pattern = structure::dependency_pattern(problem_.tape, steps_left);
+    allowed_ -= kNanosecondsPerStep * static_cast<double>(steps - steps_left);
     if (!pattern.has_value() || pattern->nnz() * kLeastGain > rows_ * columns_ ||
-        (!is_thorough() && kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) * kLeastGain > dense)) {
+        (!is_thorough() && kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) * kLeastGain > dense_)) {
       return nullptr;
     }
     const structure::ColoringLimits limits = coloring_limits();
-    auto colored = structure::color_pattern(std::move(*pattern), {}, std::nullopt, limits);
     const double most = passes / static_cast<double>(is_thorough() ? kLeastGain : 2 * kLeastGain);
+    if (!is_thorough() && limits.least_cost_of(*pattern) > most) {
+      return nullptr;
+    }
+    auto colored = structure::color_pattern(std::move(*pattern), {}, std::nullopt, limits);
     if (!colored.has_value() || limits.cost_of(*colored) > most) {
       return nullptr;
     }
@@ -227,13 +246,19 @@ class Search {
     if (!narrowed.has_value()) {
       return nullptr;
     }
-    auto colored = structure::color_pattern(std::move(*narrowed), {}, std::nullopt, coloring_limits());
+    const structure::ColoringLimits limits = coloring_limits();
+    const int64_t probes = ties.coloring.num_colors;
+    auto colored = structure::color_pattern(*narrowed, {}, std::nullopt, limits);
+    if (!colored.has_value() || limits.cost_of(*colored) > static_cast<double>(probes)) {
+      // Those of windows may be fewer than any that were found for what is left.
+      colored = structure::color_pattern(std::move(*narrowed), {}, std::move(ties.coloring), limits);
+    }
     if (!colored.has_value()) {
       return nullptr;
     }
     auto result = std::make_shared<Compression>(std::move(*colored));
-    result->reason = "axes that the tape ties to those of the output, and " + std::to_string(ties.coloring.num_colors) +
-        " probes in 1 sweep";
+    result->reason =
+        "axes that the tape ties to those of the output, and " + std::to_string(probes) + " probes in 1 sweep";
     result->is_global = true;
     return result;
   }
@@ -242,15 +267,15 @@ class Search {
     std::shared_ptr<Compression> result = is_tall() ? probe_columns(passes) : probe_rows(passes);
     // A second search is for those who want a structure at a price.
     if (result == nullptr && is_thorough()) {
-      result = is_tall() ? probe_rows(passes) : may_go_forward_ ? probe_columns(passes) : nullptr;
+      result = is_tall() ? probe_rows(passes) : may_go_forward() ? probe_columns(passes) : nullptr;
     }
     return result;
   }
 
   // A row of a batched sweep, but for what it takes to run its Nodes.
   double row_time(double per_byte, double per_multiplication) const {
-    return per_byte * static_cast<double>(problem_.tape.bytes_per_row) +
-        per_multiplication * static_cast<double>(multiplications_);
+    return per_byte * static_cast<double>(work_.bytes) +
+        per_multiplication * static_cast<double>(work_.multiplications);
   }
 
   SweepTimes reverse_times() const {
@@ -269,21 +294,19 @@ class Search {
   // tried.
   std::optional<structure::ProbeBudget> plan_probes(int64_t count, double passes, const SweepTimes& times) const {
     structure::ProbeBudget budget;
-    if (may_go_forward_) {
-      budget.max_full_columns = static_cast<int64_t>(passes) / kMostFull;
-    }
     if (is_thorough()) {
+      budget.max_full_columns = may_go_forward() ? static_cast<int64_t>(passes) / kMostFull : 0;
       budget.first_blocks = std::min(kFirstBlocks, std::max<int64_t>(2, count / 4));
       budget.max_probes = count;
       budget.max_colors = static_cast<int64_t>(passes) / kLeastGain;
       return budget;
     }
-    const double dense = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
-    const double allowed = std::max(kFreeNanoseconds, kShareOfDense * dense) - times.setup - times.dispatch;
+    const double allowed = allowed_ - times.setup - times.dispatch;
     const double blocks = allowed / times.product * kBlocksPerSample / (kBlocksPerSample + 1);
     if (blocks < static_cast<double>(kFewestFirstBlocks)) {
       return std::nullopt;
     }
+    budget.max_full_columns = may_go_forward() ? static_cast<int64_t>(passes) / kMostFull : 0;
     budget.first_blocks = static_cast<int64_t>(std::min(blocks, static_cast<double>(kFirstBlocks)));
     budget.samples = budget.first_blocks / kBlocksPerSample;
     // A sweep of its own, if there is room for both: what is dense costs few probes then.
@@ -377,8 +400,10 @@ class Search {
   const Effort effort_;
   const int64_t rows_;
   const int64_t columns_;
-  const bool may_go_forward_;
-  int64_t multiplications_ = 0; // of a row
+  mutable std::optional<bool> may_go_forward_;
+  plan::Work work_; // of a row
+  double dense_ = 0; // nanoseconds without more structure
+  double allowed_ = 0; // of a single call, to find more
 };
 
 } // namespace
@@ -388,7 +413,8 @@ std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, 
       (effort == Effort::kSmall && problem.output.numel() * problem.tape.bytes_per_row < kLeastBytes)) {
     return nullptr;
   }
-  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
+  const std::optional<AxisAnalysis> axes = structure::analyze_axes(
+      problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll);
   return axes.has_value() && axes->is_known ? Search(problem, *axes, effort).run() : nullptr;
 }
 

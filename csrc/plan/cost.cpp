@@ -1,7 +1,8 @@
 #include "plan/cost.h"
 
+#include <c10/util/flat_hash_map.h>
+
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -23,20 +24,37 @@ constexpr double kForwardBytes = 1.5;
 // A product of two factors needs some fifteen operators besides.
 constexpr double kOperatorsOfProduct = 15;
 
-// Nodes that multiply matrices, of which the two operands come last.
-constexpr std::array<std::string_view, 6> kMatrixProducts =
-    {"MmBackward0", "AddmmBackward0", "BmmBackward0", "BaddbmmBackward0", "MvBackward0", "AddmvBackward0"};
-
-// Nodes that take so many times as long for a byte as elementwise ones: their kernels go element by element.
-struct SlowNode {
+// What a type of Node takes: by matrices that it multiplies, of which the two operands come last, or so many times as
+// long for a byte as elementwise ones, where kernels go element by element.
+enum class Kind { kBytes, kMatrixProduct, kConvolution };
+struct Costs {
   std::string_view name;
-  int64_t times;
+  Kind kind = Kind::kBytes;
+  int64_t times = 1;
 };
-constexpr std::array<SlowNode, 3> kSlow = {{
-    {"UpsampleBicubic2DBackward0", 50},
-    {"UpsampleBilinear2DBackward0", 20},
-    {"UpsampleLinear1DBackward0", 20},
-}};
+constexpr Costs kCosts[] = {
+    {"AddmmBackward0", Kind::kMatrixProduct},
+    {"AddmvBackward0", Kind::kMatrixProduct},
+    {"BaddbmmBackward0", Kind::kMatrixProduct},
+    {"BmmBackward0", Kind::kMatrixProduct},
+    {"MmBackward0", Kind::kMatrixProduct},
+    {"MvBackward0", Kind::kMatrixProduct},
+    {"ConvolutionBackward0", Kind::kConvolution},
+    {"EmbeddingBackward0", Kind::kBytes, 16},
+    {"GatherBackward0", Kind::kBytes, 3},
+    {"IndexAddBackward0", Kind::kBytes, 4},
+    {"IndexBackward0", Kind::kBytes, 6},
+    {"IndexPutBackward0", Kind::kBytes, 6},
+    {"IndexPutImplBackward0", Kind::kBytes, 6},
+    {"IndexSelectBackward0", Kind::kBytes, 4},
+    {"LinalgCrossBackward0", Kind::kBytes, 8},
+    {"ScatterAddBackward0", Kind::kBytes, 4},
+    {"SparseAddmmBackward0", Kind::kBytes, 50}, // behind AddmmBackward0, of which it has the name, too
+    {"TakeBackward0", Kind::kBytes, 5},
+    {"UpsampleBicubic2DBackward0", Kind::kBytes, 50},
+    {"UpsampleBilinear2DBackward0", Kind::kBytes, 20},
+    {"UpsampleLinear1DBackward0", Kind::kBytes, 20},
+};
 
 // Likewise what is summed over what an operand was broadcast along.
 constexpr int64_t kSummed = 4;
@@ -55,6 +73,21 @@ int64_t numel(const std::vector<int64_t>& shape) {
 // As "...<length><name>E".
 bool is_mangled(std::string_view type, std::string_view name) {
   return type.size() > name.size() && type.substr(type.size() - 1 - name.size(), name.size()) == name;
+}
+
+// By the address of the type's name: looked up once a type and thread.
+Costs costs_of(torch::autograd::Node& node) {
+  static thread_local ska::flat_hash_map<const char*, Costs> known;
+  const char* type = typeid(node).name();
+  const auto [entry, is_new] = known.emplace(type, Costs{});
+  if (is_new) {
+    for (const Costs& costs : kCosts) {
+      if (is_mangled(type, costs.name)) {
+        entry->second = costs;
+      }
+    }
+  }
+  return entry->second;
 }
 
 int64_t padded_channels(int64_t channels) {
@@ -90,14 +123,7 @@ std::optional<std::vector<int64_t>> shape_at(const tape::Tape& tape, const tape:
 }
 
 // Of a Node that multiplies no matrices.
-int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node) {
-  int64_t times = 1;
-  const std::string_view type(typeid(*node.node).name());
-  for (const SlowNode& slow : kSlow) {
-    if (is_mangled(type, slow.name)) {
-      times = slow.times;
-    }
-  }
+int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node, int64_t times) {
   if (node.node->num_inputs() == 1) {
     const auto out = tape::shape_of(*node.node, 0);
     for (const tape::Slot& link : links_of(tape, node)) {
@@ -112,29 +138,26 @@ int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node) {
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   Work work{node.runs ? 1 : 0, node.bytes, 0};
-  const std::string_view type(typeid(*node.node).name());
-  if (is_mangled(type, "ConvolutionBackward0")) {
+  const Costs costs = costs_of(*node.node);
+  if (costs.kind == Kind::kBytes) {
+    work.bytes = bytes_of(tape, node, costs.times);
+    return work;
+  }
+  if (costs.kind == Kind::kConvolution) {
     work.multiplications = multiplications_of_convolution(tape, node);
     return work;
   }
-  for (const std::string_view name : kMatrixProducts) {
-    if (!is_mangled(type, name)) {
-      continue;
+  const auto out = tape::shape_of(*node.node, 0);
+  const auto links = links_of(tape, node);
+  for (size_t operand = 0; operand < 2; ++operand) {
+    const tape::Slot& link = links[links.size() - 2 + operand];
+    const auto in = shape_at(tape, link);
+    if (in.has_value() && out.has_value() && !in->empty()) {
+      // [n, m] by the other operand gives [n, k] or [k, m].
+      const bool is_vector = in->size() == 1;
+      work.multiplications += numel(*out) * (operand == 0 || is_vector ? in->back() : (*in)[in->size() - 2]);
     }
-    const auto out = tape::shape_of(*node.node, 0);
-    const auto links = links_of(tape, node);
-    for (size_t operand = 0; operand < 2; ++operand) {
-      const tape::Slot& link = links[links.size() - 2 + operand];
-      const auto in = shape_at(tape, link);
-      if (in.has_value() && out.has_value() && !in->empty()) {
-        // [n, m] by the other operand gives [n, k] or [k, m].
-        const bool is_vector = in->size() == 1;
-        work.multiplications += numel(*out) * (operand == 0 || is_vector ? in->back() : (*in)[in->size() - 2]);
-      }
-    }
-    return work;
   }
-  work.bytes = bytes_of(tape, node);
   return work;
 }
 

@@ -212,17 +212,42 @@ Digits product(size_t k, size_t num_ins, const Shape& out, const Shape& in, cons
   return join_axes(result);
 }
 
+bool are_free(const Digits& digits) {
+  return std::all_of(digits.begin(), digits.end(), [](const Digit& digit) { return digit.is_free(); });
+}
+
 struct State {
   bool is_reached = false;
+  bool is_free = false; // nothing is tied above, and nothing will be
+  // Whether all ties are free, and their digits are left out until they are asked for.
+  bool is_short = false;
   Ties ties;
+
+  bool has_free_lower() const {
+    return ties.lower.has_value() && are_free(*ties.lower);
+  }
 };
+
+Ties free_ties(int64_t numel, bool has_lower) {
+  return {all_free(numel), has_lower ? std::optional(all_free(numel)) : std::nullopt};
+}
 
 void join(State& state, Ties&& ties) {
   if (!state.is_reached) {
-    state = {true, std::move(ties)};
+    const bool is_free = are_free(ties.upper);
+    state = {true, is_free, false, std::move(ties)};
     return;
   }
-  state.ties.upper = common_ties(state.ties.upper, ties.upper);
+  if (state.is_short) {
+    if (ties.lower.has_value() && are_free(*ties.lower)) {
+      state.ties.lower = Digits{};
+    }
+    return;
+  }
+  if (!state.is_free) {
+    state.ties.upper = common_ties(state.ties.upper, ties.upper);
+    state.is_free = are_free(state.ties.upper);
+  }
   auto& lower = state.ties.lower;
   if (!lower.has_value() || (ties.lower.has_value() && tied_size(*ties.lower) < tied_size(*lower))) {
     lower = std::move(ties.lower);
@@ -232,7 +257,7 @@ void join(State& state, Ties&& ties) {
 // Walks along a tape and keeps the ties of every slot.
 class Walk {
  public:
-  explicit Walk(const Tape& tape) : tape_(tape) {
+  Walk(const Tape& tape, Detail detail) : tape_(tape), detail_(detail) {
     first_slot_.reserve(tape.nodes.size());
     int64_t slots = 0;
     for (const TapeNode& node : tape.nodes) {
@@ -275,7 +300,12 @@ class Walk {
   // What was found, once run.
   AxisAnalysis take_analysis() {
     for (const Slot& input : tape_.inputs) {
-      analysis_.inputs.push_back(input.is_on_tape() ? state_of(input).ties : Ties{});
+      Ties ties = input.is_on_tape() ? state_of(input).ties : Ties{};
+      if (input.is_on_tape() && state_of(input).is_short) {
+        const auto numel = tape::numel_of(*tape_.nodes[input.node].node, input.input_nr);
+        ties = free_ties(numel.value_or(0), ties.lower.has_value());
+      }
+      analysis_.inputs.push_back(std::move(ties));
       hash_.add(input);
     }
     analysis_.signature = hash_.value();
@@ -297,10 +327,56 @@ class Walk {
     analysis_.not_linear = analysis_.not_linear == nullptr ? &node : analysis_.not_linear;
   }
 
+  // Where nothing of a Node's slots is tied, nothing is of what these depend on. False if something is, or if shapes
+  // are not known, or there are no elements.
+  bool hand_on_freely(size_t position, const std::optional<NodeFacts>& facts, c10::ArrayRef<Slot> links) {
+    const Node& node = *tape_.nodes[position].node;
+    bool has_lower = false;
+    for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
+      const State& state = states_[first_slot_[position] + nr];
+      if (state.is_reached && (!state.is_free || tape::numel_of(node, nr).value_or(0) == 0)) {
+        return false;
+      }
+      has_lower |= state.is_reached && state.has_free_lower();
+    }
+    has_lower &= facts.has_value() && facts->is_full;
+    for (const Slot& link : links) {
+      const int64_t numel =
+          link.is_on_tape() ? tape::numel_of(*tape_.nodes[link.node].node, link.input_nr).value_or(0) : 1;
+      if (numel == 0) {
+        return false;
+      }
+    }
+    for (const Slot& link : links) {
+      if (!link.is_on_tape()) {
+        continue;
+      }
+      State& target = at(link);
+      if (target.is_reached && !target.is_free) {
+        join(target, free_ties(*tape::numel_of(*tape_.nodes[link.node].node, link.input_nr), has_lower));
+      } else {
+        // Digits come when they are asked for.
+        const bool is_lower = has_lower || (target.is_reached && target.has_free_lower());
+        target = {true, true, true, {{}, is_lower ? std::optional(Digits{}) : std::nullopt}};
+      }
+    }
+    return true;
+  }
+
   // Hands the ties of a Node's slots on.
   bool step(size_t position) {
     Node& node = *tape_.nodes[position].node;
+    if (!tape::is_vjp_linear(node)) {
+      note_not_linear(node);
+    }
+    const std::optional<NodeFacts> facts = facts_of(node);
+    analysis_.is_known &= facts.has_value();
+    analysis_.keeps_nan &= facts.has_value() && facts->keeps_nan;
+    analysis_.is_global &= facts.has_value() && facts->is_global;
     const auto links = tape::links_of(tape_, tape_.nodes[position]);
+    if (detail_ == Detail::kTies && hand_on_freely(position, facts, links)) {
+      return true;
+    }
     std::vector<std::optional<Shape>> ins(links.size());
     int64_t in_rank = -1;
     for (size_t k = 0; k < links.size(); ++k) {
@@ -315,24 +391,20 @@ class Walk {
         hash_.add(*ins[k]);
       }
     }
-    const std::optional<NodeFacts> facts = facts_of(node);
-    if (!tape::is_vjp_linear(node)) {
-      note_not_linear(node);
-    }
-    analysis_.is_known &= facts.has_value();
-    analysis_.keeps_nan &= facts.has_value() && facts->keeps_nan;
-    analysis_.is_global &= facts.has_value() && facts->is_global;
     hash_.add(static_cast<int64_t>(std::hash<std::string_view>()(typeid(node).name())));
     std::optional<NodeAttributes> attributes;
     bool is_first = true;
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
-      const State state = states_[first_slot_[position] + nr];
+      State state = states_[first_slot_[position] + nr];
       if (!state.is_reached) {
         continue;
       }
       const auto out = known_shape(node, nr);
       if (!out.has_value()) {
         return false;
+      }
+      if (state.is_short) {
+        state.ties = free_ties(numel_of(*out), state.ties.lower.has_value());
       }
       hash_.add(nr);
       hash_.add(*out);
@@ -372,6 +444,7 @@ class Walk {
   }
 
   const Tape& tape_;
+  const Detail detail_;
   std::vector<int64_t> first_slot_;
   std::vector<State> states_;
   AxisAnalysis analysis_;
@@ -453,6 +526,17 @@ Digits flow_through(
                                           out,
                                           in,
                                           digits);
+    case Flow::kPairs:
+      return in.size() != out.size() || k > 1
+          ? unknown
+          : rearranged(
+                [&](int64_t axis) {
+                  const auto rank = static_cast<int64_t>(in.size());
+                  return axis + 1 == rank ? -1 : axis + 2 == rank && k == 1 ? rank - 1 : axis;
+                },
+                out,
+                in,
+                digits);
     case Flow::kFirst:
       return k > 0 ? unknown : rearranged([](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
     case Flow::kConvolution:
@@ -466,8 +550,8 @@ Digits flow_through(
   return unknown;
 }
 
-std::optional<AxisAnalysis> analyze_axes(const Tape& tape) {
-  Walk walk(tape);
+std::optional<AxisAnalysis> analyze_axes(const Tape& tape, Detail detail) {
+  Walk walk(tape, detail);
   if (tape.nodes.empty() || !tape.output.is_on_tape() || !walk.run([](size_t) {})) {
     return std::nullopt;
   }
@@ -496,7 +580,7 @@ int64_t tied_samples(const Digits& digits, int64_t rest) {
 }
 
 Node* find_mixing_node(const Tape& tape, int64_t rest) {
-  Walk walk(tape);
+  Walk walk(tape, Detail::kAll);
   Node* found = nullptr;
   // Slots of what was broadcast to all samples, or is computed from that alone.
   std::vector<std::vector<bool>> is_shared(tape.nodes.size());

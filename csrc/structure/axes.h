@@ -48,8 +48,14 @@ Digits flow_through(
     const Shape& in,
     const Digits& digits);
 
+// What is to be told besides ties.
+enum class Detail {
+  kTies, // neither indices nor a signature, and is_global may be wrong
+  kAll,
+};
+
 // One walk along the tape: linear in its Nodes, touches no tensor's data. None for shapes that are not known, or empty.
-std::optional<AxisAnalysis> analyze_axes(const tape::Tape& tape);
+std::optional<AxisAnalysis> analyze_axes(const tape::Tape& tape, Detail detail = Detail::kAll);
 
 // Of the output's index, the part above `rest`, which counts samples: how many of them `digits` tie.
 int64_t tied_samples(const Digits& digits, int64_t rest);

@@ -7,9 +7,6 @@
 
 namespace highgrad::structure {
 
-// Thrown by what has done all the work that it may.
-struct WorkExceeded {};
-
 // Sets of columns, each kept once and known by its number: equal sets have equal numbers. (E. Goto, "Monocopy and
 // associative algorithms in an extended Lisp", 1974: hash consing.)
 class ColumnSets {
@@ -17,8 +14,10 @@ class ColumnSets {
   // The set without columns is 0, that of column j alone is j + 1.
   static constexpr int32_t kEmpty = 0;
 
-  // A step of work is one comparison of two numbers, or one column that is looked at.
-  ColumnSets(int64_t columns, int64_t max_work);
+  // A step of work is one comparison of two numbers, or one column that is looked at. `work_left` counts down, and
+  // outlives this. Once it is negative nothing more is done, and all unions are empty: no exception, since unwinding
+  // takes longer than small budgets.
+  ColumnSets(int64_t columns, int64_t& work_left);
 
   // Ascending.
   c10::ArrayRef<int32_t> columns_of(int32_t set) const {
@@ -32,14 +31,16 @@ class ColumnSets {
     return a == kEmpty ? b : unite_different(a, b);
   }
 
-  // Of all of these, which are sorted on the way.
+  // Of all of these, of which each is left once.
   int32_t unite(std::vector<int32_t>& sets);
 
-  void spend(int64_t steps) {
+  // Whether that much work was left.
+  bool spend(int64_t steps) {
     work_left_ -= steps;
-    if (work_left_ < 0) {
-      throw WorkExceeded();
-    }
+    return !is_exhausted();
+  }
+  bool is_exhausted() const {
+    return work_left_ < 0;
   }
 
  private:
@@ -51,17 +52,23 @@ class ColumnSets {
   };
 
   int32_t unite_different(int32_t a, int32_t b);
+  // The number of the next union, for `united_` and `seen_`.
+  int32_t next_union();
+  // Of the columns from `begin` on, which lie between first and last.
+  void sort_columns(int64_t begin, int32_t first, int32_t last);
   // The number of the set whose columns are the last ones in columns_, from `begin` on: an old one, or the next.
   int32_t intern(int64_t begin);
   void grow_table();
 
-  int64_t work_left_;
+  int64_t& work_left_;
   std::vector<int32_t> columns_; // of all sets, one after the other
   std::vector<int64_t> first_; // of each set in columns_, and the end
   std::vector<uint64_t> hashes_;
   std::vector<int32_t> table_; // of sets by hash, open addressing; -1 for a free place
   std::vector<Known> unions_;
-  std::vector<int32_t> seen_; // for each column, the last union that has it
+  std::vector<int32_t> united_; // for each set, the last union of several that it was part of
+  std::vector<int32_t> seen_; // for each column, the last union of several that has it
+  std::vector<uint64_t> bits_; // one a column, all zero in between
   int32_t num_unions_ = 0;
 };
 

@@ -13,6 +13,9 @@ namespace {
 // Colouring one digit of the output may take so many steps, however small it is.
 constexpr int64_t kColoringSteps = int64_t{1} << 16;
 
+// Or so many for each entry.
+constexpr int64_t kStepsPerEntry = 64;
+
 int64_t numel_of(const Digits& digits) {
   int64_t numel = 1;
   for (const Digit& digit : digits) {
@@ -56,9 +59,46 @@ SparsityPattern pattern_of_windows(int64_t size, const std::vector<const Window*
   return pattern_of_entries(size, columns, row_of, column_of);
 }
 
-Coloring color(const SparsityPattern& pattern) {
-  const SparsityPattern transposed = transpose(pattern);
-  return *color_rows(pattern, transposed, std::max(greedy_work(transposed), kColoringSteps));
+// Rows that share an arc lie less than the longest arc apart, on a circle where an arc goes past the end. So many
+// colours in turn do, and on a circle those of a power of a cycle. (A. Brandstaedt, V. B. Le, J. P. Spinrad, "Graph
+// Classes", section 4.1: circular-arc graphs.)
+Coloring color_in_turns(int64_t size, int64_t longest, bool is_circle) {
+  const int64_t turns = is_circle ? size / longest : (size + longest - 1) / longest;
+  Coloring coloring{std::vector<int64_t>(size), is_circle ? (size + turns - 1) / turns : longest};
+  for (int64_t turn = 0; turn < turns; ++turn) {
+    const int64_t begin = is_circle ? size * turn / turns : longest * turn;
+    const int64_t end = is_circle ? size * (turn + 1) / turns : std::min(size, begin + longest);
+    std::iota(coloring.colors.begin() + begin, coloring.colors.begin() + end, 0);
+  }
+  return coloring;
+}
+
+Coloring color(int64_t size, const std::vector<const Window*>& windows) {
+  int64_t longest = 1;
+  int64_t work = size;
+  bool is_circle = false;
+  for (const Window* window : windows) {
+    for (const Arc& arc : window->arcs) {
+      longest = std::max(longest, arc.count);
+      work += arc.count * arc.count;
+      is_circle |= arc.first + arc.count > size;
+    }
+  }
+  Coloring turns = color_in_turns(size, std::min(longest, size), is_circle);
+  if (turns.num_colors <= longest || work > kColoringSteps) {
+    return turns;
+  }
+  const SparsityPattern pattern = pattern_of_windows(size, windows);
+  std::optional<Coloring> other = color_rows(pattern, transpose(pattern), kColoringSteps);
+  return other.has_value() && other->num_colors < turns.num_colors ? std::move(*other) : turns;
+}
+
+// The positions of a window, of which two that reach a common value differ in colour.
+Coloring color_positions(const Window& window) {
+  const SparsityPattern values = pattern_of_windows(window.size, {&window});
+  const SparsityPattern positions = transpose(values);
+  return color_rows(positions, values, std::max(kColoringSteps, kStepsPerEntry * values.nnz()))
+      .value_or(all_colors(positions.rows));
 }
 
 // Where the digits that inputs are tied to begin and end: divisors of `rows`, ascending, each of the next. None if they
@@ -121,9 +161,7 @@ std::vector<OutputDigit> color_output(int64_t rows, const std::vector<Digits>& i
       }
     }
     digits.push_back({stride, size, {}});
-    digits.back().coloring = is_free ? all_colors(size)
-        : windows.empty()            ? one_color(size)
-                                     : color(pattern_of_windows(size, windows));
+    digits.back().coloring = is_free ? all_colors(size) : windows.empty() ? one_color(size) : color(size, windows);
   }
   return digits;
 }
@@ -158,7 +196,7 @@ std::vector<std::vector<Coloring>> color_inputs(const std::vector<Digits>& input
       all.back().push_back(
           digit.is_free()        ? all_colors(digit.size)
               : digit.is_equal() ? one_color(digit.size)
-                                 : color(transpose(pattern_of_windows(digit.out_size(), {digit.window.get()}))));
+                                 : color_positions(*digit.window));
     }
   }
   return all;

@@ -95,9 +95,9 @@ class Flows {
   // Of all elements, for each of out's.
   at::Tensor to_all(const at::Tensor& in, const Shape& out) {
     const at::Tensor all = in.contiguous();
+    const bool may_unite = sets_.spend(2 * all.numel() + numel_of(out));
     std::vector<int32_t> some(data_of(all), data_of(all) + all.numel());
-    sets_.spend(all.numel() + numel_of(out));
-    return at::full(out, sets_.unite(some), kLabels);
+    return at::full(out, may_unite ? sets_.unite(some) : ColumnSets::kEmpty, kLabels);
   }
 
   at::Tensor united(const at::Tensor& a, const at::Tensor& b) {
@@ -110,7 +110,9 @@ class Flows {
     const int32_t* x = data_of(left);
     const int32_t* y = data_of(right);
     auto* to = both.mutable_data_ptr<int32_t>();
-    sets_.spend(both.numel());
+    if (!sets_.spend(both.numel())) {
+      return a;
+    }
     int32_t last_x = 0;
     int32_t last_y = 0;
     int32_t last = 0;
@@ -133,7 +135,9 @@ class Flows {
     const at::Tensor of_places = places.contiguous();
     const int32_t* place = data_of(of_places);
     const int64_t count = of_places.numel();
-    sets_.spend(out.numel() + 2 * count);
+    if (!sets_.spend(4 * out.numel() + 4 * count)) {
+      return out;
+    }
     // Values by place: a counting sort.
     std::vector<int64_t> end(out.numel() + 1, 0);
     for (int64_t k = 0; k < count; ++k) {
@@ -195,9 +199,8 @@ class Flows {
     const int64_t each = sets.numel() / count;
     at::Tensor reduced = at::empty(rest, kLabels);
     auto* to = reduced.mutable_data_ptr<int32_t>();
-    sets_.spend(sets.numel());
     std::vector<int32_t> some;
-    for (int64_t k = 0; k < count; ++k) {
+    for (int64_t k = 0; k < count && sets_.spend(1 + 2 * each); ++k) {
       some.assign(from + k * each, from + (k + 1) * each);
       to[k] = sets_.unite(some);
     }
@@ -209,32 +212,48 @@ class Flows {
   at::Tensor slide(const Window& window, const at::Tensor& in, int64_t dim) {
     const at::Tensor sets = in.movedim(dim, -1).contiguous();
     const auto in_size = static_cast<int64_t>(window.arcs.size());
-    std::vector<std::vector<int64_t>> positions(window.size);
-    for (int64_t position = 0; position < in_size; ++position) {
-      const Arc arc = window.arcs[position];
-      sets_.spend(arc.count);
-      for (int64_t k = 0; k < arc.count; ++k) {
-        positions[(arc.first + k) % window.size].push_back(position);
-      }
+    // In's positions by out's: a counting sort.
+    std::vector<int64_t> begin(window.size + 2, 0);
+    int64_t reached = in_size + window.size;
+    for (const Arc& arc : window.arcs) {
+      reached += 2 * arc.count;
     }
     const int64_t count = sets.numel() / in_size;
     Shape shape = sets.sizes().vec();
     shape.back() = window.size;
+    if (!sets_.spend(reached)) {
+      return at::zeros(shape, kLabels).movedim(-1, dim);
+    }
+    for (const Arc& arc : window.arcs) {
+      for (int64_t k = 0; k < arc.count; ++k) {
+        ++begin[(arc.first + k) % window.size + 2];
+      }
+    }
+    for (size_t k = 3; k < begin.size(); ++k) {
+      begin[k] += begin[k - 1];
+    }
+    std::vector<int64_t> positions(begin.back());
+    for (int64_t position = 0; position < in_size; ++position) {
+      const Arc arc = window.arcs[position];
+      for (int64_t k = 0; k < arc.count; ++k) {
+        positions[begin[(arc.first + k) % window.size + 1]++] = position;
+      }
+    }
     at::Tensor moved = at::empty(shape, kLabels);
     auto* to = moved.mutable_data_ptr<int32_t>();
     std::vector<int32_t> some;
-    for (int64_t row = 0; row < count; ++row) {
+    for (int64_t row = 0; row < count && sets_.spend(window.size); ++row) {
       const int32_t* from = data_of(sets) + row * in_size;
       for (int64_t position = 0; position < window.size; ++position) {
-        const std::vector<int64_t>& own = positions[position];
-        sets_.spend(1 + static_cast<int64_t>(own.size()));
-        if (own.size() <= 1) {
-          *to++ = own.empty() ? ColumnSets::kEmpty : from[own[0]];
+        const int64_t* own = positions.data() + begin[position];
+        const int64_t own_size = begin[position + 1] - begin[position];
+        if (own_size <= 1) {
+          *to++ = own_size == 0 ? ColumnSets::kEmpty : from[own[0]];
           continue;
         }
         some.clear();
-        for (const int64_t k : own) {
-          some.push_back(from[k]);
+        for (int64_t k = 0; k < own_size; ++k) {
+          some.push_back(from[own[k]]);
         }
         *to++ = sets_.unite(some);
       }
@@ -280,8 +299,10 @@ class Flows {
 // Walks along the tape, from the inputs on.
 class Propagation {
  public:
-  Propagation(const Tape& tape, int64_t columns, int64_t max_work)
-      : tape_(tape), sets_(columns, max_work), flows_(sets_) {
+  Propagation(const Tape& tape, int64_t columns, int64_t& work_left)
+      : tape_(tape), sets_(columns, work_left), flows_(sets_) {
+    // The tables of single columns.
+    sets_.spend(4 * columns);
     int64_t slots = 0;
     for (const tape::TapeNode& node : tape.nodes) {
       first_slot_.push_back(slots);
@@ -299,14 +320,14 @@ class Propagation {
     }
   }
 
-  // The output's sets; false for shapes that are not known.
+  // The output's sets; false for shapes that are not known, and where there is too much work.
   bool run(const std::vector<Input>& inputs) {
     std::vector<std::vector<const Input*>> inputs_of(tape_.nodes.size());
     for (const Input& input : inputs) {
       inputs_of[input.slot.node].push_back(&input);
     }
     for (size_t position = tape_.nodes.size(); position-- > 0;) {
-      if (tape_.nodes[position].runs && !step(position)) {
+      if (tape_.nodes[position].runs && (!step(position) || sets_.is_exhausted())) {
         return false;
       }
       // Each element of an input depends on itself, too.
@@ -318,7 +339,7 @@ class Propagation {
     return true;
   }
 
-  SparsityPattern pattern(int64_t rows, int64_t columns) {
+  std::optional<SparsityPattern> pattern(int64_t rows, int64_t columns) {
     SparsityPattern pattern{rows, columns, {0}, {}};
     pattern.row_ptr.reserve(rows + 1);
     const at::Tensor& found = values_[index_of(tape_.output)];
@@ -326,7 +347,9 @@ class Propagation {
     const auto* data = sets.const_data_ptr<int32_t>();
     for (int64_t row = 0; row < rows; ++row) {
       const auto own = sets_.columns_of(data[row]);
-      sets_.spend(static_cast<int64_t>(own.size()));
+      if (!sets_.spend(static_cast<int64_t>(own.size()))) {
+        return std::nullopt;
+      }
       pattern.col_ind.insert(pattern.col_ind.end(), own.begin(), own.end());
       pattern.row_ptr.push_back(pattern.nnz());
     }
@@ -431,6 +454,8 @@ class Propagation {
         case Placing::kPut:
         case Placing::kAdded:
           return put(facts, attributes, ins, out);
+        case Placing::kSummed:
+          return summed(attributes, ins, out);
       }
     } catch (const std::exception&) {
     }
@@ -474,6 +499,36 @@ class Propagation {
         return std::nullopt;
       }
       sets = flows_.put(sets.defined() ? sets : at::zeros(out, kLabels), true, *picked, ins[k].sets);
+    }
+    return sets;
+  }
+
+  std::optional<at::Tensor> summed(
+      const NodeAttributes& attributes,
+      const std::vector<Labelled>& ins,
+      const Shape& out) {
+    const auto operand = static_cast<size_t>(attributes.has_places ? attributes.others.at(0) : 0);
+    const auto rows = summed_rows(attributes, out.at(0));
+    if (!rows.has_value() || operand >= ins.size() || !ins[operand].sets.defined()) {
+      return std::nullopt;
+    }
+    sets_.spend(2 * rows->from.numel());
+    const at::Tensor from = ins[operand].sets.reshape({ins[operand].shape.at(0), -1}).index_select(0, rows->from);
+    const at::Tensor to = numbers(1, out).view({out.at(0), -1}).index_select(0, rows->to);
+    if (from.numel() != to.numel()) {
+      return std::nullopt;
+    }
+    at::Tensor sets = flows_.put(at::zeros(out, kLabels), true, to, from);
+    for (size_t k = 0; k < ins.size(); ++k) {
+      if (k == operand || !ins[k].sets.defined()) {
+        continue;
+      }
+      if (k + 1 >= operand) {
+        return std::nullopt; // the other factor, or weights
+      }
+      const Digits ties =
+          flow_through(Flow::kPointwise, attributes, 0, k, ins.size(), out, ins[k].shape, own_digits(out));
+      sets = flows_.united(sets, flows_.along_ties(ties, ins[k], out));
     }
     return sets;
   }
@@ -540,8 +595,8 @@ class Propagation {
 
 } // namespace
 
-std::optional<SparsityPattern> dependency_pattern(const Tape& tape, int64_t max_work) {
-  if (!tape.output.is_on_tape() || kNodeSteps * static_cast<int64_t>(tape.nodes.size()) > max_work) {
+std::optional<SparsityPattern> dependency_pattern(const Tape& tape, int64_t& work_left) {
+  if (!tape.output.is_on_tape() || kNodeSteps * static_cast<int64_t>(tape.nodes.size()) > work_left) {
     return std::nullopt;
   }
   const auto output = known_shape(*tape.nodes[tape.output.node].node, tape.output.input_nr);
@@ -561,15 +616,8 @@ std::optional<SparsityPattern> dependency_pattern(const Tape& tape, int64_t max_
     return std::nullopt;
   }
   const BelowModes below;
-  try {
-    Propagation propagation(tape, columns, max_work);
-    if (!propagation.run(inputs)) {
-      return std::nullopt;
-    }
-    return propagation.pattern(numel_of(*output), columns);
-  } catch (const WorkExceeded&) {
-    return std::nullopt;
-  }
+  Propagation propagation(tape, columns, work_left);
+  return propagation.run(inputs) ? propagation.pattern(numel_of(*output), columns) : std::nullopt;
 }
 
 } // namespace highgrad::structure

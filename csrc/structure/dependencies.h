@@ -16,8 +16,8 @@ namespace highgrad::structure {
 // of it were: so the pattern is that of all values, and of all tapes of the same signature and the same indices.
 // (A. Griewank, A. Walther, "Evaluating Derivatives", section 7.1: index domains.)
 
-// Of the output's elements by those of all inputs on the tape, next to one another. None if it takes more than
-// `max_work` steps, or if shapes are not known, or there are no elements.
-std::optional<SparsityPattern> dependency_pattern(const tape::Tape& tape, int64_t max_work);
+// Of the output's elements by those of all inputs on the tape, next to one another. None if it takes more steps than
+// `work_left`, of which they are taken, or if shapes are not known, or there are no elements.
+std::optional<SparsityPattern> dependency_pattern(const tape::Tape& tape, int64_t& work_left);
 
 } // namespace highgrad::structure

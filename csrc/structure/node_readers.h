@@ -85,29 +85,37 @@ auto read_accumulate(const Indexed& indexed, Reader& reader, int /*preferred*/) 
 template <typename Indexed>
 void read_accumulate(const Indexed& /*indexed*/, Reader& /*reader*/, long /*otherwise*/) {}
 
-// One an axis, or several for a mask; for those that write, whether they add.
+// One an axis; for those that write, whether they add.
 template <typename Indexed>
 void read_indices(Node& node, Reader& reader) {
   auto& indexed = static_cast<Indexed&>(node);
-  NodeAttributes& attributes = reader.attributes;
   read_accumulate(indexed, reader, 0);
+  for (const auto& index : indexed.indices_) {
+    read_index(index, node, reader);
+    reader.attributes.others.push_back(reader.attributes.indices.back().defined());
+  }
+  reader.attributes.has_places &= !indexed.indices_.empty();
+}
+
+// Likewise, and the axes that they take: one, or as many as a mask has. No axes if some take none.
+template <typename Indexed>
+void read_indexed_axes(Node& node, Reader& reader) {
+  read_indices<Indexed>(node, reader);
+  NodeAttributes& attributes = reader.attributes;
+  std::vector<int64_t> axes;
   int64_t axis = 0;
-  bool is_placed = true; // whether all of them take an axis
-  for (const auto& saved : indexed.indices_) {
-    read_index(saved, node, reader);
-    const at::Tensor& index = attributes.indices.back();
-    attributes.others.push_back(index.defined());
+  for (const at::Tensor& index : attributes.indices) {
     const bool is_mask = index.defined() && (index.scalar_type() == at::kBool || index.scalar_type() == at::kByte);
     const int64_t next = axis + (is_mask ? index.dim() : 1);
-    for (is_placed &= axis < next; index.defined() && axis < next; ++axis) {
-      attributes.dims.push_back(axis);
+    if (!attributes.has_places || next == axis) {
+      return;
+    }
+    for (; index.defined() && axis < next; ++axis) {
+      axes.push_back(axis);
     }
     axis = next;
   }
-  attributes.has_places &= !indexed.indices_.empty();
-  if (!attributes.has_places || !is_placed) {
-    attributes.dims.clear();
-  }
+  attributes.dims = std::move(axes);
 }
 
 // In's position is out's, less so many.
@@ -268,10 +276,10 @@ void read_batch_norm(Node& node, Reader& reader) {
 }
 
 // Out's last axis runs along both; the others keep their order.
+template <typename Diagonal>
 void read_diagonal(Node& node, Reader& reader) {
-  using generated::DiagonalBackward0;
-  read_others<&DiagonalBackward0::dim1, &DiagonalBackward0::dim2, &DiagonalBackward0::offset>(node, reader);
-  const auto& diagonal = static_cast<DiagonalBackward0&>(node);
+  read_others<&Diagonal::dim1, &Diagonal::dim2, &Diagonal::offset>(node, reader);
+  const auto& diagonal = static_cast<Diagonal&>(node);
   reader.attributes.dims = {diagonal.dim1, diagonal.dim2};
 }
 
@@ -360,6 +368,40 @@ bool are_both_strided(Node& node);
 bool is_strided(const torch::autograd::SavedVariable& saved, Node& node) {
   const std::optional<at::Tensor> factor = saved_tensor(saved, node);
   return factor.has_value() && (!factor->defined() || factor->layout() == at::kStrided);
+}
+
+// A sparse factor, by the rows of operand number `operand` that it takes and the rows of out that it puts them into.
+template <auto factor, int64_t operand>
+void read_sparse_rows(Node& node, Reader& reader) {
+  NodeAttributes& attributes = reader.attributes;
+  const std::optional<at::Tensor> matrix = saved_tensor(member(node, factor), node);
+  const bool has_rows = matrix.has_value() && matrix->defined() && matrix->dim() == 2 &&
+      (matrix->layout() == at::kSparse || matrix->layout() == at::kSparseCsr) && tape::is_plain(*matrix);
+  attributes.has_places = has_rows && (matrix->layout() != at::kSparse || matrix->dense_dim() == 0);
+  if (!attributes.has_places) {
+    return;
+  }
+  const bool is_compressed = matrix->layout() == at::kSparseCsr;
+  attributes.others = {operand, is_compressed};
+  attributes.indices = is_compressed ? std::vector<at::Tensor>{matrix->col_indices(), matrix->crow_indices()}
+                                     : std::vector<at::Tensor>{matrix->_indices()[1], matrix->_indices()[0]};
+}
+
+// The rows of each bag, which lie next to one another.
+void read_bags(Node& node, Reader& reader) {
+  const auto& bags = static_cast<generated::EmbeddingBagBackward0&>(node);
+  reader.attributes.dims = {0};
+  reader.attributes.others = {0, 1};
+  read_index(bags.indices_, node, reader);
+  read_index(bags.offsets_, node, reader);
+}
+
+void read_blocks(Node& node, Reader& reader) {
+  for (const auto& sizes : static_cast<generated::BlockDiagBackward0&>(node).tensors_args_sizes) {
+    // Numbers and vectors are matrices of one row.
+    reader.attributes.others.push_back(sizes.size() > 1 ? sizes[0] : 1);
+    reader.attributes.others.push_back(sizes.empty() ? 1 : sizes.back());
+  }
 }
 
 template <>

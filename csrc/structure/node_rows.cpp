@@ -21,6 +21,12 @@ constexpr NodeFacts kProduct{Flow::kMatrixProduct, true, true};
 constexpr NodeFacts kAnyGlobal{Flow::kOther, true, false};
 constexpr NodeFacts kAnyLocal{Flow::kOther, false, false};
 constexpr NodeFacts kFirstAxis{Flow::kFirst, false, false};
+// What was there is lost; what is written, if anything depends on it, has its shape or is broadcast to it.
+constexpr NodeFacts kFilled = with_pick({Flow::kPointwise, true, false}, Pick::kAll, Placing::kPut);
+constexpr NodeFacts without_nan(NodeFacts facts) {
+  facts.keeps_nan = false;
+  return facts;
+}
 constexpr NodeFacts kSolver{Flow::kMatrices, false, false};
 constexpr NodeFacts kDecomposition{Flow::kMatrices, false, false, /*keeps_nan=*/false};
 
@@ -219,7 +225,12 @@ constexpr Row kRows[] = {
     {"StackBackward0",
      with_pick({Flow::kInsert, true, false}, Pick::kSelect, Placing::kSpread),
      read_dims<&generated::StackBackward0::dim>},
-    {"DiagonalBackward0", with_pick({Flow::kReduce, true, false}, Pick::kDiagonal), read_diagonal},
+    {"DiagonalBackward0",
+     with_pick({Flow::kReduce, true, false}, Pick::kDiagonal),
+     read_diagonal<generated::DiagonalBackward0>},
+    {"DiagonalBackward0_copy",
+     with_pick({Flow::kReduce, true, false}, Pick::kDiagonal),
+     read_diagonal<generated::DiagonalBackward0_copy>},
     {"DiagEmbedBackward0",
      with_pick({Flow::kFirst, true, false}, Pick::kDiagonal, Placing::kSpread),
      read_others<
@@ -235,7 +246,13 @@ constexpr Row kRows[] = {
     // Writing in place into a view, as `out[1:-1] = ...` does: the base's elements outside of the view are kept, those
     // inside go through the Node that it wraps, of which the facts are taken.
     {"CopySlices", kAnyLocal},
-    {"CopyBackwards", with_pick({Flow::kPointwise, true, false}, Pick::kAll, Placing::kPut)},
+    {"FillBackward0", kFilled},
+    {"FillBackward1", kFilled},
+    {"FillBackward2", kFilled},
+    {"FillBackward3", kFilled},
+    {"ZeroBackward0", kFilled},
+    {"BlockDiagBackward0", with_pick(kAnyGlobal, Pick::kBlock, Placing::kSpread), read_blocks},
+    {"CopyBackwards", kFilled},
     {"ChannelShuffleBackward0",
      with_pick(kFirstAxis, Pick::kChannelShuffle),
      read_others<&generated::ChannelShuffleBackward0::groups>},
@@ -309,16 +326,27 @@ constexpr Row kRows[] = {
     {"SortBackward1", kSorting, read_dims<&generated::SortBackward1::dim>},
     // Products.
     {"AddbmmBackward0", kAnyGlobal},
-    {"AddmmBackward0", kProduct, nullptr, are_both_strided<generated::AddmmBackward0>},
+    {"AddmmBackward0",
+     with_pick(kProduct, Pick::kRows, Placing::kSummed),
+     read_sparse_rows<&generated::AddmmBackward0::mat1_, 2>,
+     are_both_strided<generated::AddmmBackward0>},
     {"AddmvBackward0", kProduct, nullptr, are_both_strided<generated::AddmvBackward0>},
     {"BaddbmmBackward0", kProduct, nullptr, are_both_strided<generated::BaddbmmBackward0>},
     {"BmmBackward0", kProduct, nullptr, are_both_strided<generated::BmmBackward0>},
     {"DotBackward0", kProduct},
-    {"MmBackward0", kProduct, nullptr, are_both_strided<generated::MmBackward0>},
-    {"MvBackward0", kProduct, nullptr, are_both_strided<generated::MvBackward0>},
+    {"MmBackward0",
+     with_pick(kProduct, Pick::kRows, Placing::kSummed),
+     read_sparse_rows<&generated::MmBackward0::self_, 1>,
+     are_both_strided<generated::MmBackward0>},
+    {"MvBackward0",
+     with_pick(kProduct, Pick::kRows, Placing::kSummed),
+     read_sparse_rows<&generated::MvBackward0::self_, 1>,
+     are_both_strided<generated::MvBackward0>},
     {"AddrBackward0", kAnyGlobal},
     {"LinalgCrossBackward0", kMoving, read_dims<&generated::LinalgCrossBackward0::dim>},
-    {"SparseAddmmBackward0", kAnyLocal},
+    {"SparseAddmmBackward0",
+     with_pick(kAnyLocal, Pick::kRows, Placing::kSummed),
+     read_sparse_rows<&generated::SparseAddmmBackward0::mat1_, 2>},
     {"ConvolutionBackward0", {Flow::kConvolution, true, false}, read_convolution},
     // Of batches of small matrices. A triangular or LU solve hands NaN on to all that it computes from it.
     {"LinalgInvExBackward0", kSolver},
@@ -326,7 +354,7 @@ constexpr Row kRows[] = {
      kSolver,
      read_right_hand_side<&generated::LinalgSolveExBackward0::A_, &generated::LinalgSolveExBackward0::result_>},
     {"LinalgSolveTriangularBackward0", kSolver},
-    {"CdistBackward0", kDecomposition},
+    {"CdistBackward0", {Flow::kPairs, false, true, /*keeps_nan=*/false}},
     {"CholeskyInverseBackward0", kDecomposition},
     {"CholeskySolveBackward0", kDecomposition},
     {"LinalgCholeskyExBackward0", kDecomposition},
@@ -415,19 +443,26 @@ constexpr Row kRows[] = {
     {"EmbeddingBackward0",
      with_pick(kAnyLocal, Pick::kEmbedding),
      read_indexed<&generated::EmbeddingBackward0::indices_>},
+    {"EmbeddingBagBackward0", with_pick(kLookup, Pick::kRows, Placing::kSummed), read_bags},
     {"GatherBackward0",
      with_pick(kLookup, Pick::kGather),
      read_indexed_along<&generated::GatherBackward0::dim, &generated::GatherBackward0::index_>},
     {"IndexAddBackward0",
      with_pick(kLookup, Pick::kIndexSelect, Placing::kAdded),
      read_indexed_along<&generated::IndexAddBackward0::dim, &generated::IndexAddBackward0::index_>},
-    {"IndexBackward0", with_pick(kIndexed, Pick::kIndex), read_indices<generated::IndexBackward0>},
+    {"IndexBackward0", with_pick(kIndexed, Pick::kIndex), read_indexed_axes<generated::IndexBackward0>},
     {"IndexCopyBackward0",
      with_pick(kLookup, Pick::kIndexSelect, Placing::kPut),
      read_indexed_along<&generated::IndexCopyBackward0::dim, &generated::IndexCopyBackward0::index_>},
     {"IndexFillBackward0",
      with_pick(kLookup, Pick::kIndexSelect, Placing::kPut),
      read_indexed_along<&generated::IndexFillBackward0::dim, &generated::IndexFillBackward0::index_>},
+    {"IndexFillBackward1",
+     with_pick(kLookup, Pick::kIndexSelect, Placing::kPut),
+     read_indexed_along<&generated::IndexFillBackward1::dim, &generated::IndexFillBackward1::index_>},
+    {"IndexReduceBackward0",
+     with_pick(without_nan(kLookup), Pick::kIndexSelect, Placing::kAdded),
+     read_indexed_along<&generated::IndexReduceBackward0::dim, &generated::IndexReduceBackward0::index_>},
     {"IndexPutBackward0",
      with_pick(kAnyLocal, Pick::kIndex, Placing::kPut),
      read_indices<generated::IndexPutBackward0>},
@@ -446,6 +481,9 @@ constexpr Row kRows[] = {
     {"PutBackward0",
      with_pick(kAnyLocal, Pick::kTake, Placing::kPut),
      read_indexed<&generated::PutBackward0::index_, &generated::PutBackward0::accumulate>},
+    {"ScatterReduceBackward0",
+     with_pick(without_nan(kLookup), Pick::kGather, Placing::kAdded),
+     read_indexed_along<&generated::ScatterReduceBackward0::dim, &generated::ScatterReduceBackward0::index_>},
     {"ScatterBackward0",
      with_pick(kLookup, Pick::kGather, Placing::kPut),
      read_indexed_along<&generated::ScatterBackward0::dim, &generated::ScatterBackward0::index_>},

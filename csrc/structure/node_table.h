@@ -30,6 +30,7 @@ enum class Flow {
   kWrite, // of a base, in number 0; the others are written to its view, of which axis i lies along its axis dims[i]
   kMatrixProduct, // of the operands that come last, after addends
   kMatrices, // of batches of matrices: in's axes but the last two are out's first; of right-hand sides, the last
+  kPairs, // of two sets of rows, before their last axes: out's axes but the last are the first's, its last the second's
   kFirst, // of the first in, axis 0 alone is out's
   kConvolution, // of the input, in groups of channels; weight and bias follow
 };
@@ -59,6 +60,8 @@ enum class Pick {
   kPixelUnshuffle,
   kChannelShuffle,
   kTurned, // by quarters
+  kBlock, // of a matrix, on its diagonal
+  kRows, // by indices; of which row of out each is part, other indices say
 };
 
 // Where the picked elements are.
@@ -67,6 +70,7 @@ enum class Placing {
   kSpread, // out's, for in's in order; others of out's are zero
   kPut, // out's, for the second in's in order; others of out's are the first in's
   kAdded, // likewise, but all of the first in's are kept
+  kSummed, // in rows of out, of which each has several; addends come before
 };
 
 // What Note [Patterns by NaN] needs to know of a Node.

@@ -41,6 +41,15 @@ Coloring column_passes(const Compression& compression) {
   return passes;
 }
 
+double ColoringLimits::least_cost_of(const SparsityPattern& pattern) const {
+  std::vector<int64_t> degrees(pattern.columns, 0);
+  for (const int64_t column : pattern.col_ind) {
+    ++degrees[column];
+  }
+  const auto rows = static_cast<double>(degrees.empty() ? 0 : *std::max_element(degrees.begin(), degrees.end()));
+  return may_use_columns ? std::min(rows, cost_of_columns(max_row_degree(pattern))) : rows;
+}
+
 double ColoringLimits::cost_of(const Compression& compression) const {
   return compression.by_columns ? cost_of_columns(compression.coloring.num_colors)
                                 : static_cast<double>(compression.coloring.num_colors) +

@@ -29,6 +29,8 @@ struct ColoringLimits {
   double cost_of_columns(int64_t count) const {
     return count == 0 ? 0 : recording_cost + kColumnCost * static_cast<double>(count);
   }
+  // What any colouring of rows, or of columns, takes at least: entries of one column, or row, share no colour.
+  double least_cost_of(const SparsityPattern& pattern) const;
   // What all passes do.
   double cost_of(const Compression& compression) const;
 };

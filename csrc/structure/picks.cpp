@@ -1,7 +1,9 @@
 #include "structure/picks.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/channel_shuffle.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/im2col.h>
 #include <ATen/ops/index.h>
@@ -12,6 +14,7 @@
 #include <ATen/ops/reflection_pad1d.h>
 #include <ATen/ops/reflection_pad2d.h>
 #include <ATen/ops/reflection_pad3d.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/replication_pad1d.h>
 #include <ATen/ops/replication_pad2d.h>
 #include <ATen/ops/replication_pad3d.h>
@@ -157,6 +160,17 @@ at::Tensor turned(const NodeAttributes& attributes, const at::Tensor& labels) {
   return at::rot90(labels, quarters, figures.next(2));
 }
 
+// Of a matrix that has these, rows and columns of each, on its diagonal.
+at::Tensor block(const std::vector<int64_t>& sizes, int64_t part, const at::Tensor& labels) {
+  int64_t row = 0;
+  int64_t column = 0;
+  for (int64_t k = 0; k < part; ++k) {
+    row += sizes.at(2 * k);
+    column += sizes.at(2 * k + 1);
+  }
+  return labels.narrow(0, row, sizes.at(2 * part)).narrow(1, column, sizes.at(2 * part + 1));
+}
+
 // The same elements of the same memory, at one time.
 bool are_one(const at::Tensor& a, const at::Tensor& b) {
   return a.const_data_ptr() == b.const_data_ptr() && a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
@@ -184,6 +198,7 @@ std::optional<at::Tensor> picked_labels(
   const auto dim = [&] { return attributes.dims.at(0); };
   switch (pick) {
     case Pick::kNone:
+    case Pick::kRows:
       return std::nullopt;
     case Pick::kAll:
       return labels;
@@ -228,8 +243,26 @@ std::optional<at::Tensor> picked_labels(
       return in_double(labels, [&](const at::Tensor& all) { return at::channel_shuffle(all, others.at(0)); });
     case Pick::kTurned:
       return turned(attributes, labels);
+    case Pick::kBlock:
+      return block(others, part, labels);
   }
   return std::nullopt;
+}
+
+std::optional<SummedRows> summed_rows(const NodeAttributes& attributes, int64_t rows) {
+  if (!attributes.has_places || attributes.indices.size() != 2) {
+    return std::nullopt;
+  }
+  const at::Tensor from = attributes.indices[0].cpu().to(at::kLong).reshape({-1});
+  at::Tensor to = attributes.indices[1].cpu().to(at::kLong).reshape({-1});
+  if (attributes.others.at(1) != 0) {
+    // Where each row of out begins, with or without the end of the last.
+    if (to.numel() == rows) {
+      to = at::cat({to, at::full({1}, from.numel(), to.options())});
+    }
+    to = at::repeat_interleave(to.diff());
+  }
+  return to.numel() == from.numel() ? std::optional(SummedRows{from, to}) : std::nullopt;
 }
 
 std::optional<at::Tensor> labels_of_view(const NodeAttributes& of_slices, const at::Tensor& labels) {

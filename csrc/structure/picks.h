@@ -34,6 +34,13 @@ std::optional<at::Tensor> picked_labels(
     int64_t part,
     const at::Tensor& labels);
 
+// Of Placing::kSummed, with `rows` rows of out: rows of in, and the row of out that each is part of.
+struct SummedRows {
+  at::Tensor from;
+  at::Tensor to;
+};
+std::optional<SummedRows> summed_rows(const NodeAttributes& attributes, int64_t rows);
+
 // Of a write to a view: which of the base's labels the view has.
 std::optional<at::Tensor> labels_of_view(const NodeAttributes& of_slices, const at::Tensor& labels);
 

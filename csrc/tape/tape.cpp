@@ -42,6 +42,15 @@ int64_t cotangent_bytes(const Node& node) {
   return bytes;
 }
 
+bool is_strided(const Node& node, uint32_t input_nr) {
+  if (input_nr >= node.num_inputs()) {
+    return false;
+  }
+  const InputMetadata& metadata = node.input_metadata(input_nr);
+  return !metadata.was_default_constructed() && !metadata.is_nested_tensor() &&
+      metadata.options().layout() == at::kStrided;
+}
+
 // The walk: Nodes in post-order (children first) and the index of each.
 struct Walk {
   std::vector<Visit> visits;
@@ -213,16 +222,13 @@ bool is_tape_of(const Tape& tape, const Edge& output, const edge_list& inputs) {
 }
 
 std::optional<std::vector<int64_t>> shape_of(const Node& node, uint32_t input_nr) {
-  if (input_nr >= node.num_inputs()) {
+  if (!is_strided(node, input_nr)) {
     return std::nullopt;
   }
-  const InputMetadata& metadata = node.input_metadata(input_nr);
-  if (metadata.was_default_constructed() || metadata.is_nested_tensor() ||
-      metadata.options().layout() != at::kStrided) {
-    return std::nullopt;
-  }
+  const auto& sizes = node.input_metadata(input_nr).shape_as_dim_vector();
   std::vector<int64_t> shape;
-  for (const c10::SymInt& size : metadata.shape_as_dim_vector()) {
+  shape.reserve(sizes.size());
+  for (const c10::SymInt& size : sizes) {
     const auto known = size.maybe_as_int();
     if (!known.has_value()) {
       return std::nullopt;
@@ -230,6 +236,21 @@ std::optional<std::vector<int64_t>> shape_of(const Node& node, uint32_t input_nr
     shape.push_back(*known);
   }
   return shape;
+}
+
+std::optional<int64_t> numel_of(const Node& node, uint32_t input_nr) {
+  if (!is_strided(node, input_nr)) {
+    return std::nullopt;
+  }
+  int64_t numel = 1;
+  for (const c10::SymInt& size : node.input_metadata(input_nr).shape_as_dim_vector()) {
+    const auto known = size.maybe_as_int();
+    if (!known.has_value()) {
+      return std::nullopt;
+    }
+    numel *= *known;
+  }
+  return numel;
 }
 
 bool takes_dtype(const Node& node, caffe2::TypeMeta dtype) {

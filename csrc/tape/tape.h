@@ -64,6 +64,7 @@ bool is_tape_of(const Tape& tape, const torch::autograd::Edge& output, const tor
 
 // The sizes of the cotangent that `node` takes as input `input_nr`; none for what is unknown, not strided or symbolic.
 std::optional<std::vector<int64_t>> shape_of(const torch::autograd::Node& node, uint32_t input_nr);
+std::optional<int64_t> numel_of(const torch::autograd::Node& node, uint32_t input_nr);
 
 // Whether all cotangents that `node` takes are of `dtype`.
 bool takes_dtype(const torch::autograd::Node& node, caffe2::TypeMeta dtype);
