@@ -2,9 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 #include "ops/symmetric_index.h"
 #include "taylor/polynomials.h"
 #include "taylor/recorded_composition.h"
+#include "taylor/series_of_rows.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -39,25 +38,18 @@ class LocalSeriesOfSeries {
   at::Tensor series_;
 };
 
-// `inner` is the frame of the composition itself, `outer` that of the call. Tensors are [rows of inner orders, *shape],
-// and their coefficients [rows of outer orders, ...].
+// What the tensors of a composition are as functions of a further direction: see SeriesOfRows.
 class CompositionOfSeries {
  public:
   CompositionOfSeries(const Call& call, const ComposeSeriesBackward& node)
-      : outer_(call.frame), inner_(node.frame), terms_(node.terms) {
+      : outer_(call.frame),
+        inner_(node.frame),
+        terms_(node.terms),
+        rows_(call, node.frame, call.saved(node.x), node.anchor.unpack().dim()) {
     const at::Tensor anchor = call.saved(node.anchor);
-    const at::Tensor x = call.saved(node.x);
-    rank_ = anchor.dim();
-    Jet x_jet = call.inputs[0];
-    if (!x_jet.is_zero()) {
-      c10::DimVector shape{x_jet.rows.size(0)};
-      shape.append(x.sizes().begin(), x.sizes().end());
-      x_jet.rows = x_jet.rows.expand(shape);
-    }
-    x_ = Series(outer_, x_jet, x);
     const LocalSeriesOfSeries local(
         outer_,
-        Series(outer_, call.inputs[1], anchor, rank_ + 1),
+        Series(outer_, call.inputs[1], anchor, anchor.dim() + 1),
         record_local_series(node.function, anchor, node.next_edge(1), inner_.order + outer_.order));
     for (const auto m : c10::irange<int64_t>(1, inner_.order + 1)) {
       c_.push_back(local[m]);
@@ -72,9 +64,9 @@ class CompositionOfSeries {
     for (int64_t m = order - 1; m >= 0; --m) {
       y.emplace_back();
       for (int64_t k = order - m; k > 0; --k) {
-        Series sum = product(1, k - 1, of_order(1), y[k - 1]);
+        Series sum = product(1, k - 1, rows_.of_order(1), y[k - 1]);
         for (const auto j : c10::irange<int64_t>(2, std::min(k, own_terms) + 1)) {
-          sum = add(outer_, sum, product(j, k - j, of_order(j), y[k - j]));
+          sum = add(outer_, sum, product(j, k - j, rows_.of_order(j), y[k - j]));
         }
         y[k] = std::move(sum);
       }
@@ -83,75 +75,33 @@ class CompositionOfSeries {
       }
     }
     if (inner_.collapsed) {
-      y[order] = y[order].map([&](const at::Tensor& rows) { return sum_of_directions(rows); });
+      y[order] = rows_.sum_of_directions(y[order]);
       if (terms_ == order) {
-        y[order] = add(outer_, y[order], multiply(outer_, of_order(order), c_[0]));
+        y[order] = add(outer_, y[order], multiply(outer_, rows_.of_order(order), c_[0]));
       }
     }
-    std::vector<at::Tensor> coefficients;
-    for (const auto i : c10::irange<int64_t>(1, outer_.order + 1)) {
-      std::vector<at::Tensor> rows;
-      for (const auto k : c10::irange<int64_t>(1, order + 1)) {
-        const at::Tensor& value = y[k][0];
-        c10::DimVector shape(value.sizes());
-        shape.insert(shape.begin(), outer_.rows_of_order(i));
-        rows.push_back(y[k][i].defined() ? y[k][i].expand(shape) : at::zeros(shape, value.options()));
-      }
-      coefficients.push_back(at::cat(rows, 1));
-    }
-    return join(outer_, coefficients);
+    return rows_.jet(y);
   }
 
  private:
-  int64_t row_dim(const at::Tensor& rows) const {
-    return rows.dim() - 1 - rank_;
-  }
-
-  Series of_order(int64_t k) const {
-    const int64_t first = inner_.rows(k - 1), count = inner_.rows_of_order(k);
-    return x_.map([&](const at::Tensor& rows) { return rows.narrow(row_dim(rows), first, count); });
-  }
-
-  // Those rows that a product of order k has: of the values, which all directions share, the only one.
-  Series reaching(int64_t k, const Series& series) const {
-    if (inner_.counts.empty()) {
-      return series;
-    }
-    return series.map([&](const at::Tensor& rows) {
-      const int64_t dim = row_dim(rows);
-      return dim < 0 || rows.size(dim) <= inner_.counts[k - 1] ? rows : rows.narrow(dim, 0, inner_.counts[k - 1]);
-    });
-  }
-
   // Of rows of inner orders j and l.
   Series product(int64_t j, int64_t l, const Series& a, const Series& b) const {
     if (!inner_.is_multivariate() || l == 0) {
-      return multiply(outer_, reaching(j + l, a), reaching(j + l, b));
+      return multiply(outer_, rows_.reaching(j + l, a), rows_.reaching(j + l, b));
     }
-    const Series left = a.map([&](const at::Tensor& rows) { return rows.unsqueeze(row_dim(rows) + 1); });
-    const Series right = b.map([&](const at::Tensor& rows) { return rows.unsqueeze(row_dim(rows)); });
+    const Series left = a.map([&](const at::Tensor& rows) { return rows.unsqueeze(rows_.row_dim(rows) + 1); });
+    const Series right = b.map([&](const at::Tensor& rows) { return rows.unsqueeze(rows_.row_dim(rows)); });
     return multiply(outer_, left, right).map([&](const at::Tensor& pairs) {
-      const int64_t dim = row_dim(pairs) - 1;
+      const int64_t dim = rows_.row_dim(pairs) - 1;
       const at::Tensor first = pairs.flatten(dim, dim + 1).movedim(dim, 0);
       return fold_pairs(inner_.variables, j, l, first).movedim(0, dim);
     });
   }
 
-  at::Tensor sum_of_directions(const at::Tensor& rows) const {
-    at::Tensor weighted = rows;
-    if (inner_.weights.defined()) {
-      c10::DimVector shape(rank_ + 1, 1);
-      shape[0] = inner_.directions;
-      weighted = rows * inner_.weights.view(shape);
-    }
-    return weighted.sum(row_dim(rows), /*keepdim=*/true);
-  }
-
   const Frame& outer_;
   const Frame& inner_;
   int64_t terms_;
-  int64_t rank_ = 0; // dimensions of the values
-  Series x_;
+  SeriesOfRows rows_;
   std::vector<Series> c_; // c_1, ...
 };
 

@@ -7,7 +7,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -18,7 +17,7 @@
 #include <vector>
 
 #include "taylor/polynomials.h"
-#include "taylor/recorded_solution.h"
+#include "taylor/recorded_rows.h"
 #include "torch_compat.h"
 
 namespace highgrad::taylor {
@@ -27,10 +26,6 @@ namespace {
 using torch::autograd::Edge;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
-  return a.defined() ? a + b : b;
-}
 
 // reverse_composition in torch's operations. series: c_1, ..., c_(n+1), [n + 1, *shape].
 class Reverse {
@@ -61,7 +56,7 @@ class Reverse {
     for (const auto k : c10::irange<int64_t>(1, frame_.order + 1)) {
       const at::Tensor by_y = by_y_[k - 1];
       const bool is_sum = frame_.collapsed && k == frame_.order;
-      const at::Tensor cotangent = is_sum ? of_directions(by_y) : by_y;
+      const at::Tensor cotangent = is_sum ? of_directions(frame_, by_y) : by_y;
       if (w_[k].defined()) {
         add(0, (cotangent * w_[k]).sum(0));
       }
@@ -83,17 +78,6 @@ class Reverse {
   }
 
  private:
-  at::Tensor of_directions(const at::Tensor& sum) const {
-    c10::DimVector shape(sum.dim(), 1);
-    shape[0] = frame_.directions;
-    if (frame_.weights.defined()) {
-      return sum * frame_.weights.view(shape);
-    }
-    c10::DimVector sizes(sum.sizes());
-    sizes[0] = frame_.directions;
-    return sum.expand(sizes);
-  }
-
   at::Tensor correlate(int64_t j, int64_t l, const at::Tensor& cotangent) const {
     if (l == 0) {
       return cotangent * w_[0];
@@ -104,12 +88,7 @@ class Reverse {
 
   // To the cotangent of x_j.
   void add(int64_t j, at::Tensor term) {
-    if (j > 0 && !frame_.counts.empty() && term.size(0) < frame_.rows_of_order(j)) {
-      c10::DimVector shape(term.sizes());
-      shape[0] = frame_.rows_of_order(j) - term.size(0);
-      term = at::cat({term, at::zeros(shape, term.options())});
-    }
-    by_x_[j] = plus(by_x_[j], term);
+    by_x_[j] = plus(by_x_[j], j > 0 ? with_all_rows(frame_, j, std::move(term)) : term);
   }
 
   const Frame& frame_;
@@ -235,14 +214,9 @@ Jet apply_function(
   }
   if (recorded) {
     auto node = make_node<ComposeSeriesBackward>();
-    if (jet.rows.requires_grad()) {
-      auto [rows_edge, shape] = edge_of_rows(jet.rows);
-      node->add_next_edge(std::move(rows_edge));
-      node->x_shape = std::move(shape);
-    } else {
-      node->add_next_edge({});
-      node->x_shape = jet.rows.sizes().vec();
-    }
+    auto [rows_edge, shape] = edge_of_rows(jet.rows);
+    node->add_next_edge(std::move(rows_edge));
+    node->x_shape = std::move(shape);
     node->add_next_edge(edge);
     node->frame = frame;
     node->function = function;

@@ -6,17 +6,16 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "taylor/recorded_rows.h"
 #include "torch_compat.h"
 
 namespace highgrad::taylor {
@@ -24,10 +23,6 @@ namespace {
 
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
-  return a.defined() ? a + b : b;
-}
 
 // The reverse of solve_by_element in torch's operations, step by step as reverse_stretch has it.
 class Reverse {
@@ -111,10 +106,8 @@ class Reverse {
   void add(std::vector<at::Tensor>& sums, int64_t k, at::Tensor term) const {
     if (k == 0) {
       term = term.sum(0);
-    } else if (!frame_.counts.empty() && term.size(0) < frame_.rows_of_order(k)) {
-      c10::DimVector shape(term.sizes());
-      shape[0] = frame_.rows_of_order(k) - term.size(0);
-      term = at::cat({term, at::zeros(shape, term.options())});
+    } else {
+      term = with_all_rows(frame_, k, std::move(term));
     }
     sums[k] = plus(sums[k], term);
   }
@@ -139,16 +132,7 @@ class Reverse {
       reverse_product(k, k, by_y_[k] / static_cast<double>(k), w_, by_w_);
       return;
     }
-    at::Tensor by_sum = by_y_[k] / static_cast<double>(k);
-    if (frame_.weights.defined()) {
-      c10::DimVector shape(by_sum.dim(), 1);
-      shape[0] = frame_.directions;
-      by_sum = by_sum * frame_.weights.view(shape);
-    } else {
-      c10::DimVector shape(by_sum.sizes());
-      shape[0] = frame_.directions;
-      by_sum = by_sum.expand(shape);
-    }
+    const at::Tensor by_sum = of_directions(frame_, by_y_[k] / static_cast<double>(k));
     reverse_product(k, k - 1, by_sum, w_, by_w_);
     if (x_[k].defined()) {
       add(by_x_, k, by_y_[k] * w_[0]);
@@ -179,35 +163,6 @@ class Reverse {
 };
 
 } // namespace
-
-std::pair<torch::autograd::Edge, std::vector<int64_t>> edge_of_rows(const at::Tensor& rows) {
-  torch::autograd::Edge edge = torch::autograd::impl::gradient_edge(rows);
-  std::vector<int64_t> shape = rows.sizes().vec();
-  auto* expand = dynamic_cast<torch::autograd::generated::ExpandBackward0*>(edge.function.get());
-  if (expand != nullptr && expand->next_edge(0).is_valid()) {
-    std::vector<int64_t> before;
-    for (const c10::SymInt& size : expand->self_sym_sizes) {
-      before.push_back(size.guard_int(__FILE__, __LINE__));
-    }
-    if (before.size() == shape.size()) {
-      return {expand->next_edge(0), before};
-    }
-  }
-  return {edge, shape};
-}
-
-bool repeats_as(const at::Tensor& rows, at::IntArrayRef shape) {
-  for (const auto dim : c10::irange(rows.dim())) {
-    if (rows.stride(dim) == 0 && rows.size(dim) > 1 && shape[dim] != 1) {
-      return false;
-    }
-  }
-  return true;
-}
-
-bool has_tangent(const at::Tensor& tensor) {
-  return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
-}
 
 void SolveSeriesBackward::release_variables() {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -272,14 +227,9 @@ at::Tensor record_solution(
     return solution;
   }
   auto node = make_node<SolveSeriesBackward>(frame, slope);
-  if (rows.requires_grad()) {
-    auto [edge, shape] = edge_of_rows(rows);
-    node->add_next_edge(std::move(edge));
-    node->x_shape = std::move(shape);
-  } else {
-    node->add_next_edge({});
-    node->x_shape = rows.sizes().vec();
-  }
+  auto [edge, shape] = edge_of_rows(rows);
+  node->add_next_edge(std::move(edge));
+  node->x_shape = std::move(shape);
   for (const at::Tensor& value : {y0, w0}) {
     if (value.defined()) {
       node->add_next_edge(

@@ -45,15 +45,6 @@ struct SolveSeriesBackward : public torch::autograd::Node {
   torch::autograd::variable_list apply(torch::autograd::variable_list&& cotangents) override;
 };
 
-// The edge to the tensor that `rows` expands, and its shape: its cotangent is summed over samples as it is made.
-std::pair<torch::autograd::Edge, std::vector<int64_t>> edge_of_rows(const at::Tensor& rows);
-
-// Whether `rows` repeat along dimensions of size 1 of `shape` alone, so that cotangents may be summed over them.
-bool repeats_as(const at::Tensor& rows, at::IntArrayRef shape);
-
-// Of forward mode.
-bool has_tangent(const at::Tensor& tensor);
-
 void add_solution_rule(RuleTable& table);
 
 } // namespace highgrad::taylor
