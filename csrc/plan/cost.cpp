@@ -31,6 +31,7 @@ struct Costs {
   std::string_view name;
   Kind kind = Kind::kBytes;
   int64_t times = 1;
+  bool is_elementwise = false;
 };
 constexpr Costs kCosts[] = {
     {"AddmmBackward0", Kind::kMatrixProduct},
@@ -86,6 +87,9 @@ Costs costs_of(torch::autograd::Node& node) {
         entry->second = costs;
       }
     }
+    const std::optional<structure::NodeFacts> facts = structure::facts_of(node);
+    entry->second.is_elementwise = facts.has_value() && facts->pick == structure::Pick::kNone &&
+        (facts->flow == structure::Flow::kPointwise || facts->flow == structure::Flow::kFlat);
   }
   return entry->second;
 }
@@ -141,6 +145,7 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   const Costs costs = costs_of(*node.node);
   if (costs.kind == Kind::kBytes) {
     work.bytes = bytes_of(tape, node, costs.times);
+    work.elementwise_bytes = costs.is_elementwise ? work.bytes : 0;
     return work;
   }
   if (costs.kind == Kind::kConvolution) {
