@@ -39,6 +39,9 @@ def dependencies(f: Tensor, *wrt: Tensor, work: int = WORK) -> np.ndarray | None
     row_ptr, columns = found
     mask = np.zeros((f.numel(), sum(x.numel() for x in wrt)), dtype=bool)
     mask[np.repeat(np.arange(f.numel()), np.diff(row_ptr)), columns] = True
+    forecast, are_alike = _C.forecast_columns(f, list(wrt))
+    assert 0 <= forecast <= mask.shape[1]
+    assert not are_alike or (mask == mask[0]).all(), "rows are forecast to be alike"
     return mask
 
 

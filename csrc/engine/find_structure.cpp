@@ -34,20 +34,21 @@ constexpr double kFreeNanoseconds = 30e3;
 // Of the dense Jacobian's time, what sets may take in a single call where they promise to be small, and so to pay.
 constexpr double kShareOfPromising = 0.1;
 
-// Single rows that tell whether a Jacobian is dense: at most so many, and one of so many.
+// Single rows that tell whether a Jacobian is dense: at most so many, one of so many, and for a share of what may be
+// lost in all.
 constexpr int64_t kMostSamples = 4;
 constexpr int64_t kRowsPerSample = 128;
+constexpr double kShareOfSamples = 0.5;
 
 // What axes take, in nanoseconds for each Node.
 constexpr double kNanosecondsPerLook = 200;
 
-// What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node, with torch's engine
-// or without; and a byte of cotangents, when there are few rows, which fit the caches, or all, and less of it where
-// Nodes are elementwise; and a multiplication by a factor, which few rows read from memory, and all once. Recording the graph for forward mode dispatches
-// about so many times the operators of one sweep.
+// What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
+// cotangents, when there are few rows, which fit the caches, or all, and a part of it where Nodes are elementwise; and
+// a multiplication by a factor, which few rows read from memory, and all once. Recording the graph for forward mode
+// dispatches about so many times the operators of one sweep.
 constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kNanosecondsPerNode = 6e3;
-constexpr double kNanosecondsPerOwnNode = 3e3;
 constexpr double kNanosecondsPerProbedByte = 0.05;
 constexpr double kNanosecondsPerDenseByte = 0.09;
 constexpr double kElementwiseBytes = 0.25;
@@ -124,10 +125,12 @@ struct SweepTimes {
 
 class Search {
  public:
-  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort)
+  // `columns` of a row are forecast for a single call.
+  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort, double columns = 0)
       : problem_(problem),
         axes_(axes),
         effort_(effort),
+        forecast_columns_(columns),
         rows_(problem.output.numel()),
         columns_(problem.count_columns()) {}
 
@@ -224,9 +227,8 @@ class Search {
     if (are_few && kShareOfDense * dense_ <= kFreeNanoseconds) {
       return false;
     }
-    const structure::Forecast forecast = structure::forecast_columns(problem_.tape);
-    const bool is_promising = forecast.columns * static_cast<double>(kLeastGain) <= static_cast<double>(columns_);
-    return !forecast.is_full && (is_promising || are_samples_sparse());
+    const bool is_promising = forecast_columns_ * static_cast<double>(kLeastGain) <= static_cast<double>(columns_);
+    return is_promising || are_samples_sparse();
   }
 
   // Whether a few rows have so few columns that not even full ones among the passes would be too many.
@@ -234,7 +236,7 @@ class Search {
     const int64_t samples = std::min(kMostSamples, rows_ / kRowsPerSample);
     const SweepTimes times = reverse_times();
     const double cost = times.dispatch + static_cast<double>(samples) * times.product;
-    if (samples == 0 || !axes_.keeps_nan || cost > allowed_) {
+    if (samples == 0 || !axes_.keeps_nan || cost > kShareOfSamples * allowed_) {
       return false;
     }
     allowed_ -= cost;
@@ -244,13 +246,13 @@ class Search {
     }
     const LinearMap map = reverse_map(problem_);
     structure::HitBits hits(samples, columns_);
-    return probe_of(map, samples)(group_of_row, hits) &&
-        hits.count(samples) * 2 * kLeastGain <= samples * columns_;
+    return probe_of(map, samples)(group_of_row, hits) && hits.count(samples) * 2 * kLeastGain <= samples * columns_;
   }
 
   // What flows along the tape: see structure's Note [Sets of columns].
   std::shared_ptr<Compression> from_sets(double passes) {
-    const double allowed = is_thorough() ? std::max(kKeptNanoseconds, dense_) : std::max(kFreeNanoseconds, kShareOfPromising * dense_);
+    const double allowed =
+        is_thorough() ? std::max(kKeptNanoseconds, dense_) : std::max(kFreeNanoseconds, kShareOfPromising * dense_);
     const auto steps = static_cast<int64_t>(allowed / kNanosecondsPerStep);
     int64_t steps_left = steps;
     auto pattern = structure::dependency_pattern(problem_.tape, steps_left);
@@ -326,12 +328,9 @@ class Search {
   }
 
   SweepTimes reverse_times() const {
-    if (!per_node_.has_value()) {
-      per_node_ = vjp::Program::covers(problem_.tape) ? kNanosecondsPerOwnNode : kNanosecondsPerNode;
-    }
     return {
         0,
-        kNanosecondsPerSweep + *per_node_ * static_cast<double>(problem_.tape.nodes.size()),
+        kNanosecondsPerSweep + kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
         row_time(kNanosecondsPerProbedByte, kNanosecondsPerProbedMultiplication)};
   }
 
@@ -448,10 +447,10 @@ class Search {
   const OutputProblem& problem_;
   const AxisAnalysis& axes_;
   const Effort effort_;
+  const double forecast_columns_; // of a row
   const int64_t rows_;
   const int64_t columns_;
   mutable std::optional<bool> may_go_forward_;
-  mutable std::optional<double> per_node_; // of a sweep
   plan::Work work_; // of a row
   double dense_ = 0; // nanoseconds without more structure
   double allowed_ = 0; // of a single call, to find more
@@ -471,9 +470,16 @@ std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, 
   if (!may_compress(problem) || (effort == Effort::kSmall && !is_worth_a_look(problem))) {
     return nullptr;
   }
-  const std::optional<AxisAnalysis> axes = structure::analyze_axes(
-      problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll);
-  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort).run() : nullptr;
+  if (effort == Effort::kThorough) {
+    const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
+    return axes.has_value() && axes->is_known ? Search(problem, *axes, effort).run() : nullptr;
+  }
+  const structure::Forecast forecast = structure::forecast_columns(problem.tape);
+  if (forecast.are_rows_alike) {
+    return nullptr;
+  }
+  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape, structure::Detail::kTies);
+  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, forecast.columns).run() : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(

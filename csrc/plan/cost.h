@@ -19,10 +19,7 @@ struct Work {
   // Without the bytes and multiplications of a part.
   Work without(const Work& part) const {
     return {
-        nodes,
-        bytes - part.bytes,
-        multiplications - part.multiplications,
-        elementwise_bytes - part.elementwise_bytes};
+        nodes, bytes - part.bytes, multiplications - part.multiplications, elementwise_bytes - part.elementwise_bytes};
   }
 
   void add(const Work& other) {

@@ -34,15 +34,19 @@ double share(const Shape& part, const Shape& whole) {
 }
 
 // Of a Node that picks elements.
-FanIn fan_in_of_picks(const NodeFacts& facts, const NodeAttributes& attributes, size_t k, const Shape& out, const Shape& in) {
+FanIn fan_in_of_picks(
+    const NodeFacts& facts,
+    const NodeAttributes& attributes,
+    size_t k,
+    const Shape& out,
+    const Shape& in) {
   if (facts.placing == Placing::kAdded) {
     return k > 0 ? FanIn{share(in, out)} : FanIn{1, true};
   }
   if (facts.placing == Placing::kSummed && static_cast<int64_t>(k) == attributes.others.at(0)) {
     return {static_cast<double>(attributes.indices.at(0).numel()) / static_cast<double>(out.at(0))};
   }
-  const bool may_be_none =
-      facts.pick == Pick::kLower || facts.pick == Pick::kUpper || facts.pick == Pick::kPatches;
+  const bool may_be_none = facts.pick == Pick::kLower || facts.pick == Pick::kUpper || facts.pick == Pick::kPatches;
   return {1, facts.placing == Placing::kTaken && !may_be_none};
 }
 
@@ -98,6 +102,7 @@ FanIn fan_in_of_flow(const Digits& digits) {
   FanIn found{1, true, true};
   for (const Digit& digit : digits) {
     found.is_all &= digit.is_free();
+    found.is_sure &= digit.window == nullptr;
     found.count *= digit.is_equal() ? 1 : static_cast<double>(digit.size);
   }
   return found;
@@ -150,7 +155,8 @@ class Walk {
     for (const Slot& input : tape_.inputs) {
       if (input.is_on_tape()) {
         const double numel = static_cast<double>(numel_at(input));
-        forecast.columns += forecast.is_full ? numel : std::min(numel, count(reached_[index_of(input)]).value_or(numel));
+        forecast.columns +=
+            forecast.are_rows_alike ? numel : std::min(numel, count(reached_[index_of(input)]).value_or(numel));
       }
     }
     return forecast;
@@ -205,58 +211,81 @@ class Walk {
     Node& node = *tape_.nodes[position].node;
     const auto links = links_of(tape_, tape_.nodes[position]);
     const std::optional<NodeFacts> facts = facts_of(node);
-    const auto first = std::find_if(links.begin(), links.end(), [](Slot link) { return link.is_on_tape(); });
-    const auto rank_at = [&](Slot slot) {
-      const auto shape = known_shape(*tape_.nodes[slot.node].node, slot.input_nr);
-      return shape.has_value() ? static_cast<int64_t>(shape->size()) : 0;
-    };
+    const bool is_elementwise = facts.has_value() && facts->pick == Pick::kNone &&
+        (facts->flow == Flow::kPointwise || facts->flow == Flow::kFlat);
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
-      const Reach reached = reached_[first_slot_[position] + nr];
-      const auto out = reached.is_none() ? std::nullopt : known_shape(node, nr);
-      if (!out.has_value()) {
+      const Slot slot{static_cast<int32_t>(position), nr};
+      const Reach reached = reached_[index_of(slot)];
+      if (reached.is_none()) {
         continue;
       }
       std::optional<NodeAttributes> attributes;
       for (size_t k = 0; k < links.size(); ++k) {
-        const auto in = links[k].is_on_tape() ? known_shape(*tape_.nodes[links[k].node].node, links[k].input_nr)
-                                              : std::nullopt;
-        if (!in.has_value()) {
+        if (!links[k].is_on_tape()) {
           continue;
         }
-        const bool is_elementwise = facts.has_value() && facts->pick == Pick::kNone &&
-            (facts->flow == Flow::kPointwise || facts->flow == Flow::kFlat);
-        if (is_elementwise && (reached.is_all || numel_of(*in) == numel_of(*out))) {
+        if (is_elementwise && (reached.is_all || numel_at(links[k]) == numel_at(slot))) {
           reach(links[k], reached);
-          continue;
-        }
-        if (!attributes.has_value() && facts.has_value()) {
-          attributes = attributes_of(node, rank_at(*first), static_cast<int64_t>(out->size()));
-        }
-        const bool picks =
-            attributes.has_value() && attributes->has_places && (facts->pick != Pick::kNone || wrapped_by(node) != nullptr);
-        const int64_t numel = numel_of(*out);
-        FanIn fan_in = all_of(*in);
-        if (picks) {
-          fan_in = fan_in_of_picks(*facts, *attributes, k, *out, *in);
-        } else if (attributes.has_value()) {
-          const auto of_slides = fan_in_of_slides(*facts, *attributes, std::max<size_t>(k, nr), *out, *in);
-          const Digits itself = numel == 1 ? Digits{} : Digits{{numel, 1}};
-          fan_in = of_slides.has_value()
-              ? *of_slides
-              : fan_in_of_flow(
-                    flow_through(facts->flow, *attributes, nr, k, links.size(), *out, *in, itself));
-        }
-        // Of all of out, what all of in is computed into.
-        const bool is_all_of_all = reached.is_all && !picks && numel_of(*in) <= numel;
-        if (reached.is_sure && (fan_in.is_all || is_all_of_all)) {
-          reach(links[k], {true, true, {}});
         } else {
-          const double of_out = count(reached).value_or(static_cast<double>(numel));
-          const double count = std::min(fan_in.count * of_out, static_cast<double>(numel_of(*in)));
-          reach(links[k], {false, reached.is_sure && fan_in.is_sure, {new_part(count)}});
+          if (!attributes.has_value() && facts.has_value()) {
+            attributes = attributes_at(slot, links);
+          }
+          reach(links[k], behind(slot, reached, facts, attributes, k, links));
         }
       }
     }
+  }
+
+  std::optional<Shape> shape_at(Slot slot) const {
+    return known_shape(*tape_.nodes[slot.node].node, slot.input_nr);
+  }
+
+  std::optional<NodeAttributes> attributes_at(Slot slot, c10::ArrayRef<Slot> links) const {
+    const auto out = shape_at(slot);
+    const auto in = shape_at(*std::find_if(links.begin(), links.end(), [](Slot link) { return link.is_on_tape(); }));
+    return !out.has_value() || !in.has_value()
+        ? std::nullopt
+        : attributes_of(
+              *tape_.nodes[slot.node].node, static_cast<int64_t>(in->size()), static_cast<int64_t>(out->size()));
+  }
+
+  // Of in number k, by what is reached of out.
+  Reach behind(
+      Slot slot,
+      const Reach& reached,
+      const std::optional<NodeFacts>& facts,
+      const std::optional<NodeAttributes>& attributes,
+      size_t k,
+      c10::ArrayRef<Slot> links) {
+    const auto out = shape_at(slot);
+    const auto in = shape_at(links[k]);
+    if (!out.has_value() || !in.has_value()) {
+      return {false, false, {new_part(static_cast<double>(numel_at(links[k])))}};
+    }
+    Node& node = *tape_.nodes[slot.node].node;
+    const int64_t numel = numel_of(*out);
+    const bool writes = wrapped_by(node) != nullptr;
+    const bool picks = writes || (attributes.has_value() && attributes->has_places && facts->pick != Pick::kNone);
+    FanIn fan_in = all_of(*in);
+    if (writes) {
+      fan_in = {1};
+    } else if (picks) {
+      fan_in = fan_in_of_picks(*facts, *attributes, k, *out, *in);
+    } else if (attributes.has_value()) {
+      const auto of_slides = fan_in_of_slides(*facts, *attributes, std::max<size_t>(k, slot.input_nr), *out, *in);
+      const Digits itself = numel == 1 ? Digits{} : Digits{{numel, 1}};
+      fan_in = of_slides.has_value()
+          ? *of_slides
+          : fan_in_of_flow(flow_through(facts->flow, *attributes, slot.input_nr, k, links.size(), *out, *in, itself));
+    }
+    // All of out is computed from all of in, unless there is more than that of in.
+    const bool is_all_of_all = reached.is_all && !picks && numel_of(*in) <= numel;
+    if (reached.is_sure && (fan_in.is_all || is_all_of_all)) {
+      return {true, true, {}};
+    }
+    const double of_out = count(reached).value_or(static_cast<double>(numel));
+    const double all = static_cast<double>(numel_of(*in));
+    return {false, reached.is_sure && fan_in.is_sure, {new_part(std::min(fan_in.count * of_out, all))}};
   }
 
   const Tape& tape_;
