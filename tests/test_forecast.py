@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from moves import leaf
 from structured import random_graph
-from test_dependencies import leaf
 from torch import Tensor
 
 from highgrad_ext import _C, full_jacobian

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "structure/axes.h"
+#include "structure/axis_flow.h"
 #include "structure/node_table.h"
 
 namespace highgrad::structure {
