@@ -40,8 +40,8 @@ constexpr int64_t kMostSamples = 4;
 constexpr int64_t kRowsPerSample = 128;
 constexpr double kShareOfSamples = 0.5;
 
-// What axes take, in nanoseconds for each Node.
-constexpr double kNanosecondsPerLook = 200;
+// What the forecast and axes take, in nanoseconds for each Node.
+constexpr double kNanosecondsPerLook = 400;
 
 // What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
 // cotangents, when there are few rows, which fit the caches, or all, and a part of it where Nodes are elementwise; and
@@ -470,16 +470,17 @@ std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, 
   if (!may_compress(problem) || (effort == Effort::kSmall && !is_worth_a_look(problem))) {
     return nullptr;
   }
-  if (effort == Effort::kThorough) {
-    const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
-    return axes.has_value() && axes->is_known ? Search(problem, *axes, effort).run() : nullptr;
+  double columns = 0;
+  if (effort == Effort::kSmall) {
+    const structure::Forecast forecast = structure::forecast_columns(problem.tape);
+    if (forecast.are_rows_alike) {
+      return nullptr;
+    }
+    columns = forecast.columns;
   }
-  const structure::Forecast forecast = structure::forecast_columns(problem.tape);
-  if (forecast.are_rows_alike) {
-    return nullptr;
-  }
-  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape, structure::Detail::kTies);
-  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, forecast.columns).run() : nullptr;
+  const std::optional<AxisAnalysis> axes = structure::analyze_axes(
+      problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll);
+  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, columns).run() : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(
