@@ -46,11 +46,13 @@ bool are_plain(const Tape& tape, const InputMetadata& output) {
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
       const InputMetadata& metadata = node.node->input_metadata(k);
-      if (metadata.was_default_constructed()) {
-        continue; // of an output that was not computed: no cotangent arrives
+      // Of an output without derivatives: no cotangent arrives. What is recorded of such a Node is left to torch, which
+      // takes some of those outputs for constants.
+      if (metadata.was_default_constructed() && !at::GradMode::is_enabled()) {
+        continue;
       }
-      if (metadata.is_tensor_subclass() || metadata.is_nested_tensor() || metadata.dtype() != output.dtype() ||
-          metadata.device() != output.device()) {
+      if (metadata.was_default_constructed() || metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
+          metadata.dtype() != output.dtype() || metadata.device() != output.device()) {
         return false;
       }
     }

@@ -36,6 +36,10 @@ Shape batched_strides(int64_t extent, at::IntArrayRef strides) {
 // The rule of what writes into a view, where that is a part of the base's memory: the part's cotangents are replaced by
 // those that it hands on.
 BatchedVjp write_into_view(const Call& call, const CopySlices& node) {
+  // Recorded in torch's own way: the derivative of as_strided_scatter is wrong.
+  if (at::GradMode::is_enabled() && call.wants(0)) {
+    return nullptr;
+  }
   if (node.fn == nullptr || node.view_fn != nullptr || !tape::is_vjp_linear(*node.fn)) {
     return nullptr;
   }
@@ -59,21 +63,21 @@ BatchedVjp write_into_view(const Call& call, const CopySlices& node) {
           base_strides = batched_strides(extent, node.base.strides()),
           view_strides = batched_strides(extent, node.view.strides())](Cotangents& taken, Cotangents& given) {
     const Shape rows = Call::batch_of(taken[0], base), part = Call::batch_of(taken[0], view);
-    const bool is_recorded = at::GradMode::is_enabled();
-    at::Tensor whole = taken[0];
-    if (is_recorded || !is_ours(taken[0]) || whole.strides() != base_strides) {
-      whole = at::empty_strided(rows, base_strides, taken[0].options()).copy_(taken[0]);
-    }
-    Cotangents of_view = {whole.as_strided(part, view_strides, whole.storage_offset() + offset).clone()};
+    const bool is_free = is_ours(taken[0]) && taken[0].strides() == base_strides;
+    at::Tensor whole =
+        is_free ? std::move(taken[0]) : at::empty_strided(rows, base_strides, taken[0].options()).copy_(taken[0]);
+    const auto view_of = [&](const at::Tensor& base) {
+      return base.as_strided(part, view_strides, base.storage_offset() + offset);
+    };
+    Cotangents of_view = {view_of(whole).clone()};
     written(of_view, given);
     if (by_base) {
-      const at::Tensor kept = given[0].defined() ? sum_broadcast(given[0], 1, view) : at::zeros(part, whole.options());
-      if (is_recorded) {
-        given[0] = at::as_strided_scatter(whole, kept, part, view_strides, whole.storage_offset() + offset);
+      if (given[0].defined()) {
+        view_of(whole).copy_(sum_broadcast(given[0], 1, view));
       } else {
-        whole.as_strided(part, view_strides, whole.storage_offset() + offset).copy_(kept);
-        given[0] = std::move(whole);
+        view_of(whole).zero_();
       }
+      given[0] = std::move(whole);
     }
   };
 }
