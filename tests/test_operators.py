@@ -288,7 +288,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="directional: expected order"):
         directional(f, x, torch.ones_like(x), 0)
     with pytest.raises(ValueError, match="directional: expected directions"):
-        directional(f, x, torch.ones(2), 2)
+        directional(f, x, torch.ones(3), 2)
     with pytest.raises(RuntimeError, match="laplacian: expected every wrt to require grad"):
         laplacian(f, torch.ones(2))
     with pytest.raises(ValueError, match="expected method"):
