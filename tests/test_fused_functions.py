@@ -73,7 +73,8 @@ def test_graphs(name: str, order: int) -> None:
         assert_close(*grads)
         if grads[0].requires_grad:
             again = [
-                torch.autograd.grad(g.square().sum(), p, allow_unused=True, materialize_grads=True)[0] for g in grads
+                torch.autograd.grad(g.square().sum(), p, None, True, allow_unused=True, materialize_grads=True)[0]
+                for g in grads
             ]
             assert_close(*again)
     assert_close(directional(f, x, v, order, create_graph=False)[order], expected.detach())

@@ -61,6 +61,14 @@ def test_laplacian_of_samples(kind: str) -> None:
     assert_close(laplacian(f, grid, batch_dims=2), trace(f, grid))
 
 
+def test_laplacian_of_a_branch_and_a_trunk() -> None:
+    """A product of batches of matrices, the first of which does not depend on wrt."""
+    x = leaf(5, 2)
+    branch = leaf(5, 1, 6)
+    f = torch.einsum("nmw,nw->nm", branch, x.sin() @ torch.randn(2, 6, dtype=x.dtype))
+    assert_close(laplacian(f, x, batch_dims=1), -f)
+
+
 @pytest.mark.parametrize("shape", [(7,), (2, 3), (1,)])
 @pytest.mark.parametrize("width", [5, 1100])
 def test_laplacian_behind_a_first_layer(shape: tuple[int, ...], width: int) -> None:
