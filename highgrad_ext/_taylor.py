@@ -288,11 +288,24 @@ class Sweeps:
         batch_dims = len(self._batch)
         samples = prod(self._batch)
         pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None]
-        with torch.enable_grad():
-            # Samples are independent, so that the sum over them loses nothing.
-            row = output.sum() if output.numel() == samples else output.reshape(samples, -1).sum(0)
+        inputs = [x for x, _ in pairs]
         terms = []
-        blocks = jacobian(row, [x for x, _ in pairs], self.create_graph)
+        # Samples are independent, so that the sum over them loses nothing.
+        if output.numel() == samples:
+            row = output.new_empty(())
+            blocks: Sequence[Tensor] = torch.autograd.grad(
+                output,
+                inputs,
+                torch.ones_like(output),
+                retain_graph=True,
+                create_graph=self.create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        else:
+            with torch.enable_grad():
+                row = output.reshape(samples, -1).sum(0)
+            blocks = jacobian(row, inputs, self.create_graph)
         with torch.set_grad_enabled(self.create_graph):
             for block, (_, v) in zip(blocks, pairs, strict=True):
                 rows = block.reshape(*row.shape, samples, -1)
