@@ -194,7 +194,7 @@ class Sweeps:
             and size * outlook.all_bytes > _CONTRACTED_BYTES * (output.numel() // max(samples, 1))
             # Recorded cotangents are derivatives of torch's own, and cost as much as some orders of jets.
             and not (self.create_graph and (outlook.nested_orders < UNBOUNDED or rows <= _COTANGENTS * lower))
-            and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples))
+            and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples, everywhere=True))
         )
         rows = lower if contracted else rows
         if order <= _INTERPOLATED:

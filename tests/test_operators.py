@@ -80,6 +80,7 @@ def test_laplacian_of_an_ensemble(width: int) -> None:
 
     f = ensemble(x)
     assert _C.keeps_samples_apart([f], [x], 5)
+    assert not _C.keeps_samples_apart([f], [x], 5, everywhere=True)
     assert_close(laplacian(f, x, batch_dims=1), trace(f, x))
     mixed = ensemble(x) + x.sum(0)[:1]
     assert not _C.keeps_samples_apart([mixed], [x], 5)

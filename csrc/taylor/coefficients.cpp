@@ -252,11 +252,15 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
   return outlooks;
 }
 
-bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count) {
+bool keeps_samples_apart(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    int64_t count,
+    bool everywhere) {
   const edge_list edges = edges_of(inputs);
   for (const at::Tensor& output : outputs) {
     const Tape tape = tape::read_tape(edge_of(output), edges);
-    if (!keeps_runs_apart(tape, count) && !keeps_axes_apart(tape, output, inputs, count)) {
+    if (!keeps_runs_apart(tape, count) && (everywhere || !keeps_axes_apart(tape, output, inputs, count))) {
       return false;
     }
   }
