@@ -35,6 +35,24 @@ def pattern(structure: _C.Structure) -> np.ndarray:
     return mask
 
 
+def dependencies(f: Tensor, *wrt: Tensor, work: int = 10**9) -> np.ndarray | None:
+    """Which elements of f depend on which of all `wrt`, as a matrix."""
+    found = _C.find_dependencies(f, list(wrt), work)
+    if found is None:
+        return None
+    row_ptr, columns = found
+    mask = np.zeros((f.numel(), sum(x.numel() for x in wrt)), dtype=bool)
+    mask[np.repeat(np.arange(f.numel()), np.diff(row_ptr)), columns] = True
+    return mask
+
+
+def nonzeros(f: Tensor, *wrt: Tensor) -> np.ndarray:
+    """Of the dense Jacobians, next to one another; NaN counts."""
+    jacobians = full_jacobian(f, wrt, create_graph=False, structure="dense")
+    blocks = [(j.nan_to_num(1) != 0).reshape(f.numel(), -1).numpy() for j in jacobians]
+    return np.concatenate(blocks, axis=1)
+
+
 def mask_of_ties(rows: int, ties: list[_C.Digit]) -> np.ndarray:
     """Which entries the digits of an input allow: (size, stride in the output's index or -1, size there, windows)."""
     columns = int(np.prod([size for size, *_ in ties], initial=1))

@@ -26,7 +26,7 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # The quickest first, but for faults whose name begins with a word of FIRST. The second group takes long to collect.
 TESTS = [
     ["windows", "columns", "pde_codes", "batched_nodes", "sparse_results", "structure", "coloring"],
-    ["dependencies", "node_table"],
+    ["dependencies", "kept_indices", "node_table"],
 ]
 FIRST = {
     "sets": "dependencies",
@@ -48,7 +48,7 @@ PARTS = {"structure/node_readers.h": "structure/node_rows.cpp"}
 # Of each file of csrc/: the name of a fault, and what, which is there once, becomes what. A header is part of the one
 # file in PARTS.
 MUTANTS: dict[str, list[tuple[str, str, str]]] = {
-    "structure/axes.cpp": [
+    "structure/axis_flow.cpp": [
         ("axes: broadcast from the first axis", "out.size() - in.size() + axis; // wraps", "axis; // wraps"),
         ("axes: permuted backwards", "result[dims[axis]] = ", "result[axis] = "),
         ("axes: reduced axes are kept", "is_reduced = contains(dims, axis)", "is_reduced = false"),
@@ -66,11 +66,6 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "[&](int64_t axis) { return axis == 0 ? 0 : -1; }",
             "[&](int64_t axis) { return axis <= 1 ? axis : -1; }",
         ),
-        (
-            "axes: of two paths the last one counts",
-            "common_ties(state.ties.upper, ties.upper)",
-            "std::move(ties.upper)",
-        ),
         ("windows: what is rolled twice is rolled once", "is_once ? slide(", "is_once || true ? slide("),
         ("windows: parts begin at the first", "const size_t part = std::max<size_t>(k, nr);", "const size_t part = 0;"),
         (
@@ -81,6 +76,13 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("matrices: one axis too many is kept", "axis + own < static_cast", "axis + own <= static_cast"),
         ("matrices: a broadcast batch is none", "return in.size() < out.size() ? unknown", "return false ? unknown"),
         ("first axis: of every in", "return k > 0 ? unknown : rearranged([]", "return false ? unknown : rearranged([]"),
+    ],
+    "structure/axes.cpp": [
+        (
+            "axes: of two paths the last one counts",
+            "common_ties(state.ties.upper, ties.upper)",
+            "std::move(ties.upper)",
+        ),
         ("samples: what is broadcast mixes", "left < taken && is_smaller", "false && is_smaller"),
         ("samples: what is computed from a mean does not mix", " || (is_from_shared && numel_at(target) > numel)", ""),
     ],
@@ -265,13 +267,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "  sets.resize(count - (count > 2 ? 1 : 0));",
         ),
     ],
-    "structure/dependencies.cpp": [
-        (
-            "sets: of two ins the last counts",
-            "all = flows_.united(all, flows_.along_ties(",
-            "all = (flows_.along_ties(",
-        ),
-        ("sets: an input's own elements are forgotten", "sets = flows_.united(sets, numbers(", "sets = (numbers("),
+    "structure/set_flows.cpp": [
         ("sets: free digits are one position", "(k + 1) * each);", "k * each + 1);"),
         (
             "sets: windows are one position",
@@ -280,6 +276,14 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("sets: what is added to is lost", "some.push_back(to[target - 1]);", ""),
         ("sets: the last of several written counts", "some.size() == 1 ? some[0] : sets_.unite(some)", "some.back()"),
+    ],
+    "structure/dependencies.cpp": [
+        (
+            "sets: of two ins the last counts",
+            "all = flows_.united(all, flows_.along_ties(",
+            "all = (flows_.along_ties(",
+        ),
+        ("sets: an input's own elements are forgotten", "sets = flows_.united(sets, numbers(", "sets = (numbers("),
         ("sets: all writes replace", "facts.placing == Placing::kAdded ||", ""),
         ("sets: masks are not cut", "slice(0, 0, picked->numel())", "slice(0, values.numel() - picked->numel())"),
     ],

@@ -37,17 +37,6 @@ struct AxisAnalysis {
 // The sizes of a cotangent, or none where they are not known, or there are no elements.
 std::optional<Shape> known_shape(const torch::autograd::Node& node, uint32_t input_nr);
 
-// The digits of an operator's in number `k`, of shape `in`, by those of its out number `nr`, of shape `out`.
-Digits flow_through(
-    Flow flow,
-    const NodeAttributes& attributes,
-    uint32_t nr,
-    size_t k,
-    size_t num_ins,
-    const Shape& out,
-    const Shape& in,
-    const Digits& digits);
-
 // What is to be told besides ties.
 enum class Detail {
   kTies, // neither indices nor a signature, and is_global may be wrong
