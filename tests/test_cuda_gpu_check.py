@@ -92,9 +92,9 @@ def test_what_only_skips_has_passed_nothing(gpu_check: ModuleType) -> None:
 
 @pytest.mark.parametrize("found", [["9.0, H100, 79 GiB"], []])
 def test_the_shares_fit_into_ten_minutes(gpu_check: ModuleType, found: list[str]) -> None:
-    """Those of what matters most, with the slowest build: a faster one leaves time for the others."""
+    """The comparison with the CPU after the slowest build: a faster one leaves time for the others."""
     shares = [step.seconds for step in gpu_check.steps(found, True)]
-    assert sum(shares[:3]) + 2 * gpu_check.GRACE <= gpu_check.SECONDS < 600
+    assert sum(shares[:2]) + 2 * gpu_check.GRACE <= gpu_check.SECONDS < 600
 
 
 def test_what_is_cut_off_is_asked_first(gpu_check: ModuleType) -> None:

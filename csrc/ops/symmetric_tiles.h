@@ -58,14 +58,16 @@ HIGHGRAD_HOST_DEVICE SymmetricUnit place_symmetric_unit(const SymmetricCubes& cu
   const int64_t in_cube = int64_t{side} * side * side * blocks;
   const int64_t number = index / in_cube;
   const int64_t lane = number / cubes.in_row;
-  const MultiIndex cube = unrank(number - lane * cubes.in_row, cubes.across, 3, digit_width(cubes.across));
+  int64_t cube_i = number - lane * cubes.in_row; // the rank, of which the other digits are taken
+  const int64_t cube_k = take_digit(cube_i, cubes.across - 1, 2);
+  const int64_t cube_j = take_digit(cube_i, cube_k, 1);
   const auto place = static_cast<unsigned int>(index - number * in_cube);
   const unsigned int unit = place / blocks;
   return {
       lane,
-      digit(cube, 0) * side + unit / side / side,
-      digit(cube, 1) * side + unit % side,
-      digit(cube, 2) * side + unit / side % side,
+      cube_i * side + unit / side / side,
+      cube_j * side + unit % side,
+      cube_k * side + unit / side % side,
       place % blocks};
 }
 
@@ -137,10 +139,15 @@ place_symmetric_tile(const SymmetricTiles& tiles, int64_t index, int64_t size, i
     return place_tile_of_three(tiles, index, size);
   }
   const int64_t lane = index / tiles.in_row;
-  const int64_t in_row = index - lane * tiles.in_row;
-  const int64_t matrix = in_row / tiles.in_matrix;
-  const MultiIndex pair = unrank(in_row - matrix * tiles.in_matrix, tiles.across, 2, digit_width(tiles.across));
-  return tile_at(lane, unrank(matrix, size, order - 2, digit_width(size)), digit(pair, 0), digit(pair, 1), size);
+  int64_t tile_a = index - lane * tiles.in_row; // the rank of the pair, of which the other digit is taken
+  MultiIndex middle{0, 0};
+  if (order > 2) {
+    const int64_t matrix = tile_a / tiles.in_matrix;
+    tile_a -= matrix * tiles.in_matrix;
+    middle = unrank(matrix, size, order - 2, digit_width(size));
+  }
+  const int64_t tile_z = take_digit(tile_a, tiles.across - 1, 1);
+  return tile_at(lane, middle, tile_a, tile_z, size);
 }
 
 // Side of a brick of sorted multi-indices, and how many of the middle digit's values a block of threads does. It has
@@ -180,7 +187,8 @@ HIGHGRAD_HOST_DEVICE int64_t grouped_rank(int64_t place, int64_t size, int order
     return place;
   }
   const int last = order - 1;
-  const int64_t first = digit(unrank(place, size, order, digit_width(size)), last) / group * group;
+  int64_t smaller = place;
+  const int64_t first = take_digit(smaller, size - 1, last) / group * group;
   const int64_t end = first + group < size ? first + group : size;
   int64_t left = place - rank_term(first, last);
   int64_t below = 0; // ranks of the smaller digits that were done
