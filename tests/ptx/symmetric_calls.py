@@ -254,8 +254,9 @@ def fold_quick() -> Iterator[Call]:
         for shape in (*QUICK_SYMMETRIC, *SMALL_CACHE):
             yield fold_call(dtype, shape)
         yield fold_call(dtype, Symmetric(36, 3, 2, 1))
-        yield fold_call(dtype, Symmetric(70, 3, 1, 1))  # several walls
+        yield fold_call(dtype, Symmetric(70, 3, 1, 1))  # of several bricks
         yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward=True)
+        yield fold_call(dtype, Symmetric(33, 3, 1, 1), awkward=True)
         for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, Symmetric(1300, 4, 3, 2)):
             yield huge_fold_call(dtype, shape)
 
