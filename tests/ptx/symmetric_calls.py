@@ -78,15 +78,18 @@ class Symmetric:
     def blocks(self, threads: int) -> Callable[[int], list[int]]:
         """Those that do the first and the last columns, or tiles, of the first and the last row, and some between."""
         last_lane = (self.rows - 1) % self.lanes * threads
-        every = (0, threads * 5 // 7, threads - 1, last_lane, last_lane + threads - 1, self.lanes * threads - 1)
+        some = (threads * part // 7 for part in (2, 3, 5))
+        every = (0, *some, threads - 1, last_lane, last_lane + threads - 1, self.lanes * threads - 1)
         return lambda grid: sorted({item // 256 % grid for item in every})
 
     def blocks_in_cubes(self, unit: int, blocks: int, element_size: int) -> Callable[[int], list[int]]:
-        """The same where cubes are done: units of so many blocks, some of which have nothing to do."""
+        """The same where cubes are done: of units of so many blocks, the first, the last that has something to do, and
+        one of each kind."""
         in_row, last = self._in_cubes(unit, blocks, element_size)
         last_lane = (self.rows - 1) % self.lanes * in_row
         starts = (0, in_row * 5 // 7 // blocks * blocks, last, last_lane, last_lane + last)
-        return lambda grid: sorted({(start + part) % grid for start in starts for part in range(blocks)})
+        parts = (0, 37, 70, (self.size - 1) % 32) if blocks == 96 else range(blocks)
+        return lambda grid: sorted({(start + part) % grid for start in starts for part in parts})
 
     @property
     def tiled(self) -> bool:
@@ -195,7 +198,8 @@ def expand_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex128):
         for shape in QUICK_SYMMETRIC:
             yield expand_call(dtype, shape)
-        for shape in (*HUGE_SYMMETRIC[:4], MANY_ENTRIES[0], Symmetric(31, 8, 1, 1)):
+        large_cubes = Symmetric(1301, 3, 3, 2, 24 << 20)
+        for shape in (*HUGE_SYMMETRIC[:2], HUGE_SYMMETRIC[3], large_cubes, MANY_ENTRIES[0], Symmetric(31, 8, 1, 1)):
             yield huge_expand_call(dtype, shape)
 
 
