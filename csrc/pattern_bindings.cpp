@@ -6,11 +6,15 @@
 #include <pybind11/stl.h>
 
 #include <limits>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "structure/bicoloring.h"
 #include "structure/coloring.h"
+#include "structure/nan_probes.h"
 #include "structure/sparsity_pattern.h"
 
 namespace py = pybind11;
@@ -80,6 +84,35 @@ std::optional<std::pair<Array, int64_t>> color_rows(
   return to_python(*coloring);
 }
 
+// What probes find of a Jacobian whose nonzeros are known: its pattern, full columns and colours.
+std::optional<std::tuple<Array, Array, Array, std::optional<std::pair<Array, int64_t>>>> probe_pattern(
+    std::pair<int64_t, int64_t> shape,
+    const Array& row_ptr,
+    const Array& col_ind,
+    const Array& row_at,
+    const structure::ProbeBudget& budget) {
+  const SparsityPattern known = to_pattern("probe_pattern", shape, row_ptr, col_ind);
+  const auto probe = [&](const std::vector<int64_t>& group_of_row, structure::HitBits& hits) {
+    const bool hit = true;
+    for (int64_t row = 0; row < known.rows; ++row) {
+      for (int64_t k = known.row_ptr[row]; k < known.row_ptr[row + 1]; ++k) {
+        hits.set(group_of_row[row], known.col_ind[k], &hit, 1);
+      }
+    }
+    return true;
+  };
+  auto found = structure::find_pattern(known.rows, known.columns, to_vector(row_at), budget, probe);
+  if (!found.has_value()) {
+    return std::nullopt;
+  }
+  std::optional<std::pair<Array, int64_t>> coloring;
+  if (found->coloring.has_value()) {
+    coloring = to_python(*found->coloring);
+  }
+  return std::tuple(
+      to_array(found->pattern.row_ptr), to_array(found->pattern.col_ind), to_array(found->full_columns), coloring);
+}
+
 } // namespace
 
 void bind_patterns(py::module_& m) {
@@ -112,6 +145,26 @@ void bind_patterns(py::module_& m) {
       py::arg("shape"),
       py::arg("row_ptr"),
       py::arg("col_ind"));
+  using structure::ProbeBudget;
+  py::class_<ProbeBudget>(m, "ProbeBudget")
+      .def(py::init<>())
+      .def_readwrite("first_blocks", &ProbeBudget::first_blocks)
+      .def_readwrite("samples", &ProbeBudget::samples)
+      .def_readwrite("wide_blocks", &ProbeBudget::wide_blocks)
+      .def_readwrite("split", &ProbeBudget::split)
+      .def_readwrite("max_probes", &ProbeBudget::max_probes)
+      .def_readwrite("max_colors", &ProbeBudget::max_colors)
+      .def_readwrite("sweep_cost", &ProbeBudget::sweep_cost)
+      .def_readwrite("entry_cost", &ProbeBudget::entry_cost)
+      .def_readwrite("max_full_columns", &ProbeBudget::max_full_columns);
+  m.def(
+      "probe_pattern",
+      &probe_pattern,
+      py::arg("shape"),
+      py::arg("row_ptr"),
+      py::arg("col_ind"),
+      py::arg("row_at"),
+      py::arg("budget"));
 }
 
 } // namespace highgrad

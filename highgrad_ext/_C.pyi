@@ -132,6 +132,25 @@ def color_rows(
 def color_both(
     shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64], columns_cost: float = 1.5
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]: ...
+
+class ProbeBudget:
+    first_blocks: int
+    samples: int
+    wide_blocks: int
+    split: int
+    max_probes: int
+    max_colors: int
+    sweep_cost: float
+    entry_cost: float
+    max_full_columns: int
+
+def probe_pattern(
+    shape: tuple[int, int],
+    row_ptr: NDArray[np.int64],
+    col_ind: NDArray[np.int64],
+    row_at: NDArray[np.int64],
+    budget: ProbeBudget,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], tuple[NDArray[np.int64], int] | None] | None: ...
 def transpose_pattern(
     shape: tuple[int, int], row_ptr: NDArray[np.int64], col_ind: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
