@@ -178,7 +178,7 @@ HUGE_SYMMETRIC = [
     *(Symmetric(81, 5, 2, 1), Symmetric(2, 33, 1, 1)),
 ]
 # More tiles, or more entries, than 2^32: their numbers take 64-bit division, and blocks several turns.
-MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(700, 4, 1, 1)]
+MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(21_500, 3, 1, 1), Symmetric(700, 4, 1, 1)]
 HUGE_DTYPES = (torch.half, torch.float32, torch.float64, torch.bfloat16, torch.complex128)
 
 
@@ -199,7 +199,7 @@ def expand_quick() -> Iterator[Call]:
         for shape in QUICK_SYMMETRIC:
             yield expand_call(dtype, shape)
         large_cubes = Symmetric(1301, 3, 3, 2, 24 << 20)
-        for shape in (*HUGE_SYMMETRIC[:2], HUGE_SYMMETRIC[3], large_cubes, MANY_ENTRIES[0], Symmetric(31, 8, 1, 1)):
+        for shape in (*HUGE_SYMMETRIC[:2], HUGE_SYMMETRIC[3], large_cubes, *MANY_ENTRIES[:2], Symmetric(31, 8, 1, 1)):
             yield huge_expand_call(dtype, shape)
 
 
