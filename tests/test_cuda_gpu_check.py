@@ -80,6 +80,9 @@ def test_a_step_that_fails_or_takes_too_long(gpu_check: ModuleType) -> None:
     assert (cut.text.splitlines()[0], cut.failed) == ("|a|", True)
     late = gpu_check.run(gpu_check.Step("d", [*python, ""], 60), time.monotonic())
     assert (late.verdict, late.failed) == ("not run: no time was left", True)
+    counts = "print('[1/3] a', '[2/3] b', *'xyz', sep='\\n'); raise SystemExit(1)"
+    stopped = gpu_check.run(gpu_check.Step("d", [*python, counts], 60, tail=2), soon)
+    assert stopped.text == "```\n[2/3] b\ny\nz\n```"
     absent = gpu_check.run(gpu_check.Step("e", ["no-such-program"], 60), soon)
     assert absent.verdict == "FAILED to start"
 

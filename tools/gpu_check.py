@@ -94,7 +94,9 @@ def run(step: Step, deadline: float) -> Outcome:
     # A report that was cut off has told something, too.
     lines = output.splitlines()
     whole = step.is_report and (not failed or any(line.startswith("|") for line in lines))
-    text = output if whole else quote("\n".join(lines[-step.tail :]))
+    # How far ninja came, which what it says of an end would hide.
+    counted = [line[:80] for line in lines[: -step.tail] if re.match(r"\[\d+/\d+\]", line)][-1:]
+    text = output if whole else quote("\n".join([*counted, *lines[-step.tail :]]))
     return Outcome(step.title, verdict, seconds, text, failed)
 
 
