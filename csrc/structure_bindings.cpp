@@ -13,6 +13,7 @@
 #include "structure/axes.h"
 #include "structure/compression.h"
 #include "structure/dependencies.h"
+#include "structure/forecast.h"
 #include "structure/node_table.h"
 #include "structure/passes.h"
 #include "tape/tape.h"
@@ -93,6 +94,17 @@ py::object find_dependencies(const at::Tensor& output, const std::vector<at::Ten
   return py::make_tuple(to_array(pattern->row_ptr), to_array(pattern->col_ind));
 }
 
+// How many columns an element of the output is forecast to depend on, and whether all depend on the same.
+py::tuple forecast_columns(const at::Tensor& output, const std::vector<at::Tensor>& inputs) {
+  torch::autograd::edge_list edges;
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(torch::autograd::impl::gradient_edge(input));
+  }
+  const structure::Forecast forecast =
+      structure::forecast_columns(tape::read_tape(torch::autograd::impl::gradient_edge(output), edges));
+  return py::make_tuple(forecast.columns, forecast.are_rows_alike);
+}
+
 py::tuple to_state(const Compression& c) {
   py::list indices;
   for (const at::Tensor& index : c.indices) {
@@ -159,6 +171,7 @@ void bind_structures(py::module_& m) {
       .def(py::pickle([](const Compression& c) { return to_state(c); }, &from_state));
   m.def("analyze_axes", &analyze_axes, py::arg("output"), py::arg("inputs"));
   m.def("find_dependencies", &find_dependencies, py::arg("output"), py::arg("inputs"), py::arg("max_work"));
+  m.def("forecast_columns", &forecast_columns, py::arg("output"), py::arg("inputs"));
   m.def("known_nodes", &structure::known_nodes);
 }
 

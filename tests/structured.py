@@ -36,13 +36,16 @@ def pattern(structure: _C.Structure) -> np.ndarray:
 
 
 def dependencies(f: Tensor, *wrt: Tensor, work: int = 10**9) -> np.ndarray | None:
-    """Which elements of f depend on which of all `wrt`, as a matrix."""
+    """Which elements of f depend on which of all `wrt`, as a matrix; what is forecast of it holds."""
     found = _C.find_dependencies(f, list(wrt), work)
     if found is None:
         return None
     row_ptr, columns = found
     mask = np.zeros((f.numel(), sum(x.numel() for x in wrt)), dtype=bool)
     mask[np.repeat(np.arange(f.numel()), np.diff(row_ptr)), columns] = True
+    forecast, are_alike = _C.forecast_columns(f, list(wrt))
+    assert 0 <= forecast <= mask.shape[1]
+    assert not are_alike or (mask == mask[0]).all(), "rows are forecast to be alike"
     return mask
 
 

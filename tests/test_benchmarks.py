@@ -272,9 +272,11 @@ def test_structure() -> None:
 
 
 def test_structure_of_dense_problems() -> None:
-    rows = structure.measure_losses(0, "MLP of 32")
+    graphs = {name: graph for name, graph in structure.dense_problems().items() if "MLP of 32" in name}
+    rows = structure.measure_losses(0, graphs)
     assert {row["problem"] for row in rows} == {"MLP of 32", "MLP of 32, relu"}
     assert "The worst of 2: MLP of 32" in structure.report_losses(rows)
+    assert not structure.dense_problems().keys() & structure.held_out_problems().keys()
 
 
 def test_structure_checks_values() -> None:

@@ -11,6 +11,7 @@
 #include "plan/cost.h"
 #include "structure/axes.h"
 #include "structure/dependencies.h"
+#include "structure/forecast.h"
 #include "structure/nan_probes.h"
 #include "structure/passes.h"
 #include "structure/picks.h"
@@ -30,17 +31,27 @@ constexpr int64_t kLeastBytes = int64_t{1} << 18;
 constexpr double kShareOfDense = 0.03;
 constexpr double kFreeNanoseconds = 30e3;
 
-// Of these, what sets may take.
-constexpr double kShareOfSets = 0.6;
+// Of the dense Jacobian's time, what sets may take in a single call where they promise to be small, and so to pay.
+constexpr double kShareOfPromising = 0.1;
+
+// Single rows that tell whether a Jacobian is dense: at most so many, one of so many, and for a share of what may be
+// lost in all.
+constexpr int64_t kMostSamples = 4;
+constexpr int64_t kRowsPerSample = 128;
+constexpr double kShareOfSamples = 0.5;
+
+// What the forecast and axes take, in nanoseconds for each Node.
+constexpr double kNanosecondsPerLook = 400;
 
 // What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
-// cotangents, when there are few rows, which fit the caches, or all; and a multiplication by a factor, which few rows
-// read from memory, and all once. Recording the graph for forward mode dispatches
-// about so many times the operators of one sweep.
+// cotangents, when there are few rows, which fit the caches, or all, and a part of it where Nodes are elementwise; and
+// a multiplication by a factor, which few rows read from memory, and all once. Recording the graph for forward mode
+// dispatches about so many times the operators of one sweep.
 constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kNanosecondsPerNode = 6e3;
 constexpr double kNanosecondsPerProbedByte = 0.05;
 constexpr double kNanosecondsPerDenseByte = 0.09;
+constexpr double kElementwiseBytes = 0.25;
 constexpr double kNanosecondsPerProbedMultiplication = 0.035;
 constexpr double kNanosecondsPerDenseMultiplication = 0.01;
 constexpr double kRecordingSweeps = 3;
@@ -114,10 +125,12 @@ struct SweepTimes {
 
 class Search {
  public:
-  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort)
+  // `columns` of a row are forecast for a single call.
+  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort, double columns = 0)
       : problem_(problem),
         axes_(axes),
         effort_(effort),
+        forecast_columns_(columns),
         rows_(problem.output.numel()),
         columns_(problem.count_columns()) {}
 
@@ -141,7 +154,7 @@ class Search {
     dense_ = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
     allowed_ = std::max(kFreeNanoseconds, kShareOfDense * dense_);
     std::shared_ptr<Compression> result;
-    if (has_more) {
+    if (has_more && may_be_found(colors)) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
       result = are_few && axes_.keeps_nan ? narrow(upper) : nullptr;
       result = result == nullptr ? from_sets(passes) : result;
@@ -204,19 +217,54 @@ class Search {
     return is_other ? other : lasting;
   }
 
+  // Whether to look at more than axes, of which the rows have so many colours. A single call does where sets are
+  // forecast to be small, or rows are seen to be sparse: looking in vain must cost next to nothing.
+  bool may_be_found(int64_t colors) {
+    if (is_thorough()) {
+      return true;
+    }
+    const bool are_few = colors * kGoodGain <= rows_;
+    if (are_few && kShareOfDense * dense_ <= kFreeNanoseconds) {
+      return false;
+    }
+    const bool is_promising = forecast_columns_ * static_cast<double>(kLeastGain) <= static_cast<double>(columns_);
+    return is_promising || are_samples_sparse();
+  }
+
+  // Whether a few rows have so few columns that not even full ones among the passes would be too many.
+  bool are_samples_sparse() {
+    const int64_t samples = std::min(kMostSamples, rows_ / kRowsPerSample);
+    const SweepTimes times = reverse_times();
+    const double cost = times.dispatch + static_cast<double>(samples) * times.product;
+    if (samples == 0 || !axes_.keeps_nan || cost > kShareOfSamples * allowed_) {
+      return false;
+    }
+    allowed_ -= cost;
+    std::vector<int64_t> group_of_row(rows_, -1);
+    for (int64_t s = 0; s < samples; ++s) {
+      group_of_row[rows_ * (2 * s + 1) / (2 * samples)] = s;
+    }
+    const LinearMap map = reverse_map(problem_);
+    structure::HitBits hits(samples, columns_);
+    return probe_of(map, samples)(group_of_row, hits) && hits.count(samples) * 2 * kLeastGain <= samples * columns_;
+  }
+
   // What flows along the tape: see structure's Note [Sets of columns].
   std::shared_ptr<Compression> from_sets(double passes) {
-    const double allowed = is_thorough() ? std::max(kKeptNanoseconds, dense_) : kShareOfSets * allowed_;
+    const double allowed =
+        is_thorough() ? std::max(kKeptNanoseconds, dense_) : std::max(kFreeNanoseconds, kShareOfPromising * dense_);
     const auto steps = static_cast<int64_t>(allowed / kNanosecondsPerStep);
     int64_t steps_left = steps;
     auto pattern = structure::dependency_pattern(problem_.tape, steps_left);
     allowed_ -= kNanosecondsPerStep * static_cast<double>(steps - steps_left);
-    if (!pattern.has_value() || pattern->nnz() * kLeastGain > rows_ * columns_ ||
-        (!is_thorough() && kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) * kLeastGain > dense_)) {
+    if (!pattern.has_value() || pattern->nnz() * kLeastGain > rows_ * columns_) {
       return nullptr;
     }
     const structure::ColoringLimits limits = coloring_limits();
-    const double most = passes / static_cast<double>(is_thorough() ? kLeastGain : 2 * kLeastGain);
+    double most = passes / static_cast<double>(kLeastGain);
+    if (!is_thorough()) {
+      most -= kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) / (dense_ / passes);
+    }
     if (!is_thorough() && limits.least_cost_of(*pattern) > most) {
       return nullptr;
     }
@@ -274,7 +322,8 @@ class Search {
 
   // A row of a batched sweep, but for what it takes to run its Nodes.
   double row_time(double per_byte, double per_multiplication) const {
-    return per_byte * static_cast<double>(work_.bytes) +
+    return per_byte *
+        (static_cast<double>(work_.bytes) - (1 - kElementwiseBytes) * static_cast<double>(work_.elementwise_bytes)) +
         per_multiplication * static_cast<double>(work_.multiplications);
   }
 
@@ -398,6 +447,7 @@ class Search {
   const OutputProblem& problem_;
   const AxisAnalysis& axes_;
   const Effort effort_;
+  const double forecast_columns_; // of a row
   const int64_t rows_;
   const int64_t columns_;
   mutable std::optional<bool> may_go_forward_;
@@ -406,16 +456,31 @@ class Search {
   double allowed_ = 0; // of a single call, to find more
 };
 
+// Whether the Jacobian is so large that looking at every Node once is next to nothing.
+bool is_worth_a_look(const OutputProblem& problem) {
+  const double bytes = static_cast<double>(problem.output.numel()) * static_cast<double>(problem.tape.bytes_per_row);
+  return bytes >= static_cast<double>(kLeastBytes) &&
+      kNanosecondsPerLook * static_cast<double>(problem.tape.nodes.size()) <=
+      std::max(kFreeNanoseconds, kShareOfDense * kNanosecondsPerDenseByte * bytes);
+}
+
 } // namespace
 
 std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, Effort effort) {
-  if (!may_compress(problem) ||
-      (effort == Effort::kSmall && problem.output.numel() * problem.tape.bytes_per_row < kLeastBytes)) {
+  if (!may_compress(problem) || (effort == Effort::kSmall && !is_worth_a_look(problem))) {
     return nullptr;
+  }
+  double columns = 0;
+  if (effort == Effort::kSmall) {
+    const structure::Forecast forecast = structure::forecast_columns(problem.tape);
+    if (forecast.are_rows_alike) {
+      return nullptr;
+    }
+    columns = forecast.columns;
   }
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(
       problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll);
-  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort).run() : nullptr;
+  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, columns).run() : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(

@@ -31,6 +31,7 @@ struct Costs {
   std::string_view name;
   Kind kind = Kind::kBytes;
   int64_t times = 1;
+  bool is_elementwise = false;
 };
 constexpr Costs kCosts[] = {
     {"AddmmBackward0", Kind::kMatrixProduct},
@@ -75,19 +76,32 @@ bool is_mangled(std::string_view type, std::string_view name) {
   return type.size() > name.size() && type.substr(type.size() - 1 - name.size(), name.size()) == name;
 }
 
-// By the address of the type's name: looked up once a type and thread.
-Costs costs_of(torch::autograd::Node& node) {
-  static thread_local ska::flat_hash_map<const char*, Costs> known;
-  const char* type = typeid(node).name();
-  const auto [entry, is_new] = known.emplace(type, Costs{});
-  if (is_new) {
-    for (const Costs& costs : kCosts) {
-      if (is_mangled(type, costs.name)) {
-        entry->second = costs;
-      }
+Costs costs_of_type(torch::autograd::Node& node) {
+  Costs found;
+  for (const Costs& costs : kCosts) {
+    if (is_mangled(typeid(node).name(), costs.name)) {
+      found = costs;
     }
   }
-  return entry->second;
+  const std::optional<structure::NodeFacts> facts = structure::facts_of(node);
+  found.is_elementwise = facts.has_value() && facts->pick == structure::Pick::kNone &&
+      (facts->flow == structure::Flow::kPointwise || facts->flow == structure::Flow::kFlat);
+  return found;
+}
+
+// By the address of the type's name: looked up once a type and thread. Of Nodes with hooks nothing is known, but of
+// their type.
+Costs costs_of(torch::autograd::Node& node) {
+  static thread_local ska::flat_hash_map<const char*, Costs> known;
+  const auto found = known.find(typeid(node).name());
+  if (found != known.end()) {
+    return found->second;
+  }
+  const Costs costs = costs_of_type(node);
+  if (tape::is_vjp_linear(node)) {
+    known.emplace(typeid(node).name(), costs);
+  }
+  return costs;
 }
 
 int64_t padded_channels(int64_t channels) {
@@ -141,6 +155,7 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   const Costs costs = costs_of(*node.node);
   if (costs.kind == Kind::kBytes) {
     work.bytes = bytes_of(tape, node, costs.times);
+    work.elementwise_bytes = costs.is_elementwise ? work.bytes : 0;
     return work;
   }
   if (costs.kind == Kind::kConvolution) {

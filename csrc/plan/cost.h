@@ -14,16 +14,19 @@ struct Work {
   int64_t nodes = 0;
   int64_t bytes = 0;
   int64_t multiplications = 0;
+  int64_t elementwise_bytes = 0; // of all bytes
 
   // Without the bytes and multiplications of a part.
   Work without(const Work& part) const {
-    return {nodes, bytes - part.bytes, multiplications - part.multiplications};
+    return {
+        nodes, bytes - part.bytes, multiplications - part.multiplications, elementwise_bytes - part.elementwise_bytes};
   }
 
   void add(const Work& other) {
     nodes += other.nodes;
     bytes += other.bytes;
     multiplications += other.multiplications;
+    elementwise_bytes += other.elementwise_bytes;
   }
 };
 
