@@ -1,7 +1,7 @@
 """Training steps of physics-informed networks: ``python benchmarks/pinns.py``.
 
-A step is the forward pass of a tanh network, the residual of an equation, the mean of its square, and the backward pass
-to the weights. The peers compute the same residual: nested ``torch.autograd.grad`` of sums over samples, as such codes
+A step is the forward pass of a network, the residual of an equation, the mean of its square, and the backward pass to
+the weights. The peers compute the same residual: nested ``torch.autograd.grad`` of sums over samples, as such codes
 are written by hand, and ``torch.func`` under ``vmap``. Prints a Markdown report, as ``benchmarks/orders.py`` does.
 """
 
@@ -10,7 +10,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
 from benchmarks.orders import mlp
+from benchmarks.pinn_networks import Bell, BranchAndTrunk, Gated, Siren
 from benchmarks.run import machine
-from highgrad_ext import biharmonic, directional, divergence, laplacian, nth_derivative
+from highgrad_ext import biharmonic, directional, divergence, full_jacobian, laplacian, nth_derivative, partials
 
 OWN, HAND, FUNC = "highgrad_ext", "nested autograd.grad", "torch.func"
 
@@ -64,9 +65,13 @@ def repeated_jvp(f: Callable[[Tensor], Tensor], axis: int, order: int, size: int
     return f
 
 
+def tanh_network(inputs: int, width: int, outputs: int) -> nn.Module:
+    return mlp(inputs, width, width, width, outputs)
+
+
 @dataclass(frozen=True)
 class Equation:
-    """A residual in three ways. inputs, outputs: of the network."""
+    """A residual in three ways. inputs, outputs: of the network, which is made of them and of a width between."""
 
     name: str
     inputs: int
@@ -74,6 +79,11 @@ class Equation:
     own: Residual
     hand: Residual
     func: Residual
+    network: Callable[[int, int, int], nn.Module] = tanh_network
+
+    def by(self, network: Callable[[int, int, int], nn.Module], name: str) -> "Equation":
+        """The same with another network."""
+        return replace(self, network=network, name=f"{self.name}, {name}")
 
 
 def poisson() -> Equation:
@@ -230,12 +240,149 @@ def continuity() -> Equation:
     return Equation("continuity, 3-D", 3, 3, own, hand, by_sample(lambda u, y: jacfwd(u)(y).trace()))
 
 
+def advection() -> Equation:
+    """First derivatives of one output: what a single gradient gives."""
+
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        _, (u_t, u_x) = directional(net(x)[:, 0], x, torch.eye(2).unsqueeze(1), 1, batch_dims=1)
+        return u_t + u_x
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        first = grad(net(x), x)
+        return first[:, 0] + first[:, 1]
+
+    return Equation("advection", 2, 1, own, hand, by_sample(lambda u, y: jacfwd(lambda z: u(z)[0])(y).sum()))
+
+
+def eikonal() -> Equation:
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        return full_jacobian(net(x)[:, 0], x, batch_dims=1).square().sum(1) - 1
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        return grad(net(x), x).square().sum(1) - 1
+
+    func = by_sample(lambda u, y: jacfwd(lambda z: u(z)[0])(y).square().sum() - 1)
+    return Equation("eikonal, 3-D", 3, 1, own, hand, func)
+
+
+def mixed(name: str, indices: list[tuple[int, ...]], residual: Callable[..., Tensor], hand: Residual) -> Equation:
+    """residual: of u and its partial derivatives by (t, x)."""
+
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        u = net(x)[:, 0]
+        return residual(u, *partials(u, x, indices, batch_dims=1))
+
+    def of_sample(net: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        derivatives = []
+        for index in indices:
+            f = lambda z: net(z)[0]  # noqa: E731
+            for axis in index:
+                f = repeated_jvp(f, axis, 1, 2)
+            derivatives.append(f(y))
+        return residual(net(y)[0], *derivatives)
+
+    return Equation(name, 2, 1, own, hand, by_sample(of_sample))
+
+
+def long_waves() -> Equation:
+    """Benjamin, Bona and Mahony: u_t + u_x + u u_x - u_txx."""
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        u = net(x)[:, 0]
+        first = grad(u, x)
+        mixed = grad(grad(first[:, 1], x)[:, 1], x)[:, 0]
+        return first[:, 0] + first[:, 1] + u * first[:, 1] - mixed
+
+    residual = lambda u, u_t, u_x, u_txx: u_t + u_x + u * u_x - u_txx  # noqa: E731
+    return mixed("Benjamin-Bona-Mahony", [(0,), (1,), (0, 1, 1)], residual, hand)
+
+
+def sine_gordon() -> Equation:
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        u = net(x)[:, 0]
+        return grad(grad(u, x)[:, 0], x)[:, 1] - u.sin()
+
+    return mixed("sine-Gordon, u_tx", [(0, 1)], lambda u, u_tx: u_tx - u.sin(), hand)
+
+
+def minimal_surface() -> Equation:
+    def residual(u: Tensor, u_x: Tensor, u_y: Tensor, u_xx: Tensor, u_xy: Tensor, u_yy: Tensor) -> Tensor:
+        return (1 + u_x**2) * u_yy - 2 * u_x * u_y * u_xy + (1 + u_y**2) * u_xx
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        u = net(x)[:, 0]
+        first = grad(u, x)
+        by_x, by_y = grad(first[:, 0], x), grad(first[:, 1], x)
+        return residual(u, first[:, 0], first[:, 1], by_x[:, 0], by_x[:, 1], by_y[:, 1])
+
+    return mixed("minimal surface", [(0,), (1,), (0, 0), (0, 1), (1, 1)], residual, hand)
+
+
+def schroedinger() -> Equation:
+    """Of (u, v) by (t, x), with a nonlinearity."""
+
+    def residual(value: Tensor, by_t: Tensor, twice_by_x: Tensor) -> Tensor:
+        square = value.square().sum(-1, keepdim=True)
+        turned = torch.stack([-by_t[..., 1], by_t[..., 0]], -1)
+        return turned + 0.5 * twice_by_x + square * value
+
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        value, (_, by_t), (twice_by_x,) = directional(net(x), x, along(x, 1, 0), (2, 1))
+        return residual(value, by_t, twice_by_x)
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        value = net(x)
+        first = [grad(value[:, i], x) for i in range(2)]
+        second = [grad(g[:, 1], x)[:, 1] for g in first]
+        return residual(value, torch.stack([g[:, 0] for g in first], 1), torch.stack(second, 1))
+
+    def of_sample(u: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        return residual(u(y), repeated_jvp(u, 0, 1, 2)(y), repeated_jvp(u, 1, 2, 2)(y))
+
+    return Equation("Schroedinger, two outputs", 2, 2, own, hand, by_sample(of_sample))
+
+
+def maxwell() -> Equation:
+    """Of (E, B) by (t, x, y, z) in vacuum."""
+
+    def curl_of(field: Tensor) -> Tensor:
+        pairs = ((1, 2), (2, 0), (0, 1))
+        return torch.stack([field[..., k, j + 1] - field[..., j, k + 1] for j, k in pairs], -1)
+
+    def residual(first: Tensor) -> Tensor:
+        e, b = first[..., :3, :], first[..., 3:, :]
+        divergences = [sum(f[..., i, i + 1] for i in range(3)) for f in (e, b)]
+        waves = [e[..., 0] - curl_of(b), b[..., 0] + curl_of(e)]
+        return torch.cat([*waves, torch.stack(divergences, -1)], -1)  # type: ignore[arg-type]
+
+    def own(net: nn.Module, x: Tensor) -> Tensor:
+        return residual(directional(net(x), x, torch.eye(4).unsqueeze(1), 1, batch_dims=1)[1].permute(1, 2, 0))
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        value = net(x)
+        return residual(torch.stack([grad(value[:, i], x) for i in range(6)], 1))
+
+    return Equation("Maxwell", 4, 6, own, hand, by_sample(lambda u, y: residual(jacfwd(u)(y))))
+
+
 def equations() -> list[Equation]:
     """The equations of the table."""
+    heat = evolution("heat", 2, lambda u, u_t, u_x, u_xx: u_t - 0.1 * u_xx)
     return [
+        advection(),
+        eikonal(),
+        heat.by(BranchAndTrunk, "DeepONet"),
+        long_waves(),
+        minimal_surface(),
+        sine_gordon(),
+        heat.by(Bell, "exp(-x x)"),
+        heat.by(Gated, "gates"),
+        helmholtz().by(Siren, "SIREN"),
+        schroedinger(),
+        maxwell(),
         poisson(),
         helmholtz(),
-        evolution("heat", 2, lambda u, u_t, u_x, u_xx: u_t - 0.1 * u_xx),
+        heat,
         evolution("Burgers", 2, lambda u, u_t, u_x, u_xx: u_t + u * u_x - 0.01 * u_xx),
         evolution("Allen-Cahn", 2, lambda u, u_t, u_x, u_xx: u_t - 1e-4 * u_xx + 5 * u**3 - 5 * u),
         wave(),
@@ -258,7 +405,7 @@ def step(residual: Residual, net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
 def measure(equation: Equation, samples: int, width: int, seconds: float) -> dict[str, Any]:
     """Milliseconds of all three, and the largest difference of own gradients from those by hand."""
     torch.manual_seed(0)
-    net = mlp(equation.inputs, width, width, width, equation.outputs)
+    net = equation.network(equation.inputs, width, equation.outputs)
     x = torch.rand(samples, equation.inputs, requires_grad=True)
     ways = {OWN: equation.own, HAND: equation.hand, FUNC: equation.func}
     steps = {name: (lambda residual=residual: step(residual, net, x)) for name, residual in ways.items()}
@@ -280,9 +427,10 @@ _HEADER = ["equation", "samples", "width", "highgrad_ext", "nested grad", "torch
 _HEADER += ["ratio of min to the best", "of medians"]
 _HEADER += ["largest difference"]
 _PREAMBLE = """\
-Milliseconds, the least and the median, of a training step: forward pass of a tanh network with three hidden layers,
-residual, and gradients of the mean of its square by all weights, single precision; all three in turns in one run. The
-largest difference is that of the gradients from those by nested grad, relative to the largest of them."""
+Milliseconds, the least and the median, of a training step: forward pass of a network with three hidden layers, of tanh
+where no other is named, residual, and gradients of the mean of its square by all weights, single precision; all three
+in turns in one run. The largest difference is that of the gradients from those by nested grad, relative to the largest
+of them."""
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether a peer's choice of mode ever beats the planner's: 57 problems of all shapes and sizes, as a Markdown table.
+"""Whether a peer's choice of mode ever beats the planner's: 76 problems of all shapes and sizes, as a Markdown table.
 
     python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--problems MLP] [--json file]
 
@@ -171,8 +171,103 @@ def runge_kutta(steps: int, width: int) -> Function:
     return run
 
 
+def gaussian_process(x: Tensor) -> Tensor:
+    """Both terms of the log-likelihood, by length scales, amplitude and noise."""
+    places, values = fixed(20, 2), fixed(20)
+    distances = ((places[:, None] - places) / x[:2]).square().sum(-1)
+    factor = torch.linalg.cholesky(x[2] * (-distances / 2).exp() + x[3] * torch.eye(20))
+    weights = torch.cholesky_solve(values[:, None], factor)[:, 0]
+    return torch.stack([-values @ weights / 2, -factor.diagonal().log().sum()])
+
+
+def kalman_filter(x: Tensor) -> Tensor:
+    """The state after six measurements, by the first one."""
+    step, see, covariance = torch.eye(4) + fixed(4, 4) / 5, fixed(2, 4), torch.eye(4) * x.square().mean()
+    for value in fixed(6, 2):
+        x, covariance = step @ x, step @ covariance @ step.mT + torch.eye(4) / 10
+        gain = torch.linalg.solve(see @ covariance @ see.mT + torch.eye(2) / 5, see @ covariance).mT
+        x, covariance = x + gain @ (value - see @ x), covariance - gain @ see @ covariance
+    return x
+
+
+def sinkhorn(x: Tensor) -> Tensor:
+    f = g = torch.zeros(len(x))
+    for _ in range(8):
+        f = -torch.logsumexp(g - 5 * x, 1)
+        g = -torch.logsumexp(f[:, None] - 5 * x, 0)
+    return (f[:, None] + g - 5 * x).exp()
+
+
+def random_field(x: Tensor) -> Tensor:
+    """Forward messages of a chain of five tags, by scores of ten words."""
+    transitions, message = fixed(5, 5), x[0]
+    messages = [message]
+    for scores in x[1:]:
+        message = torch.logsumexp(message[:, None] + transitions, 0) + scores
+        messages.append(message)
+    return torch.stack(messages)
+
+
+def couplings(x: Tensor) -> Tensor:
+    """A normalizing flow."""
+    networks = [mlp(4, 16, 8), mlp(4, 16, 8)] * 2
+    for network in networks:
+        kept, changed = x.chunk(2)
+        scale, shift = network(kept).chunk(2)
+        x = torch.cat([changed * scale.tanh().exp() + shift, kept])
+    return x
+
+
+def quaternions(x: Tensor) -> Tensor:
+    """Where an arm of joints ends, and how it is turned."""
+    axes, links = F.normalize(fixed(len(x), 3), dim=1), fixed(len(x), 3)
+    turn, place = torch.tensor([1.0, 0, 0, 0]), torch.zeros(3)
+    for angle, axis, link in zip(x, axes, links, strict=True):
+        a, b, cos, sin = turn[0], turn[1:], (angle / 2).cos(), (angle / 2).sin()
+        real, imaginary = a * cos - b @ axis * sin, a * axis * sin + b * cos + torch.linalg.cross(b, axis) * sin
+        turn = torch.cat([real[None], imaginary])
+        twice = 2 * torch.linalg.cross(imaginary, link)
+        place = place + link + real * twice + torch.linalg.cross(imaginary, twice)
+    return torch.cat([place, turn])
+
+
+def messages(x: Tensor) -> Tensor:
+    """A graph network of one layer, of 30 nodes with two edges each."""
+    edges = torch.arange(60)
+    first, last = fixed(8, 4), fixed(2, 8)
+    hidden = F.relu(x @ first.mT)
+    return torch.index_add(hidden, 0, (7 * edges + 3) % 30, hidden[edges % 30]) @ last.mT
+
+
+def warped_picture(x: Tensor) -> Tensor:
+    grid = F.affine_grid(x.view(1, 2, 3), [1, 1, 8, 8], align_corners=False)
+    return F.grid_sample(fixed(1, 1, 8, 8), grid, align_corners=False)
+
+
+def filtered(x: Tensor) -> Tensor:
+    return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(fixed(len(x))), n=len(x))
+
+
+def bag_of_words(x: Tensor) -> Tensor:
+    bags = torch.tensor([[1, 3, 3], [0, 11, 7]])
+    return F.embedding_bag(bags, x, mode="mean") @ fixed(4, 5).mT
+
+
+def bilinear_layer(x: Tensor) -> Tensor:
+    return F.bilinear(x, fixed(4, 5), fixed(7, 6, 5))
+
+
+def connectionist(x: Tensor) -> Tensor:
+    """The losses of two sequences."""
+    targets = torch.tensor([[1, 2, 0], [3, 1, 2]])
+    return F.ctc_loss(x.log_softmax(2), targets, [6, 6], [2, 3], reduction="none")
+
+
 def problems() -> dict[str, tuple[tuple[int, ...], Function]]:
     """Shape of the input, and the function."""
+    transformer = frozen(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)).train()
+    picture, kernels, numbers = fixed(1, 8, 12, 12), fixed(3, 2, 3, 3), fixed(30)
+    circular = frozen(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"))
     a, b = fixed(40, 60), fixed(30, 30)
     return {
         "exp of 1": ((1,), torch.exp),
@@ -232,6 +327,25 @@ def problems() -> dict[str, tuple[tuple[int, ...], Function]]:
         "U-net, 8 x 8": ((1, 1, 8, 8), u_net),
         "arm of 7 rotations": ((7,), rotations),
         "Runge-Kutta, 25 steps of 6": ((6,), runge_kutta(25, 6)),
+        "Gaussian process, likelihood": ((4,), gaussian_process),
+        "Kalman filter, 6 steps of 4": ((4,), kalman_filter),
+        "solve by matrix, 30": ((30, 30), lambda x: torch.linalg.solve(x + 10 * torch.eye(30), numbers)),
+        "cumprod of 30": ((30,), lambda x: x.cumprod(0)),
+        "traces of powers of 6x6": ((6, 6), lambda x: torch.stack([torch.trace(x @ x), torch.trace(x @ x @ x)])),
+        "Sinkhorn, 8 steps of 8x8": ((8, 8), sinkhorn),
+        "random field of 10 x 5": ((10, 5), random_field),
+        "coupling flow of 8": ((8,), couplings),
+        "arm of 6 quaternions": ((6,), quaternions),
+        "graph network of 30 nodes": ((30, 4), messages),
+        "affine warp of 8 x 8": ((2, 3), warped_picture),
+        "convolution by FFT, 64": ((64,), filtered),
+        "kernels, 8 x 8 x 3 x 3": ((8, 8, 3, 3), lambda x: F.conv2d(picture, x, padding=1)),
+        "transposed convolution, 3 x 4 x 4": ((1, 3, 4, 4), lambda x: F.conv_transpose2d(x, kernels, stride=2)),
+        "circular convolution, 2 x 6 x 6": ((1, 2, 6, 6), circular),
+        "bag of embeddings, 12 x 5": ((12, 5), bag_of_words),
+        "bilinear layer, 4 samples": ((4, 6), bilinear_layer),
+        "transformer layer of 6 x 8": ((1, 6, 8), transformer),
+        "losses of two sequences (CTC)": ((6, 2, 5), connectionist),
     }
 
 

@@ -122,7 +122,8 @@ void bind_taylor(py::module_& m) {
       torch::wrap_pybind_function_no_gil(&taylor::keeps_samples_apart),
       py::arg("outputs"),
       py::arg("inputs"),
-      py::arg("count"));
+      py::arg("count"),
+      py::arg("everywhere") = false);
   m.def(
       "automatic_chunk_size",
       torch::wrap_pybind_function(&automatic_chunk_size),

@@ -11,6 +11,7 @@ from ._operators import directional as directional
 from ._operators import divergence as divergence
 from ._operators import hessian as hessian
 from ._operators import laplacian as laplacian
+from ._partials import partials as partials
 from ._pattern import spy as spy
 from ._plan import Plan as Plan
 from ._plan import plan as plan
@@ -28,6 +29,7 @@ __all__ = [
     "hessian",
     "laplacian",
     "nth_derivative",
+    "partials",
     "plan",
     "spy",
 ]

@@ -95,7 +95,8 @@ def directional(
 
     Args:
         f, wrt: as in :func:`laplacian`.
-        directions: v, of `wrt`'s structure and shapes; or several at once, with one more dimension in front.
+        directions: v, of `wrt`'s structure, of shapes that broadcast to its; or several at once, with one more
+            dimension in front: ``torch.eye(2).unsqueeze(1)`` are both unit vectors for a `wrt` of shape (samples, 2).
         order: the highest order, at least 1; or, for several directions, one for each of them. Derivatives that are
             not asked for are not computed.
         batch_dims: the first `batch_dims` dimensions of `f` and `wrt` are the same independent samples. Values are the
@@ -134,16 +135,18 @@ def directional(
     vectors, _ = flatten(name, "directions", directions)
     if len(vectors) != len(inputs):
         raise ValueError(f"{name}: expected one direction for each of {len(inputs)} wrt, got {len(vectors)}")
-    single = all(v.shape == x.shape for v, x in zip(vectors, inputs, strict=True))
-    if single:
-        vectors = [v.unsqueeze(0) for v in vectors]
-    counts = {len(v) if v.dim() else None for v in vectors}
-    if len(counts) > 1 or any(v.shape[1:] != x.shape for v, x in zip(vectors, inputs, strict=True)):
+    shapes = [tuple(v.shape) for v in vectors]
+    single = all(v.dim() <= x.dim() for v, x in zip(vectors, inputs, strict=True))
+    try:
+        vectors = [_expand_directions(v, x, single) for v, x in zip(vectors, inputs, strict=True)]
+    except RuntimeError:
+        vectors = []
+    if len({len(v) for v in vectors}) != 1:
         raise ValueError(
             f"{name}: expected directions of wrt's shapes {[tuple(x.shape) for x in inputs]}, or with one more "
-            f"dimension in front, got {[tuple(v.shape) for v in vectors]}"
+            f"dimension in front, and size 1 where they repeat, got {shapes}"
         )
-    _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
+    check_operator(name, outputs, inputs, create_graph, retain_graph, chunk_size)
     count = len(vectors[0])
     orders = [order] * count if isinstance(order, int) else list(order)
     if len(orders) != count or not (isinstance(order, int) or orders):
@@ -155,11 +158,11 @@ def directional(
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
-        if isinstance(order, int):
-            coefficients = [list(rows.unbind()) for rows in sweeps.coefficients(vectors, order)]
-        else:
-            moved = vectors if position == sorted(position) else [take_directions(v, position) for v in vectors]
+        moved = vectors if position == sorted(position) else [take_directions(v, position) for v in vectors]
+        if orders:
             coefficients = sweeps.coefficients_by_order(moved, [orders[d] for d in position])
+        else:
+            coefficients = [list(rows.unbind()) for rows in sweeps.coefficients(moved, highest)]
     with torch.set_grad_enabled(create_graph):
         for k in range(1, highest + 1):
             reaching = [d for d in position if orders[d] >= k]
@@ -169,9 +172,16 @@ def directional(
                     derivative = torch.stack([derivative[reaching.index(d)] for d in sorted(reaching)])
                 derivative = derivative[0] if single else derivative
                 series[i].append(derivative if k == 1 else derivative * float(factorial(k)))
-    _release(outputs, inputs, retain_graph)
+    release(outputs, inputs, retain_graph)
     values = (outputs, *([row[k] for row in series] for k in range(highest)))
     return tuple(nest_outputs(of_order, f_spec) for of_order in values)
+
+
+def _expand_directions(v: Tensor, x: Tensor, single: bool) -> Tensor:
+    """[D, *x.shape], without memory of their own for what broadcasts."""
+    if single:
+        return v.expand(x.shape).unsqueeze(0)
+    return v.expand(len(v) if v.dim() > x.dim() else -1, *x.shape)
 
 
 def hessian(
@@ -289,7 +299,7 @@ class _Field:
     ) -> Tensor:
         """[samples, N, N], by first-order jets along every element of a sample."""
         outputs, inputs = self.outputs, self.inputs
-        _check(self.name, outputs, inputs, create_graph, retain_graph, chunk_size)
+        check_operator(self.name, outputs, inputs, create_graph, retain_graph, chunk_size)
         check_batch(self.name, outputs, inputs, self.batch_dims)
         samples = prod(inputs[0].shape[: self.batch_dims])
         with reporter(self.name, progress) as report:
@@ -297,7 +307,7 @@ class _Field:
             width = sweeps.width
             eye = torch.eye(width, dtype=inputs[0].dtype, device=inputs[0].device)
             columns = sweeps.coefficients(basis(inputs, self.batch_dims, eye), 1)
-        _release(outputs, inputs, retain_graph)
+        release(outputs, inputs, retain_graph)
         with torch.set_grad_enabled(create_graph):
             sizes = [prod(output.shape[self.batch_dims :]) for output in outputs]
             rows = [column[0].reshape(width, samples, size) for column, size in zip(columns, sizes, strict=True)]
@@ -319,16 +329,16 @@ def _collapsed(
     """The Laplacian (order 2) or the biharmonic operator (order 4)."""
     outputs, f_spec = flatten(name, "f", f)
     inputs, _ = flatten(name, "wrt", wrt)
-    _check(name, outputs, inputs, create_graph, retain_graph, chunk_size)
+    check_operator(name, outputs, inputs, create_graph, retain_graph, chunk_size)
     check_batch(name, outputs, inputs, batch_dims)
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
         vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width, inputs[0])
         totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
         if len(vectors) > 0:
-            directions = basis(inputs, batch_dims, vectors)
-            totals = sweeps.collapsed(directions, order, weights)
-    _release(outputs, inputs, retain_graph)
+            moved = basis(inputs, batch_dims, vectors)
+            totals = sweeps.collapsed(moved, order, weights)
+    release(outputs, inputs, retain_graph)
     with torch.set_grad_enabled(create_graph):
         factor = 2 if weights is None else 24
         return nest_outputs([total * factor for total in totals], f_spec)
@@ -347,7 +357,7 @@ def _pairs(width: int, like: Tensor) -> tuple[Tensor, Tensor | None]:
     return torch.cat([eye, first + second, first - second]), weights
 
 
-def _check(
+def check_operator(
     name: str,
     outputs: list[Tensor],
     inputs: list[Tensor],
@@ -361,6 +371,6 @@ def _check(
     check_real(name, inputs)
 
 
-def _release(outputs: list[Tensor], inputs: list[Tensor], retain_graph: bool) -> None:
+def release(outputs: list[Tensor], inputs: list[Tensor], retain_graph: bool) -> None:
     if not retain_graph:
         _C.release_graph(outputs, inputs)

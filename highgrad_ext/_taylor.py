@@ -102,6 +102,8 @@ class Sweeps:
     def coefficients_by_order(self, moved: Directions, orders: Sequence[int]) -> list[list[Tensor]]:
         """By output, by order k = 1, ..., orders[0]: the coefficients along those directions, the first ones, that
         reach it. orders: of every direction, the highest first."""
+        if orders[0] == 1 and self._suits_gradients(moved):
+            return [[self._along_gradients(output, moved)] for output in self.outputs]
         counts = [sum(n >= k for n in orders) for k in range(1, orders[0] + 1)]
         if counts[-1] == len(orders):
             return [list(result.unbind(0)) for result in self.coefficients(moved, orders[0])]
@@ -192,7 +194,7 @@ class Sweeps:
             and size * outlook.all_bytes > _CONTRACTED_BYTES * (output.numel() // max(samples, 1))
             # Recorded cotangents are derivatives of torch's own, and cost as much as some orders of jets.
             and not (self.create_graph and (outlook.nested_orders < UNBOUNDED or rows <= _COTANGENTS * lower))
-            and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples))
+            and (samples == 1 or _C.keeps_samples_apart([output], self.inputs, samples, everywhere=True))
         )
         rows = lower if contracted else rows
         if order <= _INTERPOLATED:
@@ -258,6 +260,70 @@ class Sweeps:
                     row.append(grad * float(factorial(order - 1)))
             rows.append(row)
         return rows
+
+    def _suits_gradients(self, moved: Directions) -> bool:
+        """Whether first derivatives are cheaper by gradients: of outputs of fewer elements a sample than there are
+        directions, or of one."""
+        count = next(len(v) for v in moved if v is not None)
+        samples = prod(self._batch)
+        if self.chunk_size is not None or samples == 0 or not all(output.requires_grad for output in self.outputs):
+            return False
+        columns = sum(output.numel() // samples for output in self.outputs)
+        return columns > 0 and (columns < count or columns == count == 1)
+
+    @cached_property
+    def _batch(self) -> tuple[int, ...]:
+        """Dimensions of independent samples: those of the caller, or the first one, where the graph proves that."""
+        if self.batch_dims > 0:
+            return tuple(self.outputs[0].shape[: self.batch_dims])
+        tensors = [*self.outputs, *self.inputs]
+        sizes = {tensor.shape[:1] for tensor in tensors}
+        several = len(sizes) == 1 and tensors[0].dim() > 0 and len(tensors[0]) > 1
+        if several and _C.keeps_samples_apart(self.outputs, self.inputs, len(tensors[0])):
+            return tuple(tensors[0].shape[:1])
+        return ()
+
+    def _along_gradients(self, output: Tensor, moved: Directions) -> Tensor:
+        """The first derivatives along all directions, [D, *output.shape], from gradients."""
+        batch_dims = len(self._batch)
+        samples = prod(self._batch)
+        pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None]
+        inputs = [x for x, _ in pairs]
+        terms = []
+        # Samples are independent, so that the sum over them loses nothing.
+        if output.numel() == samples:
+            row = output.new_empty(())
+            blocks: Sequence[Tensor] = torch.autograd.grad(
+                output,
+                inputs,
+                torch.ones_like(output),
+                retain_graph=True,
+                create_graph=self.create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        else:
+            with torch.enable_grad():
+                row = output.reshape(samples, -1).sum(0)
+            blocks = jacobian(row, inputs, self.create_graph)
+        with torch.set_grad_enabled(self.create_graph):
+            for block, (_, v) in zip(blocks, pairs, strict=True):
+                rows = block.reshape(*row.shape, samples, -1)
+                v = v.to(rows.dtype)
+                if not any(v.stride()[1 : batch_dims + 1]):
+                    # The same for all samples.
+                    shared = v.flatten(1, batch_dims)[:, 0] if batch_dims else v
+                    shared = shared.reshape(len(v), -1)
+                    if row.dim() == 0:
+                        term = rows.t() if _is_identity(shared) else torch.mm(shared, rows.t())
+                    else:
+                        term = torch.tensordot(shared, rows, ([1], [2]))
+                else:
+                    v = v.reshape(len(v), *(1 for _ in row.shape), samples, -1)
+                    term = (rows * v).sum(-1)
+                terms.append(term.to(self.inputs[0].dtype))
+            total = sum(terms[1:], terms[0])
+            return (total.transpose(1, 2) if row.dim() else total).reshape(len(total), *output.shape)
 
     def _in_chunks(self, moved: Directions, order: int, sweep: Callable[[slice, Directions], _T]) -> list[_T]:
         """The results of sweeps along some directions at a time. Where memory runs out, half as many are tried, unless
@@ -372,7 +438,7 @@ class Sweeps:
             for first in range(0, len(rows), size):
                 with torch.enable_grad():
                     part = rows[first : first + size]
-                blocks = _jacobian(part, inputs, recorded)
+                blocks = jacobian(part, inputs, recorded)
                 with torch.set_grad_enabled(recorded):
                     number = torch.arange(first, first + len(part), device=part.device) // coefficient.shape[2]
                     total = torch.zeros((), dtype=output.dtype, device=output.device)
@@ -388,7 +454,14 @@ class Sweeps:
         return series
 
 
-def _jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
+def _is_identity(directions: Tensor) -> bool:
+    """Whether these few directions are the unit vectors in order. A GPU is not waited for."""
+    count, width = directions.shape
+    plain = type(directions) is Tensor and directions.is_cpu and not directions.requires_grad
+    return plain and count == width <= _NARROW and directions.tolist() == torch.eye(width).tolist()
+
+
+def jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
     orders = Orders(
         "nested derivatives",
         1,

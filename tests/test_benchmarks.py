@@ -261,7 +261,7 @@ def test_regret() -> None:
         rows = regret.measure(0, create_graph, "ger of 3")
         assert [row["problem"] for row in rows] == ["ger of 3"]
     assert "of 1 problems" in regret.report(rows) and "| ger of 3" in regret.report(rows)
-    assert len(regret.problems()) == 57
+    assert len(regret.problems()) == 76
 
 
 def test_structure() -> None:

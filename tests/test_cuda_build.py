@@ -22,12 +22,17 @@ OPS = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.star
 needs_module = pytest.mark.skipif(
     not highgrad_ext.cuda_built or cuda_resources.cuobjdump() is None, reason="no CUDA build, or no cuobjdump"
 )
+# As tools/gpu_check.py does for the GPU that is there.
+needs_all_architectures = pytest.mark.skipif(
+    bool(os.environ.get("TORCH_CUDA_ARCH_LIST")), reason="built for the architectures that TORCH_CUDA_ARCH_LIST names"
+)
 
 
 # ---- Inside the module
 
 
 @needs_module
+@needs_all_architectures
 def test_architectures() -> None:
     """Machine code for each architecture, and PTX for those to come."""
     machine_code, ptx = cuda_resources.architectures()
@@ -36,6 +41,7 @@ def test_architectures() -> None:
 
 
 @needs_module
+@needs_all_architectures
 def test_resources_are_those_of_the_table() -> None:
     """A change that costs registers, shared memory or occupancy shows in a diff."""
     text = cuda_resources.DOCS.read_text()

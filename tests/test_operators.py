@@ -61,6 +61,33 @@ def test_laplacian_of_samples(kind: str) -> None:
     assert_close(laplacian(f, grid, batch_dims=2), trace(f, grid))
 
 
+def test_laplacian_of_a_branch_and_a_trunk() -> None:
+    """A product of batches of matrices, the first of which does not depend on wrt."""
+    x = leaf(5, 2)
+    branch = leaf(5, 1, 6)
+    f = torch.einsum("nmw,nw->nm", branch, x.sin() @ torch.randn(2, 6, dtype=x.dtype))
+    assert_close(laplacian(f, x, batch_dims=1), -f)
+
+
+@pytest.mark.parametrize("width", [3, 9])
+def test_laplacian_of_an_ensemble(width: int) -> None:
+    """Whose networks lead, before samples: axes prove these apart."""
+    x = leaf(5, 2)
+    first, last = leaf(4, 2, width), leaf(4, width, 1)
+
+    def ensemble(y: Tensor) -> Tensor:
+        return (torch.tanh(y.expand(4, *y.shape) @ first) @ last).sin().mean(0)
+
+    f = ensemble(x)
+    assert _C.keeps_samples_apart([f], [x], 5)
+    assert not _C.keeps_samples_apart([f], [x], 5, everywhere=True)
+    assert_close(laplacian(f, x, batch_dims=1), trace(f, x))
+    mixed = ensemble(x) + x.sum(0)[:1]
+    assert not _C.keeps_samples_apart([mixed], [x], 5)
+    with pytest.raises(RuntimeError, match="expected independent samples"):
+        laplacian(mixed, x, batch_dims=1)
+
+
 @pytest.mark.parametrize("shape", [(7,), (2, 3), (1,)])
 @pytest.mark.parametrize("width", [5, 1100])
 def test_laplacian_behind_a_first_layer(shape: tuple[int, ...], width: int) -> None:
@@ -288,7 +315,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="directional: expected order"):
         directional(f, x, torch.ones_like(x), 0)
     with pytest.raises(ValueError, match="directional: expected directions"):
-        directional(f, x, torch.ones(2), 2)
+        directional(f, x, torch.ones(3), 2)
     with pytest.raises(RuntimeError, match="laplacian: expected every wrt to require grad"):
         laplacian(f, torch.ones(2))
     with pytest.raises(ValueError, match="expected method"):

@@ -40,6 +40,12 @@ COMPOSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
     "atan": torch.atan,
     "log1p": lambda x: torch.log1p(x + 1),
+    # several Nodes that are one function
+    "bell": lambda x: torch.exp(-x * x),
+    "x tanh": lambda x: x * torch.tanh(x),
+    "rational": lambda x: (x + 0.3 * x**2) / (2 + x * x.sin()),
+    "relu cubed": lambda x: (x + 0.1).relu() ** 3,
+    "multiple": lambda x: torch.sin(3 * x + 0.2),
 }
 FUNCTIONS = SOLUTIONS | COMPOSITIONS
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)

@@ -94,7 +94,9 @@ def run(step: Step, deadline: float) -> Outcome:
     # A report that was cut off has told something, too.
     lines = output.splitlines()
     whole = step.is_report and (not failed or any(line.startswith("|") for line in lines))
-    text = output if whole else quote("\n".join(lines[-step.tail :]))
+    # How far ninja came, which what it says of an end would hide.
+    counted = [line[:80] for line in lines[: -step.tail] if re.match(r"\[\d+/\d+\]", line)][-1:]
+    text = output if whole else quote("\n".join([*counted, *lines[-step.tail :]]))
     return Outcome(step.title, verdict, seconds, text, failed)
 
 
@@ -147,6 +149,13 @@ def what_is_wrong_with(module: list[str], error: str, found: list[str]) -> str:
     return ""
 
 
+def find_toolkit() -> None:
+    """Puts nvcc on PATH, where it is only at one of the usual places."""
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if not shutil.which("nvcc") and home and Path(home, "bin", "nvcc").is_file():
+            os.environ["PATH"] = os.pathsep.join([str(Path(home, "bin")), os.environ["PATH"]])
+
+
 def compute_sanitizer() -> str | None:
     nvcc = shutil.which("nvcc")
     beside = Path(nvcc).resolve().parent if nvcc else Path()
@@ -157,11 +166,13 @@ def steps(found: list[str], build: bool) -> Iterator[Step]:
     """In the order of what matters most, should time run out: a slow build takes it from the last. A rehearsal, where
     no device is found, takes the CPU."""
     python, device = sys.executable, "cuda" if found else "cpu"
-    here = {"PYTHONPATH": str(ROOT)}
     capabilities = ";".join(sorted({one.split(",")[0] for one in found})) or "9.0"
+    # Tests ask for the architectures, too: what is built for one GPU lacks the others.
+    here = {"PYTHONPATH": str(ROOT), "TORCH_CUDA_ARCH_LIST": capabilities}
     if build:
         environ = {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": capabilities}
-        yield Step("Build", [python, "setup.py", "build_ext", "--inplace"], 340, 15, environ)
+        # Nothing else says anything without it, so it may take most of the time.
+        yield Step("Build", [python, "setup.py", "build_ext", "--inplace"], 430, 15, environ)
     smoke = [python, "tools/gpu_smoke.py", "--device", device]
     yield Step("Kernels and functions against the CPU", smoke, 110, 40, here, is_report=True)
     benchmark = [python, "benchmarks/gpu.py", "--device", device, "--seconds", "40" if found else "2"]
@@ -169,7 +180,9 @@ def steps(found: list[str], build: bool) -> Iterator[Step]:
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--tb=short"]
     if importlib.util.find_spec("pytest"):
         yield Step("Streams, devices and graphs, by pytest", [*pytest, *HOST_TESTS], 50, 30, here)
-        yield Step("All that takes a device, by pytest", [*pytest, "-m", "gpu", "tests"], 80, 30, here)
+        workers = min(8, (os.cpu_count() or 1) // 2) if importlib.util.find_spec("xdist") else 0
+        several = ["-n", str(workers)] if workers > 1 else []
+        yield Step("All that takes a device, by pytest", [*pytest, *several, "-m", "gpu", "tests"], 80, 30, here)
     if tool := compute_sanitizer():
         for name, seconds in (("memcheck", 50), ("racecheck", 40)):
             command = [tool, "--tool", name, "--error-exitcode", "9", *smoke, "--kernels"]
@@ -181,7 +194,8 @@ def steps(found: list[str], build: bool) -> Iterator[Step]:
 def missing(found: list[str]) -> list[str]:
     """What this machine lacks for parts of the check."""
     lacks = [] if found else ["a GPU"]
-    lacks += [tool for tool in ("nvcc", "ninja") if not shutil.which(tool)]
+    lacks += [] if shutil.which("nvcc") else ["nvcc"]
+    lacks += [] if shutil.which("ninja") or importlib.util.find_spec("ninja") else ["ninja"]
     lacks += [] if importlib.util.find_spec("setuptools") else ["setuptools: nothing can be built"]
     left_out = {
         "pytest": "the steps by pytest are left out; kernels and functions are compared without",
@@ -212,6 +226,7 @@ def main() -> None:
     parser.add_argument("--no-build", action="store_true", help="check what is built already")
     options = parser.parse_args()
     deadline = time.monotonic() + SECONDS
+    find_toolkit()
     found, error = ask(DEVICE_QUESTION)
     if not found and not options.rehearse:
         raise SystemExit(f"gpu-check: torch finds no GPU ({error}). --rehearse goes as far as it can without one.")
@@ -229,7 +244,8 @@ def main() -> None:
         if step.title != "Build" and wrong is None:
             wrong = what_is_wrong_with(*ask(MODULE_QUESTION), found)
         add(Outcome(step.title, f"not run: {wrong}", 0.0, "", failed=True) if wrong else run(step, deadline))
-    print(f"report: {options.report}")
+    # Where the machine goes with its files, its output is what is left.
+    print(f"\n{options.report.read_text()}\nreport: {options.report}")
     raise SystemExit(any(outcome.failed for outcome in outcomes))
 
 

@@ -89,9 +89,11 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
-// Without engine and vmap, where that can be; a loop that the user asks for is torch's own.
+// Without engine and vmap, where that can be; a loop that the user asks for is torch's own. So is a single row that is
+// recorded: torch's own Nodes have the shorter backward.
 void RowSweeps::compile(const edge_list& inputs) {
-  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1) {
+  const bool is_recorded_row = sweep_.create_graph && num_rows_ == 1;
+  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1 && !is_recorded_row) {
     program_ = tape_ != nullptr && tape::is_tape_of(*tape_, roots_[0], inputs)
         ? vjp::Program::compile(*tape_)
         : vjp::Program::compile(tape::read_tape(roots_[0], inputs));

@@ -123,30 +123,35 @@ HIGHGRAD_HOST_DEVICE void sort_digits(MultiIndex& index, int order) {
   } while (++k < order);
 }
 
-// The sorted multi-index of rank `rank`: from the last digit on, each is the largest whose term is at most what is
-// left. The first is what is left.
+// Takes the term of the k-th digit of a sorted multi-index, k at least 1, off its rank: the largest that is at most
+// what is left. No digit is above `most`.
+HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
+  int64_t low = 0;
+  int64_t term = 0; // of `low`
+  int64_t high = most;
+  HIGHGRAD_NO_UNROLL
+  do {
+    const int64_t middle = high - ((high - low) >> 1);
+    const int64_t next = rank_term(middle, k);
+    if (next <= rank) {
+      low = middle;
+      term = next;
+    } else {
+      high = middle - 1;
+    }
+  } while (low < high);
+  rank -= term;
+  return low;
+}
+
+// The sorted multi-index of rank `rank`, from the last digit on. The first is what is left.
 HIGHGRAD_HOST_DEVICE MultiIndex unrank(int64_t rank, int64_t size, int order, int width) {
   MultiIndex sorted{0, width};
   int64_t most = size - 1;
   HIGHGRAD_NO_UNROLL
   for (int k = order - 1; k > 0; --k) {
-    int64_t low = 0;
-    int64_t term = 0; // of `low`
-    int64_t high = most;
-    HIGHGRAD_NO_UNROLL
-    do {
-      const int64_t middle = high - ((high - low) >> 1);
-      const int64_t next = rank_term(middle, k);
-      if (next <= rank) {
-        low = middle;
-        term = next;
-      } else {
-        high = middle - 1;
-      }
-    } while (low < high);
-    add_to_digit(sorted, k, low);
-    rank -= term;
-    most = low;
+    most = take_digit(rank, most, k);
+    add_to_digit(sorted, k, most);
   }
   add_to_digit(sorted, 0, rank);
   return sorted;

@@ -7,76 +7,157 @@
 
 namespace highgrad::ops {
 
+// Note [Cubes of order 3]
+// What belongs to a sorted multi-index of order 3, its six elements and its entry, lies in runs along each of the three
+// digits. Where a run is cut, two blocks share a sector, which moves twice if it leaves the second-level cache between
+// them. So multi-indices are done cube by cube, in the order of packed entries: the smallest digit's next cube comes
+// next. The largest digit's comes when all pairs of the two others were done. Where the cache holds what all of them
+// need for a cube's values of the third, small cubes cut nothing. Otherwise cubes are as large as the cache allows, and
+// the values of the smallest digit go last in each: their runs are then cut nowhere, the two others at every side.
+struct SymmetricCubes {
+  int64_t across; // cubes from end to end
+  int64_t in_row;
+  unsigned int side; // in units of the kernel
+};
+
+// `unit` values of a digit are what a kernel has at once; `cache` is of so many bytes.
+inline SymmetricCubes plan_symmetric_cubes(int64_t size, int64_t unit, int64_t element_size, int64_t cache) {
+  const int64_t units = (size + unit - 1) / unit;
+  // Of a pair of the two other digits: seven runs, three of which are along the third, and cut.
+  const int64_t bytes = 7 * unit * element_size + 3 * 32;
+  int64_t side = 1;
+  // There are size^2 / 2 pairs at the end, and fewer before.
+  if (size * size * 2 / 5 * bytes > cache) {
+    while (side < units && (side + 1) * (side + 1) * unit * unit * bytes <= cache) {
+      side += 1;
+    }
+  }
+  const int64_t across = (units + side - 1) / side;
+  // As large as needed for so many, so that few lie outside of the tensor.
+  return {across, packed_size(across, 3), static_cast<unsigned int>((units + across - 1) / across)};
+}
+
+HIGHGRAD_HOST_DEVICE int64_t units_in_row(const SymmetricCubes& cubes) {
+  return cubes.in_row * cubes.side * cubes.side * cubes.side;
+}
+
+// Of the smallest, the middle and the largest digit, and which block of theirs. In cubes on the diagonal they may be
+// unsorted, or outside of the tensor.
+struct SymmetricUnit {
+  int64_t lane;
+  int64_t i;
+  int64_t j;
+  int64_t k;
+  unsigned int block;
+};
+
+// Block `index` of all lanes, of so many a unit: those of a cube first, then those of the next, then those of the next
+// lane.
+HIGHGRAD_HOST_DEVICE SymmetricUnit place_symmetric_unit(const SymmetricCubes& cubes, int64_t index, int blocks) {
+  const unsigned int side = cubes.side;
+  const int64_t in_cube = int64_t{side} * side * side * blocks;
+  const int64_t number = index / in_cube;
+  const int64_t lane = number / cubes.in_row;
+  int64_t cube_i = number - lane * cubes.in_row; // the rank, of which the other digits are taken
+  const int64_t cube_k = take_digit(cube_i, cubes.across - 1, 2);
+  const int64_t cube_j = take_digit(cube_i, cube_k, 1);
+  const auto place = static_cast<unsigned int>(index - number * in_cube);
+  const unsigned int unit = place / blocks;
+  return {
+      lane,
+      cube_i * side + unit / side / side,
+      cube_j * side + unit % side,
+      cube_k * side + unit / side % side,
+      place % blocks};
+}
+
 // Side of a tile; in rows that are shorter in every dimension, tiles would be mostly empty.
 constexpr int kSymmetricTile = 32;
 
-// Tiles of the first and the last index of a row, those on or above the diagonal.
+// Tiles of the first and the last index of a row, those on or above the diagonal, for each sorted multi-index of the
+// others. Of order 3 they go by cubes of tiles: one of the three digits is the middle index, of which a block does one
+// value, and the others are those of the tile.
 struct SymmetricTiles {
   int64_t across; // from end to end
-  int64_t matrices; // values of all other indices together
-  int64_t in_matrix;
+  int64_t in_matrix; // of one multi-index of the others
+  int64_t in_row; // blocks, some of which have nothing to do
+  SymmetricCubes cubes;
 };
 
-// Of a row of `full` elements, of at least two dimensions of `size`.
-inline SymmetricTiles plan_symmetric_tiles(int64_t size, int64_t full) {
+// Of three tiles: each of the digits is the middle index once.
+constexpr int kBlocksInTriple = 3 * kSymmetricTile;
+
+// Of a row of at least two dimensions of `size`.
+inline SymmetricTiles plan_symmetric_tiles(int64_t size, int order, int64_t element_size, int64_t cache) {
   const int64_t across = (size + kSymmetricTile - 1) / kSymmetricTile;
-  return {across, full / (size * size), packed_size(across, 2)};
+  const int64_t in_matrix = packed_size(across, 2);
+  if (order != 3) {
+    return {across, in_matrix, in_matrix * packed_size(size, order - 2), {}};
+  }
+  const SymmetricCubes cubes = plan_symmetric_cubes(size, kSymmetricTile, element_size, cache);
+  return {across, in_matrix, units_in_row(cubes) * kBlocksInTriple, cubes};
 }
 
-// One tile, and which matrix it is of.
+// One tile. The first index has all of a tile's side, but on the diagonal, where it is at most the last.
 struct SymmetricTile {
   int64_t lane;
-  int64_t middle; // all indices but the first and the last, as one
+  MultiIndex middle; // all indices but the first and the last, sorted
   int64_t first_a;
   int64_t first_z;
-  int size_z; // of the last index. The first has all of a tile's side, but on the diagonal, where it is at most the
-              // last
+  int size_z; // of the last index; 0 where a block has nothing to do
 };
+
+HIGHGRAD_HOST_DEVICE SymmetricTile
+tile_at(int64_t lane, const MultiIndex& middle, int64_t tile_a, int64_t tile_z, int64_t size) {
+  const int64_t first_z = tile_z * kSymmetricTile;
+  int64_t size_z = size - first_z;
+  if (size_z < 0) {
+    size_z = 0;
+  } else if (size_z > kSymmetricTile) {
+    size_z = kSymmetricTile;
+  }
+  return {lane, middle, tile_a * kSymmetricTile, first_z, static_cast<int>(size_z)};
+}
+
+// Tile `index` of all lanes, of order 3.
+HIGHGRAD_HOST_DEVICE SymmetricTile place_tile_of_three(const SymmetricTiles& tiles, int64_t index, int64_t size) {
+  const auto [lane, i, j, k, block] = place_symmetric_unit(tiles.cubes, index, kBlocksInTriple);
+  const unsigned int role = block / kSymmetricTile; // which of the digits is the middle index
+  const int64_t middle = (role == 0 ? i : role == 1 ? j : k) * kSymmetricTile + block % kSymmetricTile;
+  // Where two of the digits have the same tile, they are the middle index alike, which is done once.
+  const bool is_done = i <= j && j <= k && middle < size && (role == 0 || (role == 1 ? i < j : j < k));
+  const MultiIndex others{static_cast<uint64_t>(middle), digit_width(size)};
+  SymmetricTile tile = tile_at(lane, others, role == 0 ? j : i, role == 2 ? j : k, size);
+  tile.size_z = is_done ? tile.size_z : 0;
+  return tile;
+}
 
 // Tile `index` of all lanes: those of one matrix first, then those of the next, then those of the next lane.
-HIGHGRAD_HOST_DEVICE SymmetricTile place_symmetric_tile(const SymmetricTiles& tiles, int64_t index, int64_t size) {
-  const int64_t matrix = index / tiles.in_matrix;
-  const int64_t lane = matrix / tiles.matrices;
-  const int width = digit_width(tiles.across);
-  const MultiIndex pair = unrank(index - matrix * tiles.in_matrix, tiles.across, 2, width);
-  const int64_t first_a = digit(pair, 0) * kSymmetricTile;
-  const int64_t first_z = digit(pair, 1) * kSymmetricTile;
-  const int64_t left = size - first_z;
-  return {
-      lane,
-      matrix - lane * tiles.matrices,
-      first_a,
-      first_z,
-      static_cast<int>(left < kSymmetricTile ? left : kSymmetricTile)};
+HIGHGRAD_HOST_DEVICE SymmetricTile
+place_symmetric_tile(const SymmetricTiles& tiles, int64_t index, int64_t size, int order) {
+  if (order == 3) {
+    return place_tile_of_three(tiles, index, size);
+  }
+  const int64_t lane = index / tiles.in_row;
+  int64_t tile_a = index - lane * tiles.in_row; // the rank of the pair, of which the other digit is taken
+  MultiIndex middle{0, 0};
+  if (order > 2) {
+    const int64_t matrix = tile_a / tiles.in_matrix;
+    tile_a -= matrix * tiles.in_matrix;
+    middle = unrank(matrix, size, order - 2, digit_width(size));
+  }
+  const int64_t tile_z = take_digit(tile_a, tiles.across - 1, 1);
+  return tile_at(lane, middle, tile_a, tile_z, size);
 }
 
-// Side of a brick of sorted multi-indices of order 3: as many elements of the shortest dtype as a sector of 32 bytes
-// holds, so that what one sector holds belongs to one brick, whichever of the three indices is the last of an element.
-constexpr int kSymmetricBrick = 16;
+// Side of a brick of sorted multi-indices, and how many of the middle digit's values a block of threads does. It has
+// neighbours in all three digits, so that it uses up the sectors that it reads.
+constexpr int kSymmetricBrick = 8;
+constexpr int kBrickRows = 4;
+constexpr int kBlocksInBrick = kSymmetricBrick / kBrickRows;
 
-// A block of threads does so many of its smallest, middle and largest digit; so many blocks do a brick.
-constexpr int kBrickI = 8;
-constexpr int kBrickJ = 4;
-constexpr int kBrickK = 8;
-constexpr int kBrickBlocks = kSymmetricBrick / kBrickI * (kSymmetricBrick / kBrickJ) * (kSymmetricBrick / kBrickK);
-
-// Where rows of a dimension do not start with a sector, neighbouring bricks share sectors. Those of a wall, a cube of
-// so many bricks a side, are done together, so that few sectors lie in two walls, and a wall's elements, of all
-// permutations, stay in a second-level cache of some megabytes.
-struct SymmetricBricks {
-  int64_t walls; // of a row
-  int64_t across; // walls from end to end
-  int32_t side; // bricks
-};
-
-HIGHGRAD_HOST_DEVICE constexpr int64_t bricks_in_wall(const SymmetricBricks& plan) {
-  return int64_t{plan.side} * plan.side * plan.side;
-}
-
-inline SymmetricBricks plan_symmetric_bricks(int64_t size, int64_t element_size) {
-  const int32_t side = element_size <= 4 ? 4 : 2;
-  const int64_t across = (size + side * kSymmetricBrick - 1) / (side * kSymmetricBrick);
-  return {packed_size(across, 3), across, side};
+inline SymmetricCubes plan_symmetric_bricks(int64_t size, int64_t element_size, int64_t cache) {
+  return plan_symmetric_cubes(size, kSymmetricBrick, element_size, cache);
 }
 
 // What a block does: the first of each digit, in which row. Blocks of digits that are not sorted have nothing to do.
@@ -87,31 +168,62 @@ struct SymmetricBrick {
   int64_t k;
 };
 
-// Block `index` of all lanes: those of a brick one after the other, then those of the next of the wall, then those of
-// the next wall, then those of the next lane.
-HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(const SymmetricBricks& plan, int64_t index) {
-  const int64_t brick = index / kBrickBlocks;
-  auto part = static_cast<unsigned int>(index - brick * kBrickBlocks);
-  const unsigned int i = part % (kSymmetricBrick / kBrickI);
-  part /= kSymmetricBrick / kBrickI;
-  const unsigned int j = part % (kSymmetricBrick / kBrickJ);
-  const unsigned int k = part / (kSymmetricBrick / kBrickJ);
-
-  const int64_t in_wall = bricks_in_wall(plan);
-  const int64_t number = brick / in_wall;
-  auto place = static_cast<unsigned int>(brick - number * in_wall);
-  const auto side = static_cast<unsigned int>(plan.side);
-  const int64_t lane = number / plan.walls;
-  const MultiIndex wall = unrank(number - lane * plan.walls, plan.across, 3, digit_width(plan.across));
-  const unsigned int brick_i = place % side;
-  place /= side;
-  const unsigned int brick_j = place % side;
-  const unsigned int brick_k = place / side;
+HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(const SymmetricCubes& cubes, int64_t index) {
+  const SymmetricUnit unit = place_symmetric_unit(cubes, index, kBlocksInBrick);
   return {
-      lane,
-      (digit(wall, 0) * plan.side + brick_i) * kSymmetricBrick + i * kBrickI,
-      (digit(wall, 1) * plan.side + brick_j) * kSymmetricBrick + j * kBrickJ,
-      (digit(wall, 2) * plan.side + brick_k) * kSymmetricBrick + k * kBrickK};
+      unit.lane,
+      unit.i * kSymmetricBrick,
+      unit.j * kSymmetricBrick + unit.block * kBrickRows,
+      unit.k * kSymmetricBrick};
+}
+
+// Note [Groups of the largest digit]
+// Elements whose last index is the largest digit share sectors with those of its neighbours, which in the order of
+// packed entries come when all that is below was done. Where the second-level cache does not hold that, entries of
+// neighbouring largest digits are done together: of a group of them, all that have the same smaller digits, then those
+// of the next. A group is as large as the cache allows for the second largest digit, of which the same is true.
+HIGHGRAD_HOST_DEVICE int64_t grouped_rank(int64_t place, int64_t size, int order, int group) {
+  if (group == 1) {
+    return place;
+  }
+  const int last = order - 1;
+  int64_t smaller = place;
+  const int64_t first = take_digit(smaller, size - 1, last) / group * group;
+  const int64_t end = first + group < size ? first + group : size;
+  int64_t left = place - rank_term(first, last);
+  int64_t below = 0; // ranks of the smaller digits that were done
+  int64_t largest = first;
+  HIGHGRAD_NO_UNROLL
+  while (true) {
+    // These have no digit above `largest`, so they go with it and all larger ones of the group.
+    const int64_t ranks = rank_term(largest + 1, last - 1) - below;
+    const int64_t times = end - largest;
+    if (left < ranks * times) {
+      const int64_t rank = left / times;
+      return rank_term(largest + left - rank * times, last) + below + rank;
+    }
+    left -= ranks * times;
+    below += ranks;
+    largest += 1;
+  }
+}
+
+inline int plan_symmetric_group(int64_t size, int order, int64_t element_size, int64_t cache) {
+  if (order < 4) {
+    return 1;
+  }
+  // What an entry takes until its neighbour in one digit comes: sectors where that is the last index, elements else.
+  // A double holds it for every order.
+  auto bytes = static_cast<double>((order - 1) * element_size + 32);
+  for (int k = 2; k < order; ++k) {
+    bytes *= k;
+  }
+  if (static_cast<double>(packed_size(size, order - 1)) * bytes <= static_cast<double>(cache)) {
+    return 1;
+  }
+  const double fits = static_cast<double>(cache) / (static_cast<double>(packed_size(size, order - 2)) * bytes);
+  const int in_sector = static_cast<int>(32 / element_size);
+  return fits < 1 ? 1 : fits < in_sector ? static_cast<int>(fits) : in_sector;
 }
 
 // Where there are no tiles, a thread does one column of all indices but the first, and so many values of the first: one
@@ -138,13 +250,13 @@ inline bool has_symmetric_tiles(int64_t size, int order) {
   return order >= 2 && size >= kSymmetricTile;
 }
 
-inline int64_t tile_threads(int64_t size, int64_t full) {
-  const SymmetricTiles tiles = plan_symmetric_tiles(size, full);
-  return tiles.in_matrix * tiles.matrices * kBlockThreads;
+inline int64_t tile_threads(int64_t size, int order, int64_t element_size, int64_t cache) {
+  return plan_symmetric_tiles(size, order, element_size, cache).in_row * kBlockThreads;
 }
 
-inline int64_t expand_threads(int64_t size, int order, int64_t full) {
-  return has_symmetric_tiles(size, order) ? tile_threads(size, full) : plan_symmetric_columns(size, full).threads;
+inline int64_t expand_threads(int64_t size, int order, int64_t full, int64_t element_size, int64_t cache) {
+  return has_symmetric_tiles(size, order) ? tile_threads(size, order, element_size, cache)
+                                          : plan_symmetric_columns(size, full).threads;
 }
 
 // Likewise for the adjoint: tiles of order 2, bricks of order 3, and one thread an entry of all others.
@@ -156,15 +268,15 @@ inline bool has_fold_bricks(int64_t size, int order) {
   return order == 3 && has_symmetric_tiles(size, order);
 }
 
-HIGHGRAD_HOST_DEVICE int64_t brick_blocks(const SymmetricBricks& plan) {
-  return plan.walls * bricks_in_wall(plan) * kBrickBlocks;
+HIGHGRAD_HOST_DEVICE int64_t brick_blocks(const SymmetricCubes& cubes) {
+  return units_in_row(cubes) * kBlocksInBrick;
 }
 
-inline int64_t fold_threads(int64_t size, int order, int64_t full, int64_t packed, int64_t element_size) {
+inline int64_t fold_threads(int64_t size, int order, int64_t packed, int64_t element_size, int64_t cache) {
   if (has_fold_bricks(size, order)) {
-    return brick_blocks(plan_symmetric_bricks(size, element_size)) * kBlockThreads;
+    return brick_blocks(plan_symmetric_bricks(size, element_size, cache)) * kBlockThreads;
   }
-  return has_fold_tiles(size, order) ? tile_threads(size, full) : packed;
+  return has_fold_tiles(size, order) ? tile_threads(size, order, element_size, cache) : packed;
 }
 
 } // namespace highgrad::ops

@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "structure/axes.h"
 #include "tape/tape.h"
 #include "taylor/contraction.h"
 #include "taylor/polynomials.h"
@@ -167,6 +168,54 @@ at::Tensor finish(const Frame& frame, const Jet& jet, const at::Tensor& output) 
   return padded(frame, jet, frame.order).rows.reshape(shape);
 }
 
+// See Note [Samples].
+bool keeps_runs_apart(const Tape& tape, int64_t count) {
+  for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
+    Node& node = *tape.nodes[i].node;
+    if (has_hooks(node)) {
+      return false;
+    }
+    if (!tape.nodes[i].runs) {
+      continue;
+    }
+    const Rule* rule = find_rule(node);
+    if (rule == nullptr || !rule->samples) {
+      return false;
+    }
+    std::vector<std::vector<int64_t>> shapes;
+    std::vector<bool> depends;
+    for (const Slot& link : tape::links_of(tape, tape.nodes[i])) {
+      depends.push_back(link.is_on_tape());
+      shapes.push_back(
+          link.is_on_tape() ? shape_of(*tape.nodes[link.node].node, link.input_nr) : std::vector<int64_t>());
+    }
+    if (!rule->samples({node, count, shapes, depends, shape_of(node, 0)})) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// By the axes that all Nodes leave alone, where samples do not lead: as those of an ensemble, behind its networks.
+bool keeps_axes_apart(
+    const Tape& tape,
+    const at::Tensor& output,
+    const std::vector<at::Tensor>& inputs,
+    int64_t count) {
+  const auto axes = structure::analyze_axes(tape, structure::Detail::kTies);
+  if (!axes.has_value() || axes->not_linear != nullptr) {
+    return false;
+  }
+  for (const auto j : c10::irange(inputs.size())) {
+    if (tape.inputs[j].is_on_tape() &&
+        !structure::keeps_samples_apart(
+            axes->inputs[j].upper, count, output.numel() / count, inputs[j].numel() / count)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 } // namespace
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
@@ -203,32 +252,16 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
   return outlooks;
 }
 
-bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count) {
+bool keeps_samples_apart(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    int64_t count,
+    bool everywhere) {
   const edge_list edges = edges_of(inputs);
   for (const at::Tensor& output : outputs) {
     const Tape tape = tape::read_tape(edge_of(output), edges);
-    for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
-      Node& node = *tape.nodes[i].node;
-      if (has_hooks(node)) {
-        return false;
-      }
-      if (!tape.nodes[i].runs) {
-        continue;
-      }
-      const Rule* rule = find_rule(node);
-      if (rule == nullptr || !rule->samples) {
-        return false;
-      }
-      std::vector<std::vector<int64_t>> shapes;
-      std::vector<bool> depends;
-      for (const Slot& link : tape::links_of(tape, tape.nodes[i])) {
-        depends.push_back(link.is_on_tape());
-        shapes.push_back(
-            link.is_on_tape() ? shape_of(*tape.nodes[link.node].node, link.input_nr) : std::vector<int64_t>());
-      }
-      if (!rule->samples({node, count, shapes, depends, shape_of(node, 0)})) {
-        return false;
-      }
+    if (!keeps_runs_apart(tape, count) && (everywhere || !keeps_axes_apart(tape, output, inputs, count))) {
+      return false;
     }
   }
   return true;

@@ -32,7 +32,12 @@ std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::
 
 // Whether the tapes prove that the first dimensions of outputs and inputs, whose sizes multiply to `count`, hold
 // independent samples. False means that it is not known.
-bool keeps_samples_apart(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs, int64_t count);
+// everywhere: whether all tensors between have to keep them apart, too, in the order of samples.
+bool keeps_samples_apart(
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs,
+    int64_t count,
+    bool everywhere);
 
 struct CoefficientOptions {
   int64_t order;

@@ -10,12 +10,15 @@
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softplus.h>
 #include <ATen/ops/tanh.h>
+#include <ATen/ops/where.h>
 #include <torch/csrc/autograd/generated/Functions.h>
+#include <torch/csrc/autograd/graph_task.h>
 
 #include <cmath>
 #include <memory>
 #include <utility>
 
+#include "engine/batched_vjp.h"
 #include "taylor/recorded_composition.h"
 #include "taylor/rule.h"
 
@@ -65,7 +68,15 @@ void add_function_of_result(
 // A piecewise linear function: its slope is its own product with ones, a constant.
 at::Tensor slope_of(const Call& call) {
   const at::NoGradGuard not_recorded;
-  const at::Tensor slope = call.node({at::ones(call.output_shape(), call.node.input_metadata(0).options())})[0];
+  const at::Tensor ones = at::ones(call.output_shape(), call.node.input_metadata(0).options());
+  at::Tensor slope;
+  if (torch::autograd::get_current_graph_task_id() == -1) {
+    slope = call.node({ones})[0];
+  } else {
+    // Within a pass, a Node gives no more than that pass asks of it: another one asks for this.
+    slope = engine::single_vjp({{call.node.getptr(), 0}}, {ones}, {call.node.next_edge(0)}, {})[0];
+    slope = slope.defined() ? slope.squeeze(0) : slope;
+  }
   if (!slope.defined()) {
     throw Unsupported(call.node.name() + " gives no slope");
   }
@@ -364,11 +375,14 @@ void add_activations(RuleTable& table) {
       SgnBackward0,
       SignBackward0,
       TruncBackward0>(table);
-  add_rule<PreluKernelBackward0>(table, product_degree, [](const Call& call, const PreluKernelBackward0& /*node*/) {
+  add_rule<PreluKernelBackward0>(table, product_degree, [](const Call& call, const PreluKernelBackward0& node) {
     if (!call.inputs[1].is_zero()) {
       throw Unsupported("a prelu whose weight depends on wrt");
     }
-    return Jet{call.inputs[0].rows * slope_of(call), call.inputs[0].terms};
+    // The weight may have a gradient of its own.
+    const at::Tensor weight = call.saved(node.weight_);
+    const at::Tensor slope = at::where(call.saved(node.self_) > 0, at::ones({}, weight.options()), weight);
+    return Jet{call.inputs[0].rows * slope, call.inputs[0].terms};
   });
 }
 

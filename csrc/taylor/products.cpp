@@ -50,9 +50,20 @@ at::Tensor matrix_by_rows(const at::Tensor& matrix, const at::Tensor& rows) {
 
 // The same for batches of matrices: [R, B, n, k] x [B, k, m], and [B, n, k] x [R, B, k, m].
 at::Tensor rows_by_matrices(const at::Tensor& rows, const at::Tensor& matrices) {
-  const int64_t num_rows = rows.size(0), batch = rows.size(1), height = rows.size(2);
+  const int64_t num_rows = rows.size(0), batch = rows.size(1), height = rows.size(2), width = matrices.size(2);
+  if (rows.stride(2) == 0 && height > 1) {
+    // The same for all samples, as the directions of an operator are.
+    return rows_by_matrices(rows.narrow(2, 0, 1), matrices).expand({num_rows, batch, height, width});
+  }
+  if (width <= height) {
+    // A copy of the matrices for every row is less than the rows in another order.
+    const at::Tensor repeated = matrices.expand({num_rows, batch, matrices.size(1), width});
+    const at::Tensor flat = rows.reshape({num_rows * batch, height, rows.size(3)});
+    return at::bmm(flat, repeated.reshape({num_rows * batch, matrices.size(1), width}))
+        .view({num_rows, batch, height, width});
+  }
   const at::Tensor flat = rows.transpose(0, 1).reshape({batch, num_rows * height, rows.size(3)});
-  return at::bmm(flat, matrices).view({batch, num_rows, height, matrices.size(2)}).transpose(0, 1);
+  return at::bmm(flat, matrices).view({batch, num_rows, height, width}).transpose(0, 1);
 }
 
 at::Tensor matrices_by_rows(const at::Tensor& matrices, const at::Tensor& rows) {

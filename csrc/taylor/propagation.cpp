@@ -1,10 +1,17 @@
 #include "taylor/propagation.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
 #include <utility>
 
+#include "taylor/fusion.h"
+#include "taylor/recorded_composition.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -12,19 +19,62 @@ namespace highgrad::taylor {
 using tape::Slot;
 using tape::Tape;
 using tape::TapeNode;
+using torch::autograd::Edge;
 using torch::autograd::Node;
 
 namespace {
 
-c10::ArrayRef<Slot> count_links(const Tape& tape, const TapeNode& node, std::vector<int64_t>& uses, int64_t change) {
-  const auto links = tape::links_of(tape, node);
-  for (const Slot& link : links) {
-    if (link.is_on_tape()) {
-      uses[link.node] += change;
+using FusedFunctions = std::map<int64_t, std::shared_ptr<const FusedFunction>>;
+
+// What the jets of each Node are made of: those of nothing else are asked for.
+class Dependencies {
+ public:
+  Dependencies(const Tape& tape, const FusedFunctions& fused)
+      : tape_(tape), fused_(fused), uses_(tape.nodes.size(), 0) {
+    uses_[tape.output.node] = 1;
+    // Each Node stands before those that it takes its inputs from.
+    for (const auto i : c10::irange(static_cast<int64_t>(tape.nodes.size()))) {
+      change_uses(i, 1);
     }
   }
-  return links;
-}
+
+  bool is_needed(int64_t i) const {
+    return tape_.nodes[i].runs && uses_[i] > 0;
+  }
+
+  // Once the jets of a Node are made: the Nodes whose jets nothing needs any more.
+  std::vector<Node*> release(int64_t i) {
+    change_uses(i, -1);
+    std::vector<Node*> unused;
+    for (const Slot& slot : of(i)) {
+      if (slot.is_on_tape() && uses_[slot.node] == 0) {
+        unused.push_back(tape_.nodes[slot.node].node);
+      }
+    }
+    return unused;
+  }
+
+ private:
+  c10::ArrayRef<Slot> of(int64_t i) const {
+    const auto function = fused_.find(i);
+    return function != fused_.end() ? c10::ArrayRef<Slot>(function->second->base)
+                                    : tape::links_of(tape_, tape_.nodes[i]);
+  }
+
+  void change_uses(int64_t i, int64_t change) {
+    if (is_needed(i)) {
+      for (const Slot& slot : of(i)) {
+        if (slot.is_on_tape()) {
+          uses_[slot.node] += change;
+        }
+      }
+    }
+  }
+
+  const Tape& tape_;
+  const FusedFunctions& fused_;
+  std::vector<int64_t> uses_;
+};
 
 } // namespace
 
@@ -37,30 +87,43 @@ Jet Propagation::run(const Tape& tape, Contraction* contraction) {
       seed(tape, j);
     }
   }
-  std::vector<int64_t> uses(tape.nodes.size(), 0);
-  uses[tape.output.node] += 1;
-  for (const TapeNode& node : tape.nodes) {
-    if (node.runs) {
-      count_links(tape, node, uses, 1);
-    }
-  }
+  // Contracted jets are made Node by Node.
+  const FusedFunctions fused =
+      contraction == nullptr ? find_fused_functions(tape, frame_.dtype, at::GradMode::is_enabled()) : FusedFunctions();
+  Dependencies dependencies(tape, fused);
   for (auto i = static_cast<int64_t>(tape.nodes.size()) - 1; i >= 0; --i) {
     const TapeNode& node = tape.nodes[i];
-    if (node.runs && jets_.count(node.node) == 0) {
-      std::vector<Jet>& jets = jets_[node.node] = apply(tape, node);
-      if (contraction != nullptr) {
-        contraction->take_highest(*node.node, jets);
-      }
+    if (!dependencies.is_needed(i)) {
+      continue;
     }
-    if (node.runs && !share_) {
-      for (const Slot& link : count_links(tape, node, uses, -1)) {
-        if (link.is_on_tape() && uses[link.node] == 0) {
-          jets_.erase(tape.nodes[link.node].node);
-        }
+    if (jets_.count(node.node) == 0) {
+      const auto function = fused.find(i);
+      std::vector<Jet> made = function == fused.end() ? apply(tape, node) : apply_fused(tape, *function->second);
+      if (contraction != nullptr) {
+        contraction->take_highest(*node.node, made);
+      }
+      jets_[node.node] = std::move(made);
+    }
+    for (const Node* unused : dependencies.release(i)) {
+      if (!share_) {
+        jets_.erase(unused);
       }
     }
   }
   return jet_at(tape, tape.output);
+}
+
+std::vector<Jet> Propagation::apply_fused(const Tape& tape, const FusedFunction& function) const {
+  const Jet x = jet_at(tape, function.base);
+  if (x.is_zero()) {
+    return {};
+  }
+  Node& base = *tape.nodes[function.base.node].node;
+  const auto& metadata = base.input_metadata(function.base.input_nr);
+  const at::Tensor anchor = at::zeros({}, metadata.options()).expand(shape_of(base, function.base.input_nr));
+  const Edge edge(base.getptr(), function.base.input_nr);
+  const std::optional<Jet> composed = compose_function(frame_, x, anchor, edge, as_pointwise(function));
+  return {composed.has_value() ? *composed : apply_nodes(function, frame_, x)};
 }
 
 void Propagation::seed(const Tape& tape, size_t j) {
@@ -94,24 +157,7 @@ std::vector<Jet> Propagation::apply(const Tape& tape, const TapeNode& node) cons
   if (is_zero) {
     return {};
   }
-  const Call call{*node.node, frame_, inputs};
-  std::vector<Jet> outputs = find_rule(*node.node)->apply(call);
-  for (const auto k : c10::irange(outputs.size())) {
-    Jet& jet = outputs[k];
-    if (jet.terms == 0) {
-      continue;
-    }
-    if (!frame_.counts.empty() && jet.rows.size(0) != frame_.rows(jet.terms)) {
-      throw Unsupported(node.node->name() + " does not tell directions of different orders apart");
-    }
-    // An operation may broadcast a jet with what does not depend on wrt.
-    std::vector<int64_t> shape = call.output_shape(k);
-    shape.insert(shape.begin(), jet.rows.size(0));
-    if (jet.rows.sizes() != at::IntArrayRef(shape)) {
-      jet.rows = align(jet.rows, static_cast<int64_t>(shape.size()) - 1).expand(shape);
-    }
-  }
-  return outputs;
+  return apply_rule(*node.node, frame_, inputs);
 }
 
 } // namespace highgrad::taylor

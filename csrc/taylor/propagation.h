@@ -7,6 +7,7 @@
 
 #include "tape/tape.h"
 #include "taylor/contraction.h"
+#include "taylor/fusion.h"
 #include "taylor/jet.h"
 
 namespace highgrad::taylor {
@@ -25,6 +26,7 @@ class Propagation {
   void seed(const tape::Tape& tape, size_t j);
   Jet jet_at(const tape::Tape& tape, const tape::Slot& slot) const;
   std::vector<Jet> apply(const tape::Tape& tape, const tape::TapeNode& node) const;
+  std::vector<Jet> apply_fused(const tape::Tape& tape, const FusedFunction& function) const;
 
   const Frame& frame_;
   const std::vector<at::Tensor>& directions_;

@@ -101,12 +101,12 @@ class Reverse {
 };
 
 // Whether the function's own series, which all directions share, and the composition are less work than its series
-// along all directions.
+// along all directions: where these are several.
 bool pays(const Frame& frame, const PointwiseFunction& function, bool recorded) {
   if (function.is_solution) {
     return frame.is_multivariate() && recorded;
   }
-  return recorded || function.local || frame.rows_of_order(1) > 2;
+  return recorded || function.local || frame.rows(frame.order) > frame.order;
 }
 
 } // namespace
@@ -190,19 +190,26 @@ Jet apply_function(
     const Call& call,
     const at::Tensor& anchor,
     const std::shared_ptr<const PointwiseFunction>& function) {
-  const Frame& frame = call.frame;
-  const Jet& input = call.inputs[0];
-  const auto unfused = [&] { return function->series(frame, call.series(0, anchor)).jet(frame); };
+  const std::optional<Jet> composed =
+      compose_function(call.frame, call.inputs[0], anchor, call.node.next_edge(0), function);
+  return composed.has_value() ? *composed : function->series(call.frame, call.series(0, anchor)).jet(call.frame);
+}
+
+std::optional<Jet> compose_function(
+    const Frame& frame,
+    const Jet& input,
+    const at::Tensor& anchor,
+    const Edge& edge,
+    const std::shared_ptr<const PointwiseFunction>& function) {
   if (input.terms == 0 || !input.products.empty() || frame.contracted) {
-    return unfused();
+    return std::nullopt;
   }
-  const Jet jet{
-      input.rows.narrow(0, 0, frame.rows(std::min(input.terms, frame.order))), std::min(input.terms, frame.order)};
-  const Edge edge = call.node.next_edge(0);
+  const int64_t terms = std::min(input.terms, frame.order);
+  const Jet jet{input.rows.narrow(0, 0, frame.rows(terms)), terms};
   const bool recorded = at::GradMode::is_enabled() && (jet.rows.requires_grad() || edge.is_valid());
   if (!pays(frame, *function, recorded) || has_tangent(jet.rows) || has_tangent(anchor) ||
       !is_composed_by_element(frame, jet.rows, anchor)) {
-    return unfused();
+    return std::nullopt;
   }
   LocalSeries local;
   at::Tensor rows;
@@ -230,7 +237,7 @@ Jet apply_function(
     node->local = std::move(local);
     torch::autograd::set_history(rows, node);
   }
-  return {rows, frame.order};
+  return Jet{rows, frame.order};
 }
 
 } // namespace highgrad::taylor

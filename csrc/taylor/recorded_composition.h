@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,15 @@ namespace highgrad::taylor {
 Jet apply_function(
     const Call& call,
     const at::Tensor& anchor,
+    const std::shared_ptr<const PointwiseFunction>& function);
+
+// The jet of phi(x) from that of x, whose value has the given gradient edge, where it can be composed by element and
+// that is less work than the function's own series along all directions.
+std::optional<Jet> compose_function(
+    const Frame& frame,
+    const Jet& x,
+    const at::Tensor& anchor,
+    const torch::autograd::Edge& edge,
     const std::shared_ptr<const PointwiseFunction>& function);
 
 // c_1, ..., c_orders as [orders, *shape], recorded with their gradient by x_0, at `edge`.

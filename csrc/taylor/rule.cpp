@@ -91,4 +91,25 @@ const Rule* find_rule(Node& node) {
   return is_affine(node) ? affine : nullptr;
 }
 
+std::vector<Jet> apply_rule(Node& node, const Frame& frame, c10::ArrayRef<Jet> inputs) {
+  const Call call{node, frame, inputs};
+  std::vector<Jet> outputs = find_rule(node)->apply(call);
+  for (const auto k : c10::irange(outputs.size())) {
+    Jet& jet = outputs[k];
+    if (jet.terms == 0) {
+      continue;
+    }
+    if (!frame.counts.empty() && jet.rows.size(0) != frame.rows(jet.terms)) {
+      throw Unsupported(node.name() + " does not tell directions of different orders apart");
+    }
+    // An operation may broadcast a jet with what does not depend on wrt.
+    std::vector<int64_t> shape = call.output_shape(k);
+    shape.insert(shape.begin(), jet.rows.size(0));
+    if (jet.rows.sizes() != at::IntArrayRef(shape)) {
+      jet.rows = align(jet.rows, static_cast<int64_t>(shape.size()) - 1).expand(shape);
+    }
+  }
+  return outputs;
+}
+
 } // namespace highgrad::taylor

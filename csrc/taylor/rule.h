@@ -106,4 +106,7 @@ std::vector<int64_t> dims_from_end(at::OptionalIntArrayRef dims, int64_t rank);
 // The rule of a Node, or null.
 const Rule* find_rule(torch::autograd::Node& node);
 
+// The jets of the outputs of a Node that has a rule, of their shapes.
+std::vector<Jet> apply_rule(torch::autograd::Node& node, const Frame& frame, c10::ArrayRef<Jet> inputs);
+
 } // namespace highgrad::taylor

@@ -56,8 +56,12 @@ bool matrix_samples(const SamplesCall& call, size_t left, size_t right) {
 
 bool batch_samples(const SamplesCall& call, size_t left, size_t right) {
   const auto in_batch = [&](size_t k) { return !call.depends[k] || call.shapes[k][0] % call.count == 0; };
-  const bool in_rows = call.shapes[left][0] == 1 && call.shapes[left][1] % call.count == 0 && !call.depends[right];
-  return (in_batch(left) && in_batch(right)) || in_rows;
+  // The shape of what does not depend on wrt is not known.
+  const auto in_rows = [&] {
+    return call.depends[left] && !call.depends[right] && call.shapes[left][0] == 1 &&
+        call.shapes[left][1] % call.count == 0;
+  };
+  return (in_batch(left) && in_batch(right)) || in_rows();
 }
 
 // Of the addend of addmm and its like, and of all that broadcasts: the samples stay where they are.

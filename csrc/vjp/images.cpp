@@ -1,8 +1,9 @@
-// Rules of resampling and pooling. A batch of cotangents becomes more images.
+// Rules of resampling, pooling, padding and rearranging. A batch of cotangents becomes more images, or channels.
 
 #include <ATen/Functions.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <tuple>
 #include <utility>
 
 #include "vjp/rule.h"
@@ -57,6 +58,22 @@ void add_interpolations(RuleTable& table) {
       return at::_upsample_nearest_exact2d_backward(grad, out, in, h, w);
     };
   });
+  add_resampling<UpsampleNearest3DBackward0>(table, [](const auto& node) {
+    return [d = node.scales_d, h = node.scales_h, w = node.scales_w](const Tensor& grad, Sizes out, Sizes in) {
+      return at::upsample_nearest3d_backward(grad, out, in, d, h, w);
+    };
+  });
+  add_resampling<UpsampleNearestExact1DBackward0>(table, [](const auto& node) {
+    return [s = node.scales](const Tensor& grad, Sizes out, Sizes in) {
+      return at::_upsample_nearest_exact1d_backward(grad, out, in, s);
+    };
+  });
+  add_resampling<UpsampleTrilinear3DBackward0>(table, [](const auto& node) {
+    return [align = node.align_corners, d = node.scales_d, h = node.scales_h, w = node.scales_w](
+               const Tensor& grad, Sizes out, Sizes in) {
+      return at::upsample_trilinear3d_backward(grad, out, in, align, d, h, w);
+    };
+  });
   add_resampling<UpsampleLinear1DBackward0>(table, [](const auto& node) {
     return [align = node.align_corners, s = node.scales](const Tensor& grad, Sizes out, Sizes in) {
       return at::upsample_linear1d_backward(grad, out, in, align, s);
@@ -74,58 +91,122 @@ void add_interpolations(RuleTable& table) {
   });
 }
 
-// [B, (N,) C, *rest] as [B * N, C, *rest].
-at::Tensor as_images(const at::Tensor& grad) {
-  return grad.dim() == 4 ? grad : grad.flatten(0, 1);
+// The last `space` dimensions stay; what comes before becomes the channels of one image.
+at::Tensor as_image(const at::Tensor& grad, int64_t space) {
+  return grad.flatten(0, -space - 1);
 }
 
-// Of the shape of an image batch, which is all that a pooling's backward reads of its input.
-at::Tensor empty_images(const at::Tensor& grad, const Shape& shape) {
-  Shape sizes = Call::batch_of(grad, shape);
-  if (sizes.size() == 5) {
-    sizes[1] *= sizes[0];
-    sizes.erase(sizes.begin());
-  }
+// Of the shape of such an image, which is all that these backwards read of their input.
+at::Tensor empty_image(const at::Tensor& grad, const Shape& shape, int64_t space) {
+  Shape sizes(shape.end() - space, shape.end());
+  sizes.insert(sizes.begin(), as_image(grad, space).size(0));
   return at::empty({1}, grad.options()).expand(sizes);
 }
 
+// `backward` calls the Node's own operator: of the Node, a cotangent and what stands for the input.
+template <typename T, int64_t space, typename Backward>
+void add_image(RuleTable& table, Backward backward) {
+  add_unary<T>(table, [backward](const Call& call, const T& node) {
+    return [shape = *call.given[0], of_image = backward(node)](const at::Tensor& grad) {
+      return of_image(as_image(grad, space), empty_image(grad, shape, space)).reshape(Call::batch_of(grad, shape));
+    };
+  });
+}
+
+// Windows may overlap: their cotangents are added where both chose the same place.
+template <typename T, int64_t space>
+void add_max_pooling(RuleTable& table) {
+  add_rule<T>(table, [](const Call& call, const T& node) -> BatchedVjp {
+    return [shape = *call.given[0], index = call.saved(node.result1_).flatten(-space)](
+               Cotangents& taken, Cotangents& given) {
+      if (!taken[0].defined()) {
+        return;
+      }
+      const at::Tensor grad = taken[0].flatten(-space);
+      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options())
+                     .flatten(-space)
+                     .scatter_add(-1, index.expand_as(grad), grad)
+                     .view(Call::batch_of(grad, shape));
+    };
+  });
+}
+
+template <typename T>
+auto average_of(const T& node) {
+  return std::make_tuple(
+      node.kernel_size, node.stride, node.padding, node.ceil_mode, node.count_include_pad, node.divisor_override);
+}
+
 void add_poolings(RuleTable& table) {
-  add_unary<AvgPool2DBackward0>(table, [](const Call& call, const AvgPool2DBackward0& node) {
+  using at::Tensor;
+  add_image<AvgPool2DBackward0, 2>(table, [](const auto& node) {
+    return [arguments = average_of(node)](const Tensor& grad, const Tensor& input) {
+      return std::apply([&](const auto&... of) { return at::avg_pool2d_backward(grad, input, of...); }, arguments);
+    };
+  });
+  add_image<AvgPool3DBackward0, 3>(table, [](const auto& node) {
+    return [arguments = average_of(node)](const Tensor& grad, const Tensor& input) {
+      return std::apply([&](const auto&... of) { return at::avg_pool3d_backward(grad, input, of...); }, arguments);
+    };
+  });
+  add_image<AdaptiveAvgPool2DBackward0, 2>(
+      table, [](const auto& /*node*/) { return at::_adaptive_avg_pool2d_backward; });
+  add_image<AdaptiveAvgPool3DBackward0, 3>(
+      table, [](const auto& /*node*/) { return at::_adaptive_avg_pool3d_backward; });
+  add_max_pooling<MaxPool2DWithIndicesBackward0, 2>(table);
+  add_max_pooling<MaxPool3DWithIndicesBackward0, 3>(table);
+  add_max_pooling<AdaptiveMaxPool2DBackward0, 2>(table);
+  add_max_pooling<AdaptiveMaxPool3DBackward0, 3>(table);
+}
+
+// Of padding by what is in the image.
+template <typename T, int64_t space>
+void add_padding(RuleTable& table, at::Tensor (*backward)(const at::Tensor&, const at::Tensor&, at::IntArrayRef)) {
+  add_image<T, space>(table, [backward](const T& node) {
+    return [backward, padding = to_ints(node.padding)](const at::Tensor& grad, const at::Tensor& input) {
+      return backward(grad, input, padding);
+    };
+  });
+}
+
+void add_paddings(RuleTable& table) {
+  add_padding<ReflectionPad1DBackward0, 1>(table, at::reflection_pad1d_backward);
+  add_padding<ReflectionPad2DBackward0, 2>(table, at::reflection_pad2d_backward);
+  add_padding<ReflectionPad3DBackward0, 3>(table, at::reflection_pad3d_backward);
+  add_padding<ReplicationPad1DBackward0, 1>(table, at::replication_pad1d_backward);
+  add_padding<ReplicationPad2DBackward0, 2>(table, at::replication_pad2d_backward);
+  add_padding<ReplicationPad3DBackward0, 3>(table, at::replication_pad3d_backward);
+}
+
+// Images as patches, patches as images, and channels as pixels.
+void add_rearrangements(RuleTable& table) {
+  add_unary<Im2ColBackward0>(table, [](const Call& call, const Im2ColBackward0& node) {
+    const Shape shape = *call.given[0];
+    return [shape,
+            size = Shape(shape.end() - 2, shape.end()),
+            kernel = node.kernel_size,
+            dilation = node.dilation,
+            padding = node.padding,
+            stride = node.stride](const at::Tensor& grad) {
+      return at::col2im(grad.flatten(0, -3), size, kernel, dilation, padding, stride)
+          .reshape(Call::batch_of(grad, shape));
+    };
+  });
+  add_unary<Col2ImBackward0>(table, [](const Call& call, const Col2ImBackward0& node) {
     return [shape = *call.given[0],
             kernel = node.kernel_size,
-            stride = node.stride,
+            dilation = node.dilation,
             padding = node.padding,
-            ceil = node.ceil_mode,
-            count_padding = node.count_include_pad,
-            divisor = node.divisor_override](const at::Tensor& grad) {
-      return at::avg_pool2d_backward(
-                 as_images(grad), empty_images(grad, shape), kernel, stride, padding, ceil, count_padding, divisor)
-          .reshape(Call::batch_of(grad, shape));
+            stride = node.stride](const at::Tensor& grad) {
+      return at::im2col(grad.flatten(0, -4), kernel, dilation, padding, stride).reshape(Call::batch_of(grad, shape));
     };
   });
-  add_unary<AdaptiveAvgPool2DBackward0>(table, [](const Call& call, const AdaptiveAvgPool2DBackward0& /*node*/) {
-    return [shape = *call.given[0]](const at::Tensor& grad) {
-      return at::_adaptive_avg_pool2d_backward(as_images(grad), empty_images(grad, shape))
-          .reshape(Call::batch_of(grad, shape));
-    };
+  add_unary<PixelShuffleBackward0>(table, [](const Call& /*call*/, const PixelShuffleBackward0& node) {
+    return [factor = node.upscale_factor](const at::Tensor& grad) { return at::pixel_unshuffle(grad, factor); };
   });
-  // Windows may overlap: their cotangents are added where both chose the same place.
-  add_rule<MaxPool2DWithIndicesBackward0>(
-      table, [](const Call& call, const MaxPool2DWithIndicesBackward0& node) -> BatchedVjp {
-        return [shape = *call.given[0], index = call.saved(node.result1_).flatten(-2)](
-                   Cotangents& taken, Cotangents& given) {
-          if (!taken[0].defined()) {
-            return;
-          }
-          const at::Tensor grad = taken[0].flatten(-2);
-          Shape places = Call::batch_of(grad, shape);
-          places[places.size() - 2] *= places.back();
-          places.pop_back();
-          given[0] = at::zeros(places, grad.options())
-                         .scatter_add(-1, index.expand_as(grad), grad)
-                         .view(Call::batch_of(grad, shape));
-        };
-      });
+  add_unary<PixelUnshuffleBackward0>(table, [](const Call& /*call*/, const PixelUnshuffleBackward0& node) {
+    return [factor = node.downscale_factor](const at::Tensor& grad) { return at::pixel_shuffle(grad, factor); };
+  });
 }
 
 } // namespace
@@ -133,6 +214,8 @@ void add_poolings(RuleTable& table) {
 void add_image_rules(RuleTable& table) {
   add_interpolations(table);
   add_poolings(table);
+  add_paddings(table);
+  add_rearrangements(table);
 }
 
 } // namespace highgrad::vjp

@@ -1,10 +1,8 @@
-// Rules of attention, embeddings, losses and distances.
+// Rules of attention, embeddings and distances.
 
 #include <ATen/Functions.h>
-#include <ATen/core/Reduction.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -78,47 +76,33 @@ BatchedVjp embedding(const Call& call, const EmbeddingBackward0& node) {
   };
 }
 
-// The class of each sample, [N, classes] or [classes].
-BatchedVjp negative_log_likelihood(const Call& call, const NllLossBackward0& node) {
-  const Shape shape = *call.given[0];
-  const at::Tensor target = call.saved(node.target_);
-  const int64_t ignored = node.ignore_index.guard_int(__FILE__, __LINE__);
-  const at::Tensor is_ignored = target.eq(ignored);
-  const at::Tensor index = target.masked_fill(is_ignored, 0);
-  const at::Tensor weight = call.saved(node.weight_);
-  const auto options = node.input_metadata(0).options();
-  at::Tensor factor = weight.defined() ? -weight.index_select(0, index.reshape({-1})).view_as(index)
-                                       : at::full(index.sizes(), -1, options);
-  if (node.reduction == at::Reduction::Mean) {
-    factor = factor / call.saved(node.total_weight_);
+// Sums or means of the embeddings of each bag.
+BatchedVjp embedding_bag(const Call& call, const EmbeddingBagBackward0& node) {
+  enum Mode : int64_t { kSum, kMean };
+  if (node.sparse || node.scale_grad_by_freq || node.padding_idx >= 0 || node.mode > kMean || !call.wants(0) ||
+      call.saved(node.per_sample_weights_).defined() || call.taken[0].empty()) {
+    return nullptr;
   }
-  // Last: where all are ignored, the total weight is zero.
-  factor = factor.masked_fill(is_ignored, 0);
-  return [shape, index = index.unsqueeze(-1), factor = factor.unsqueeze(-1)](Cotangents& taken, Cotangents& given) {
+  const at::Tensor index = call.saved(node.indices_).reshape({-1}), offsets = call.saved(node.offsets_);
+  // The last bag that begins at or before each index.
+  const at::Tensor bag = at::searchsorted(offsets, at::arange(index.numel(), offsets.options()), false, true) - 1;
+  const int64_t bags = call.taken[0][0];
+  if (index.numel() == 0) {
+    return nullptr;
+  }
+  at::Tensor share;
+  if (node.mode == kMean) {
+    const auto options = node.input_metadata(0).options();
+    const at::Tensor sizes = at::zeros({bags}, options).index_add(0, bag, at::ones({index.numel()}, options));
+    share = sizes.index_select(0, bag).reciprocal().unsqueeze(1);
+  }
+  return [shape = *call.given[0], index, bag, share](Cotangents& taken, Cotangents& given) {
     if (!taken[0].defined()) {
       return;
     }
-    const at::Tensor& grad = taken[0];
-    // One cotangent a sample, or one for all.
-    Shape ones(shape.size(), 1);
-    if (grad.dim() > 1) {
-      ones[0] = shape[0];
-    }
-    const at::Tensor chosen = at::mul(grad.reshape(Call::batch_of(grad, ones)), factor);
-    given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).scatter(-1, index.expand_as(chosen), chosen);
-  };
-}
-
-BatchedVjp squared_error(const Call& call, const MseLossBackward0& node) {
-  const at::Tensor difference = call.saved(node.self_) - call.saved(node.target_);
-  const double share =
-      node.reduction == at::Reduction::Mean ? 1 / static_cast<double>(std::max<int64_t>(difference.numel(), 1)) : 1;
-  const Shape kept = node.reduction == at::Reduction::None ? difference.sizes().vec() : Shape(difference.dim(), 1);
-  return [factor = difference * (2 * share), kept, by_self = call.wants(0), by_target = call.wants(1)](
-             Cotangents& taken, Cotangents& given) {
-    const at::Tensor rows = at::mul(taken[0].reshape(Call::batch_of(taken[0], kept)), factor);
-    given[0] = by_self ? rows : at::Tensor();
-    given[1] = by_target ? rows.neg() : at::Tensor();
+    const at::Tensor rows = taken[0].index_select(1, bag);
+    given[0] = at::zeros(Call::batch_of(rows, shape), rows.options())
+                   .index_add(1, index, share.defined() ? at::mul(rows, share) : rows);
   };
 }
 
@@ -150,8 +134,7 @@ BatchedVjp distances(const Call& call, const CdistBackward0& node) {
 void add_network_rules(RuleTable& table) {
   add_rule<ScaledDotProductFlashAttentionForCpuBackward0>(table, &attention);
   add_rule<EmbeddingBackward0>(table, &embedding);
-  add_rule<NllLossBackward0>(table, &negative_log_likelihood);
-  add_rule<MseLossBackward0>(table, &squared_error);
+  add_rule<EmbeddingBagBackward0>(table, &embedding_bag);
   add_rule<CdistBackward0>(table, &distances);
 }
 

@@ -49,11 +49,6 @@ void add_divisor(RuleTable& table, Divisor divisor) {
   });
 }
 
-// Zero where `mask` is false, whatever stands there.
-at::Tensor keep_where(const at::Tensor& mask, const at::Tensor& grad) {
-  return at::where(mask, grad, at::scalar_tensor(0, grad.options()));
-}
-
 template <typename T, typename Mask>
 void add_mask(RuleTable& table, Mask mask) {
   add_unary<T>(table, [mask](const Call& call, const T& node) {
@@ -153,6 +148,52 @@ void add_activations(RuleTable& table) {
   add_mask<HardtanhBackward0>(table, [](const at::Tensor& x, const HardtanhBackward0& node) {
     return at::logical_or(x.le(node.min_val), x.ge(node.max_val)).logical_not_(); // NaN is kept
   });
+  add_derivative<RreluWithNoiseBackward0>(
+      table, [](const Call& call, const RreluWithNoiseBackward0& node, const at::Tensor& one) {
+        return at::rrelu_with_noise_backward(
+            one,
+            call.saved(node.self_),
+            call.saved(node.noise_),
+            node.lower,
+            node.upper,
+            node.training,
+            /*self_is_result=*/false);
+      });
+  const auto outside = [](const at::Tensor& x, const auto& node) {
+    return at::logical_and(x.ge(-node.lambd), x.le(node.lambd)).logical_not_(); // NaN is kept
+  };
+  add_mask<HardshrinkBackward0>(table, outside);
+  add_mask<SoftshrinkBackward0>(table, outside);
+  add_unary<HardsigmoidBackward0>(table, [](const Call& call, const HardsigmoidBackward0& node) {
+    const at::Tensor x = call.saved(node.self_);
+    // Of the precision that torch's has.
+    const at::Tensor slope = at::hardsigmoid_backward(at::ones({}, x.options()), at::zeros({}, x.options()));
+    return [slope, kept = at::logical_and(x.gt(-3), x.lt(3))](const at::Tensor& grad) {
+      return keep_where(kept, at::mul(grad, slope));
+    };
+  });
+  add_rule<PreluKernelBackward0>(table, [](const Call& call, const PreluKernelBackward0& node) -> BatchedVjp {
+    const at::Tensor x = call.saved(node.self_), weight = call.saved(node.weight_);
+    return [x, weight, is_positive = x.gt(0), by_self = call.wants(0), by_weight = call.wants(1)](
+               Cotangents& taken, Cotangents& given) {
+      given[0] = by_self ? at::where(is_positive, taken[0], at::mul(taken[0], weight)) : at::Tensor();
+      given[1] = by_weight ? at::mul(taken[0], x).masked_fill(is_positive, 0) : at::Tensor();
+    };
+  });
+  add_unary<GluBackward0>(
+      table, [](const Call& call, const GluBackward0& node) -> std::function<at::Tensor(const at::Tensor&)> {
+        const at::Tensor x = call.saved(node.self_);
+        if (x.dim() == 0) {
+          throw Unserved("glu of a number");
+        }
+        const std::vector<at::Tensor> halves = x.chunk(2, node.dim);
+        const at::Tensor gate = halves[1].sigmoid(), by_gate = halves[0] * gate * (1 - gate);
+        return [gate, by_gate, dim = batched_dim(node.dim, *call.given[0])](const at::Tensor& grad) {
+          return at::cat({at::mul(grad, gate), at::mul(grad, by_gate)}, dim);
+        };
+      });
+  add_factor_of_self<LgammaBackward0>(table, [](const at::Tensor& x) { return x.digamma(); });
+  add_factor_of_self<DigammaBackward0>(table, [](const at::Tensor& x) { return at::polygamma(1, x); });
   add_factor_of_self<ErfBackward0>(
       table, [](const at::Tensor& x) { return (-x.pow(2)).exp() * (2 / std::sqrt(M_PI)); });
   add_factor_of_self<AbsBackward0>(table, [](const at::Tensor& x) { return x.sgn(); });
@@ -271,6 +312,9 @@ void add_sums_of_tensors(RuleTable& table) {
   add_unary<RsubBackward1>(table, [](const Call& /*call*/, const RsubBackward1& node) {
     return [factor = -node.alpha](at::Tensor grad) { return times(std::move(grad), factor); };
   });
+  add_unary<SignBackward0>(table, [](const Call& /*call*/, const SignBackward0& /*node*/) {
+    return [](const at::Tensor& grad) { return at::zeros_like(grad); };
+  });
   add_unary<NegBackward0>(table, [](const Call& /*call*/, const NegBackward0& /*node*/) {
     return [](at::Tensor grad) { return is_ours(grad) ? grad.neg_() : at::neg(grad); };
   });
@@ -303,6 +347,9 @@ void add_products_of_tensors(RuleTable& table) {
         given[0] = at::div(taken[0], other);
       }
     };
+  });
+  add_unary<DivBackward1>(table, [](const Call& /*call*/, const DivBackward1& node) {
+    return [by = node.other](at::Tensor grad) { return is_ours(grad) ? grad.div_(by) : at::div(grad, by); };
   });
   add_unary<PowBackward0>(
       table, [](const Call& call, const PowBackward0& node) -> std::function<at::Tensor(at::Tensor)> {

@@ -1,8 +1,6 @@
 // Rules of matrix products. A batch of cotangents becomes more rows, or columns, of one product.
 
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/convolution_backward.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_cross.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
@@ -114,40 +112,6 @@ BatchedVjp if_strided(const at::Tensor& first, const at::Tensor& second, const s
   return is_odd(first) || is_odd(second) ? nullptr : make();
 }
 
-// By the input alone: the batch of cotangents becomes more samples.
-BatchedVjp convolution(const Call& call, const ConvolutionBackward0& node) {
-  if (!call.wants(0) || call.wants(1) || (call.given.size() > 2 && call.wants(2))) {
-    return nullptr;
-  }
-  return [weight = call.saved(node.weight_),
-          shape = *call.given[0],
-          stride = to_ints(node.stride),
-          padding = to_ints(node.padding),
-          dilation = to_ints(node.dilation),
-          output_padding = to_ints(node.output_padding),
-          transposed = node.transposed,
-          groups = node.groups.guard_int(__FILE__, __LINE__)](Cotangents& taken, Cotangents& given) {
-    const at::Tensor& grad = taken[0];
-    Shape folded = shape;
-    folded[0] *= grad.size(0);
-    // Its shape is all that is read of the input.
-    const at::Tensor input = at::empty({1}, grad.options()).expand(folded);
-    const auto grads = at::convolution_backward(
-        grad.flatten(0, 1),
-        input,
-        weight,
-        std::nullopt,
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
-        {true, false, false});
-    given[0] = std::get<0>(grads).view(Call::batch_of(grad, shape));
-  };
-}
-
 template <typename T>
 using Saved = torch::autograd::SavedVariable T::*;
 
@@ -209,8 +173,6 @@ void add_product_rules(RuleTable& table) {
       }
     };
   });
-  add_rule<ConvolutionBackward0>(
-      table, [](const Call& call, const ConvolutionBackward0& node) { return convolution(call, node); });
   add_rule<DotBackward0>(table, [](const Call& call, const DotBackward0& node) -> BatchedVjp {
     const at::Tensor self = factor(call, node.self_, 1), tensor = factor(call, node.tensor_, 0);
     return [self, tensor](Cotangents& taken, Cotangents& given) {

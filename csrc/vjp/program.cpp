@@ -46,6 +46,11 @@ bool are_plain(const Tape& tape, const InputMetadata& output) {
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
       const InputMetadata& metadata = node.node->input_metadata(k);
+      // Of an output without derivatives: no cotangent arrives. What is recorded of such a Node is left to torch, which
+      // takes some of those outputs for constants.
+      if (metadata.was_default_constructed() && !at::GradMode::is_enabled()) {
+        continue;
+      }
       if (metadata.was_default_constructed() || metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
           metadata.dtype() != output.dtype() || metadata.device() != output.device()) {
         return false;
@@ -124,7 +129,7 @@ std::optional<Program> Program::compile(const Tape& tape) {
     first_slot.push_back(program.num_slots_);
     program.num_slots_ += node.num_inputs();
     for (const auto k : c10::irange(node.num_inputs())) {
-      auto shape = tape::shape_of(node, k);
+      auto shape = node.input_metadata(k).was_default_constructed() ? Shape() : tape::shape_of(node, k);
       if (!shape.has_value()) {
         return std::nullopt;
       }

@@ -34,9 +34,84 @@ auto spread(const Shape& input, Shape kept, double divisor) {
   };
 }
 
+// Equal extrema share the cotangent.
+at::Tensor shares(const at::Tensor& x, const at::Tensor& result, const Shape& kept) {
+  const at::Tensor is_chosen = x.eq(result.reshape(kept));
+  std::vector<int64_t> dims;
+  for (int64_t dim = 0; dim < x.dim(); ++dim) {
+    if (kept[dim] == 1) {
+      dims.push_back(dim);
+    }
+  }
+  const at::Tensor count = dims.empty() ? is_chosen : is_chosen.sum(dims, /*keepdim=*/true);
+  return is_chosen.to(x.scalar_type()) / count;
+}
+
+template <typename T>
+void add_extremum(RuleTable& table) {
+  add_rule<T>(table, [](const Call& call, const T& node) {
+    const Shape kept = reduced(*call.given[0], at::IntArrayRef(node.dim));
+    return by_factor(kept, shares(call.saved(node.self_), call.saved(node.result_), kept));
+  });
+}
+
+template <typename T>
+void add_extremum_of_all(RuleTable& table) {
+  add_rule<T>(table, [](const Call& call, const T& node) {
+    const Shape kept(call.given[0]->size(), 1);
+    return by_factor(kept, shares(call.saved(node.self_), call.saved(node.result_), kept));
+  });
+}
+
+// Whether products may be divided by their factors; looking costs an accelerator a synchronisation.
+bool has_no_zeros(const at::Tensor& x) {
+  return x.device().is_cpu() && !x.eq(0).any().item<bool>();
+}
+
+// Of a product along dimensions that have size 1 in `kept`.
+BatchedVjp product(const at::Tensor& x, const at::Tensor& result, const Shape& kept) {
+  return has_no_zeros(x) ? by_factor(kept, result.reshape(kept) / x) : nullptr;
+}
+
+void add_products(RuleTable& table) {
+  add_rule<ProdBackward0>(table, [](const Call& call, const ProdBackward0& node) {
+    const at::Tensor x = call.saved(node.self_);
+    return product(x, call.saved(node.result_), Shape(x.dim(), 1));
+  });
+  add_rule<ProdBackward1>(table, [](const Call& call, const ProdBackward1& node) {
+    return product(
+        call.saved(node.self_), call.saved(node.result_), reduced(*call.given[0], at::IntArrayRef(node.dim)));
+  });
+  add_rule<CumprodBackward0>(table, [](const Call& call, const CumprodBackward0& node) -> BatchedVjp {
+    const at::Tensor x = call.saved(node.self_);
+    if (x.dim() == 0 || !has_no_zeros(x)) {
+      return nullptr;
+    }
+    if (x.size(node.dim) == 1) {
+      return [](Cotangents& taken, Cotangents& given) { given[0] = std::move(taken[0]); };
+    }
+    return [x, y = call.saved(node.result_), dim = batched_dim(node.dim, call.taken[0])](
+               Cotangents& taken, Cotangents& given) {
+      given[0] = at::mul(taken[0], y).flip(dim).cumsum(dim).flip(dim).div(x);
+    };
+  });
+}
+
 } // namespace
 
 void add_reduction_rules(RuleTable& table) {
+  add_extremum<AmaxBackward0>(table);
+  add_extremum<AminBackward0>(table);
+  add_extremum_of_all<MaxBackward1>(table);
+  add_extremum_of_all<MinBackward1>(table);
+  add_products(table);
+  add_unary<TraceBackward0>(table, [](const Call& call, const TraceBackward0& node) {
+    const Shape& shape = *call.given[0];
+    const auto options = node.input_metadata(0).options().dtype(at::kBool);
+    return [is_diagonal = at::eye(shape[0], shape[1], options)](const at::Tensor& grad) {
+      return keep_where(is_diagonal, grad.unsqueeze(1).unsqueeze(2));
+    };
+  });
   add_unary<SumBackward0>(table, [](const Call& call, const SumBackward0& /*node*/) {
     return spread(*call.given[0], reduced(*call.given[0], std::nullopt), 1);
   });

@@ -3,6 +3,8 @@
 #include <ATen/WrapDimUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/where.h>
 #include <c10/util/Type.h>
 #include <c10/util/irange.h>
 
@@ -32,11 +34,15 @@ const RuleTable& table() {
     auto* all = new RuleTable;
     add_pointwise_rules(*all);
     add_product_rules(*all);
+    add_convolution_rules(*all);
     add_reduction_rules(*all);
     add_shape_rules(*all);
     add_statistics_rules(*all);
     add_image_rules(*all);
     add_network_rules(*all);
+    add_loss_rules(*all);
+    add_write_rules(*all);
+    add_linear_algebra_rules(*all);
     add_recurrent_rules(*all);
     return all;
   }();
@@ -81,6 +87,18 @@ at::Tensor sum_broadcast(const at::Tensor& tensor, int64_t front, const Shape& s
   std::vector<int64_t> sizes = tensor.sizes().slice(0, front).vec();
   sizes.insert(sizes.end(), shape.begin(), shape.end());
   return (summed.empty() ? tensor : tensor.sum(summed, /*keepdim=*/true)).reshape(sizes);
+}
+
+at::Tensor keep_where(const at::Tensor& mask, const at::Tensor& cotangents) {
+  return at::where(mask, cotangents, at::scalar_tensor(0, cotangents.options()));
+}
+
+BatchedVjp by_factor(Shape kept, at::Tensor factor) {
+  return [kept = std::move(kept), factor = std::move(factor)](Cotangents& taken, Cotangents& given) {
+    if (taken[0].defined()) {
+      given[0] = at::mul(taken[0].reshape(Call::batch_of(taken[0], kept)), factor);
+    }
+  };
 }
 
 bool is_ours(const at::Tensor& tensor) {

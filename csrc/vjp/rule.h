@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/ArrayRef.h>
@@ -71,15 +72,22 @@ void add_unary(RuleTable& table, Make make) {
 // The parts of the table.
 void add_pointwise_rules(RuleTable& table);
 void add_product_rules(RuleTable& table);
+void add_convolution_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
 void add_shape_rules(RuleTable& table);
 void add_statistics_rules(RuleTable& table);
 void add_image_rules(RuleTable& table);
 void add_network_rules(RuleTable& table);
+void add_loss_rules(RuleTable& table);
+void add_write_rules(RuleTable& table);
+void add_linear_algebra_rules(RuleTable& table);
 void add_recurrent_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims);
+
+// The derivative of a reduction: the cotangents, in shape `kept` with size 1 where it reduces, times a factor.
+BatchedVjp by_factor(Shape kept, at::Tensor factor);
 
 // The dims that a Node of a reduction has saved.
 template <typename T>
@@ -90,8 +98,17 @@ at::OptionalIntArrayRef dims_of(const T& node) {
 // Sizes that are known.
 std::vector<int64_t> to_ints(c10::SymIntArrayRef values);
 
+// The indices that a Node has saved, for tensors with the batch in front. None where some are apart: they put their
+// dimensions in front of all, the batch included.
+std::optional<c10::List<std::optional<at::Tensor>>> batched_indices(
+    const Call& call,
+    const std::vector<torch::autograd::SavedVariable>& variables);
+
 // Dimension `dim` of a tensor of this shape, with the batch in front.
 int64_t batched_dim(int64_t dim, const Shape& shape);
+
+// Cotangents where `mask`, which broadcasts to them, is true, and zero where it is false, whatever stands there.
+at::Tensor keep_where(const at::Tensor& mask, const at::Tensor& cotangents);
 
 // [B, b, n, m] by [b, m, k]: [B, b, n, k], as b products of B * n rows.
 at::Tensor batches_times_right(const at::Tensor& grad, const at::Tensor& right);

@@ -12,6 +12,23 @@
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
+
+std::optional<c10::List<std::optional<at::Tensor>>> batched_indices(
+    const Call& call,
+    const std::vector<torch::autograd::SavedVariable>& variables) {
+  c10::List<std::optional<at::Tensor>> indices;
+  indices.push_back(std::nullopt);
+  int64_t runs = 0;
+  bool previous = false;
+  for (const torch::autograd::SavedVariable& variable : variables) {
+    const at::Tensor index = call.saved(variable);
+    runs += index.defined() && !previous;
+    previous = index.defined();
+    indices.push_back(previous ? std::optional<at::Tensor>(index) : std::nullopt);
+  }
+  return runs == 1 ? std::optional(indices) : std::nullopt;
+}
+
 namespace {
 
 using namespace torch::autograd::generated;
@@ -28,6 +45,16 @@ void add_identity(RuleTable& table) {
   add_unary<T>(table, [](const Call& /*call*/, const T& /*node*/) { return [](at::Tensor grad) { return grad; }; });
 }
 
+template <typename T>
+void add_transpose(RuleTable& table) {
+  add_unary<T>(table, [](const Call& call, const T& node) {
+    const Shape& shape = call.taken[0];
+    const int64_t a = shape.empty() ? 0 : batched_dim(node.dim0, shape);
+    const int64_t b = shape.empty() ? 0 : batched_dim(node.dim1, shape);
+    return [a, b](const at::Tensor& grad) { return a == b ? grad : grad.transpose(a, b); };
+  });
+}
+
 void add_views(RuleTable& table) {
   add_reshape<ViewBackward0>(table);
   add_reshape<UnsafeViewBackward0>(table);
@@ -35,6 +62,9 @@ void add_views(RuleTable& table) {
   add_reshape<SqueezeBackward0>(table);
   add_reshape<SqueezeBackward1>(table);
   add_reshape<SqueezeBackward2>(table);
+  add_reshape<SqueezeBackward3>(table); // in place, as the next two: matmul with a vector does so
+  add_reshape<SqueezeBackward4>(table);
+  add_reshape<SqueezeBackward5>(table);
   add_reshape<UnsqueezeBackward0>(table);
   add_identity<AliasBackward0>(table);
   add_identity<CloneBackward0>(table);
@@ -43,12 +73,8 @@ void add_views(RuleTable& table) {
   add_unary<TBackward0>(table, [](const Call& /*call*/, const TBackward0& /*node*/) {
     return [](const at::Tensor& grad) { return grad.dim() < 3 ? grad : grad.transpose(1, 2); };
   });
-  add_unary<TransposeBackward0>(table, [](const Call& call, const TransposeBackward0& node) {
-    const Shape& shape = call.taken[0];
-    const int64_t a = shape.empty() ? 0 : batched_dim(node.dim0, shape);
-    const int64_t b = shape.empty() ? 0 : batched_dim(node.dim1, shape);
-    return [a, b](const at::Tensor& grad) { return a == b ? grad : grad.transpose(a, b); };
-  });
+  add_transpose<TransposeBackward0>(table);
+  add_transpose<TransposeBackward1>(table); // in place
   add_unary<PermuteBackward0>(table, [](const Call& call, const PermuteBackward0& node) {
     std::vector<int64_t> inverse(node.dims.size() + 1, 0);
     for (const auto k : c10::irange(node.dims.size())) {
@@ -166,6 +192,32 @@ void add_moves(RuleTable& table) {
       given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add(dim, index, grad);
     };
   });
+  // What is added to a tensor, at places of it.
+  add_rule<IndexAddBackward0>(table, [](const Call& call, const IndexAddBackward0& node) -> BatchedVjp {
+    if (call.taken[0].empty() || (call.wants(1) && call.given[1]->empty())) {
+      return nullptr;
+    }
+    return [dim = batched_dim(node.dim, call.taken[0]),
+            index = call.saved(node.index_).reshape({-1}),
+            alpha = node.alpha,
+            by_self = call.wants(0),
+            by_source = call.wants(1)](Cotangents& taken, Cotangents& given) {
+      given[1] = by_source ? times(taken[0].index_select(dim, index), alpha) : at::Tensor();
+      given[0] = by_self ? std::move(taken[0]) : at::Tensor();
+    };
+  });
+  add_rule<ScatterAddBackward0>(table, [](const Call& call, const ScatterAddBackward0& node) -> BatchedVjp {
+    const at::Tensor index = call.saved(node.index_);
+    if (call.taken[0].empty() || (call.wants(1) && *call.given[1] != index.sizes())) {
+      return nullptr;
+    }
+    return [dim = batched_dim(node.dim, call.taken[0]), index, by_self = call.wants(0), by_source = call.wants(1)](
+               Cotangents& taken, Cotangents& given) {
+      const Shape rows = Call::batch_of(taken[0], index.sizes().vec());
+      given[1] = by_source ? taken[0].gather(dim, index.expand(rows)) : at::Tensor();
+      given[0] = by_self ? std::move(taken[0]) : at::Tensor();
+    };
+  });
   add_rule<GatherBackward0>(table, [](const Call& call, const GatherBackward0& node) -> BatchedVjp {
     const Shape& shape = *call.given[0];
     if (shape.empty() || node.sparse_grad) {
@@ -179,21 +231,11 @@ void add_moves(RuleTable& table) {
     };
   });
   add_rule<IndexBackward0>(table, [](const Call& call, const IndexBackward0& node) -> BatchedVjp {
-    c10::List<std::optional<at::Tensor>> indices;
-    indices.push_back(std::nullopt);
-    int64_t runs = 0;
-    bool previous = false;
-    for (const torch::autograd::SavedVariable& variable : node.indices_) {
-      const at::Tensor index = call.saved(variable);
-      runs += index.defined() && !previous;
-      previous = index.defined();
-      indices.push_back(previous ? std::optional<at::Tensor>(index) : std::nullopt);
-    }
-    // Indices that are apart put their dimensions in front of all, the batch included.
-    if (runs != 1) {
+    const auto indices = batched_indices(call, node.indices_);
+    if (!indices.has_value()) {
       return nullptr;
     }
-    return [shape = *call.given[0], indices](Cotangents& taken, Cotangents& given) {
+    return [shape = *call.given[0], indices = *indices](Cotangents& taken, Cotangents& given) {
       const at::Tensor& grad = taken[0];
       given[0] =
           at::index_put(at::zeros(Call::batch_of(grad, shape), grad.options()), indices, grad, /*accumulate=*/true);

@@ -26,17 +26,16 @@ namespace {
 
 using namespace torch::autograd::generated;
 
-// The derivative of a reduction along some dimensions: the cotangents, with size 1 there, times a factor.
-BatchedVjp by_factor(Shape kept, at::Tensor factor) {
-  return [kept = std::move(kept), factor = std::move(factor)](Cotangents& taken, Cotangents& given) {
-    given[0] = at::mul(taken[0].reshape(Call::batch_of(taken[0], kept)), factor);
-  };
-}
-
-// x / |x|, and zero at zero, where torch's subgradient is.
-BatchedVjp euclidean_norm(const at::Tensor& x, const at::Tensor& result, const Shape& kept) {
-  const at::Tensor norm = result.reshape(kept);
-  return by_factor(kept, (x / norm).masked_fill(norm.eq(0), 0));
+// Of order 2, x / |x|, and zero at zero, where torch's subgradient is; of order 1, the signs; no other.
+BatchedVjp norm(const at::Tensor& x, const at::Tensor& result, const at::Scalar& order, const Shape& kept) {
+  if (order.equal(1.0)) {
+    return by_factor(kept, x.sgn());
+  }
+  if (!order.equal(2.0)) {
+    return nullptr;
+  }
+  const at::Tensor length = result.reshape(kept);
+  return by_factor(kept, (x / length).masked_fill(length.eq(0), 0));
 }
 
 // The variance's derivative, 2 (x - mean) / (n - correction).
@@ -192,16 +191,27 @@ BatchedVjp weight_norm(const Call& call, const WeightNormInterfaceBackward0& nod
 } // namespace
 
 void add_statistics_rules(RuleTable& table) {
-  add_rule<LinalgVectorNormBackward0>(table, [](const Call& call, const LinalgVectorNormBackward0& node) -> BatchedVjp {
-    if (!node.ord.equal(2.0)) {
-      return nullptr;
-    }
-    const Shape kept = reduced(*call.given[0], dims_of(node));
-    return euclidean_norm(call.saved(node.self_), call.saved(node.result_), kept);
+  add_rule<LinalgVectorNormBackward0>(table, [](const Call& call, const LinalgVectorNormBackward0& node) {
+    return norm(call.saved(node.self_), call.saved(node.result_), node.ord, reduced(*call.given[0], dims_of(node)));
+  });
+  add_rule<NormBackward0>(table, [](const Call& call, const NormBackward0& node) {
+    return norm(call.saved(node.self_), call.saved(node.result_), node.p, Shape(call.given[0]->size(), 1));
+  });
+  add_rule<NormBackward1>(table, [](const Call& call, const NormBackward1& node) {
+    const Shape kept = reduced(*call.given[0], at::IntArrayRef(node.dim));
+    return norm(call.saved(node.self_), call.saved(node.result_), node.p.value_or(2), kept);
   });
   add_rule<VarBackward0>(table, [](const Call& call, const VarBackward0& node) -> BatchedVjp {
     const Shape kept = reduced(*call.given[0], dims_of(node));
     return by_factor(kept, variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept));
+  });
+  add_rule<StdBackward0>(table, [](const Call& call, const StdBackward0& node) -> BatchedVjp {
+    const Shape kept = reduced(*call.given[0], dims_of(node));
+    const at::Tensor twice = call.saved(node.result_).reshape(kept) * 2;
+    const at::Tensor factor = variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept);
+    const at::Tensor is_zero = twice.eq(0);
+    // Nor is the derivative of a quotient that is left out NaN.
+    return by_factor(kept, (factor / twice.masked_fill(is_zero, 1)).masked_fill(is_zero, 0));
   });
   add_rule<NativeLayerNormBackward0>(table, &layer_norm);
   add_rule<NativeBatchNormBackward0>(table, &batch_norm);

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
-from math import comb
 from random import Random
 
 import numpy as np
@@ -29,10 +29,11 @@ class Symmetric:
     order: int
     rows: int
     lanes: int  # threads are started for so many rows
+    cache: int = 4 << 20  # bytes of the device's second-level cache: a T4's, the smallest
 
     @property
     def packed(self) -> int:
-        return comb(self.size + self.order - 1, self.order)
+        return math.comb(self.size + self.order - 1, self.order)
 
     @property
     def full(self) -> int:
@@ -40,39 +41,55 @@ class Symmetric:
 
     def layout(self) -> Struct:
         """csrc/ops/cuda/launch.h"""
-        return Struct((self.rows, self.lanes, self.packed, self.full, self.size, self.order))
+        return Struct((self.rows, self.lanes, self.packed, self.full, self.size, self.cache, self.order))
 
-    def blocks(self, threads: int, tiled: bool) -> Callable[[int], list[int]]:
-        """Those that do the first and the last columns, or tiles, of the first and the last row, and some between."""
-        across = -(-self.size // 32)
-        items, block = (comb(across + 1, 2) * self.size ** (self.order - 2), 1) if tiled else (threads, 256)
-        last_lane = (self.rows - 1) % self.lanes * items
-        every = (0, items * 5 // 7, items - 1, last_lane, last_lane + items - 1, self.lanes * items - 1)
-        return lambda grid: sorted({item // block % grid for item in every})
+    def cubes(self, unit: int, element_size: int) -> tuple[int, int]:
+        """How many there are from end to end, and their side in units: plan_symmetric_cubes."""
+        units = -(-self.size // unit)
+        pair = 7 * unit * element_size + 3 * 32
+        side = 1
+        if self.size**2 * 2 // 5 * pair > self.cache:
+            side = min(units, max(1, math.isqrt(self.cache // pair) // unit))
+        across = -(-units // side)
+        return across, -(-units // across)
 
-    def expand_threads(self) -> int:
+    def _in_cubes(self, unit: int, blocks: int, element_size: int) -> tuple[int, int]:
+        """Blocks of a row, and the first of those that do the last digits."""
+        across, side = self.cubes(unit, element_size)
+        in_cube = side**3 * blocks
+        in_row = math.comb(across + 2, 3) * in_cube
+        last = (self.size - 1) // unit - (across - 1) * side  # of the last cube, in each direction
+        return in_row, in_row - in_cube + last * (1 + side + side**2) * blocks
+
+    def expand_threads(self, element_size: int) -> int:
         if self.tiled:
-            return comb(-(-self.size // 32) + 1, 2) * self.size ** (self.order - 2) * 256
+            if self.order == 3:
+                return self._in_cubes(32, 96, element_size)[0] * 256
+            others = math.comb(self.size + self.order - 3, self.order - 2)
+            return math.comb(-(-self.size // 32) + 1, 2) * others * 256
         columns = self.full // self.size
         return -(-self.size // (1 if columns < 16 else 4)) * columns
 
     def fold_threads(self, element_size: int) -> int:
         if self.in_bricks:
-            side = 4 if element_size <= 4 else 2
-            return comb(-(-self.size // (16 * side)) + 2, 3) * side**3 * 16 * 256
-        return self.expand_threads() if self.tiled and self.order == 2 else self.packed
+            return self._in_cubes(8, 2, element_size)[0] * 256
+        return self.expand_threads(element_size) if self.tiled and self.order == 2 else self.packed
 
-    def brick_blocks(self, element_size: int) -> Callable[[int], list[int]]:
-        """The same of bricks, 16 blocks each: of the last, which is cut off, some do nothing."""
-        side = 4 if element_size <= 4 else 2
-        across = -(-self.size // (16 * side))
-        in_wall = side**3 * 16
-        in_row = comb(across + 2, 3) * in_wall
-        brick = (self.size - 1) // 16 % side  # the last one's place in its wall, in each direction
-        last = in_row - in_wall + 16 * (brick * (1 + side + side**2))
+    def blocks(self, threads: int) -> Callable[[int], list[int]]:
+        """Those that do the first and the last columns, or tiles, of the first and the last row, and some between."""
+        last_lane = (self.rows - 1) % self.lanes * threads
+        some = (threads * part // 7 for part in (2, 3, 5))
+        every = (0, *some, threads - 1, last_lane, last_lane + threads - 1, self.lanes * threads - 1)
+        return lambda grid: sorted({item // 256 % grid for item in every})
+
+    def blocks_in_cubes(self, unit: int, blocks: int, element_size: int) -> Callable[[int], list[int]]:
+        """The same where cubes are done: of units of so many blocks, the first, the last that has something to do, and
+        one of each kind."""
+        in_row, last = self._in_cubes(unit, blocks, element_size)
         last_lane = (self.rows - 1) % self.lanes * in_row
-        starts = (0, in_row * 5 // 7 // 16 * 16, last, last_lane, last_lane + last)
-        return lambda grid: sorted({(start + part) % grid for start in starts for part in range(16)})
+        starts = (0, in_row * 5 // 7 // blocks * blocks, last, last_lane, last_lane + last)
+        parts = (0, 37, 70, (self.size - 1) % 32) if blocks == 96 else range(blocks)
+        return lambda grid: sorted({(start + part) % grid for start in starts for part in parts})
 
     @property
     def tiled(self) -> bool:
@@ -123,6 +140,8 @@ SYMMETRIC = [
     *(Symmetric(4, 4, 5, 1), Symmetric(3, 5, 2, 1), Symmetric(2, 9, 1, 1), Symmetric(4, 3, 11, 2)),
     *(Symmetric(32, 2, 3, 2), Symmetric(75, 2, 2, 1), Symmetric(33, 3, 1, 1)),
 ]
+# Where a cache is too small for the plain walk.
+SMALL_CACHE = [Symmetric(43, 3, 2, 1, 90_000), Symmetric(9, 4, 3, 2, 37_000), Symmetric(6, 5, 1, 1, 115_000)]
 
 
 def expand_call(dtype: torch.dtype, shape: Symmetric) -> Call:
@@ -148,8 +167,10 @@ def huge_expand_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     out, source = HugeOutput(shape.rows * shape.full, dtype, expected), HugeInput(shape.rows * shape.packed, dtype)
     arguments = (out, source, dtype.itemsize, shape.layout(), Stream())
     label = f"expand_symmetric {name(dtype)} huge {shape}"
-    threads = -(-shape.size // 4) * shape.full // shape.size
-    return Call(label, "launch_expand_symmetric", arguments, blocks=shape.blocks(threads, shape.tiled))
+    size = dtype.itemsize
+    in_cubes = shape.tiled and shape.order == 3
+    blocks = shape.blocks_in_cubes(32, 96, size) if in_cubes else shape.blocks(shape.expand_threads(size))
+    return Call(label, "launch_expand_symmetric", arguments, blocks=blocks)
 
 
 HUGE_SYMMETRIC = [
@@ -157,7 +178,7 @@ HUGE_SYMMETRIC = [
     *(Symmetric(81, 5, 2, 1), Symmetric(2, 33, 1, 1)),
 ]
 # More tiles, or more entries, than 2^32: their numbers take 64-bit division, and blocks several turns.
-MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(700, 4, 1, 1)]
+MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(21_500, 3, 1, 1), Symmetric(700, 4, 1, 1)]
 HUGE_DTYPES = (torch.half, torch.float32, torch.float64, torch.bfloat16, torch.complex128)
 
 
@@ -177,7 +198,8 @@ def expand_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex128):
         for shape in QUICK_SYMMETRIC:
             yield expand_call(dtype, shape)
-        for shape in (*HUGE_SYMMETRIC[:4], MANY_ENTRIES[0], Symmetric(31, 8, 1, 1)):
+        large_cubes = Symmetric(1301, 3, 3, 2, 24 << 20)
+        for shape in (*HUGE_SYMMETRIC[:2], HUGE_SYMMETRIC[3], large_cubes, *MANY_ENTRIES, Symmetric(31, 8, 1, 1)):
             yield huge_expand_call(dtype, shape)
 
 
@@ -207,7 +229,7 @@ def fold_call(dtype: torch.dtype, shape: Symmetric, awkward: bool = False) -> Ca
 
 def fold_calls() -> Iterator[Call]:
     for dtype in REAL + COMPLEX:
-        for shape in SYMMETRIC:
+        for shape in (*SYMMETRIC, *SMALL_CACHE):
             yield fold_call(dtype, shape)
         yield fold_call(dtype, Symmetric(17, 2, 5, 2), awkward=True)
 
@@ -221,8 +243,8 @@ def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     out, source = HugeOutput(shape.rows * shape.packed, dtype, expected), HugeInput(shape.rows * shape.full, dtype)
     arguments = (out, source, dtype, shape.layout(), Stream())
     label = f"fold_symmetric {name(dtype)} huge {shape}"
-    tiled = shape.tiled and shape.order == 2
-    blocks = shape.brick_blocks(dtype.itemsize) if shape.in_bricks else shape.blocks(shape.packed, tiled)
+    size = dtype.itemsize
+    blocks = shape.blocks_in_cubes(8, 2, size) if shape.in_bricks else shape.blocks(shape.fold_threads(size))
     return Call(label, "launch_fold_symmetric", arguments, blocks=blocks)
 
 
@@ -233,11 +255,12 @@ def fold_huge() -> Iterator[Call]:
 
 def fold_quick() -> Iterator[Call]:
     for dtype in (torch.half, torch.complex64):
-        for shape in QUICK_SYMMETRIC:
+        for shape in (*QUICK_SYMMETRIC, *SMALL_CACHE):
             yield fold_call(dtype, shape)
         yield fold_call(dtype, Symmetric(36, 3, 2, 1))
-        yield fold_call(dtype, Symmetric(70, 3, 1, 1))  # several walls
+        yield fold_call(dtype, Symmetric(70, 3, 1, 1))  # of several bricks
         yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward=True)
+        yield fold_call(dtype, Symmetric(33, 3, 1, 1), awkward=True)
         for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, Symmetric(1300, 4, 3, 2)):
             yield huge_fold_call(dtype, shape)
 
@@ -260,7 +283,7 @@ def symmetric_drawn(rng: Random, itemsize: int, threads: Callable[[Symmetric], i
 
 def expand_drawn(rng: Random) -> Call:
     dtype = rng.choice(REAL + COMPLEX)
-    return expand_call(dtype, symmetric_drawn(rng, dtype.itemsize, Symmetric.expand_threads))
+    return expand_call(dtype, symmetric_drawn(rng, dtype.itemsize, lambda shape: shape.expand_threads(dtype.itemsize)))
 
 
 def fold_drawn(rng: Random) -> Call:

@@ -131,3 +131,9 @@ def symbol(library: Path, launcher: str) -> str:
     names = [line.split()[-1] for line in listed.stdout.splitlines()]
     (name,) = [name for name in names if re.match(rf"_Z.*{len(launcher)}{launcher}", name)]
     return name
+
+
+def walks_library() -> Path:
+    """walks.cpp, which needs no nvcc."""
+    flags = ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{CSRC}"]
+    return built("walks.so", lambda path: run("g++", *flags, HERE / "walks.cpp", "-o", path))

@@ -8,6 +8,21 @@ import torch
 from launching import Call, Input, Output, Struct, simulate
 from ptx_memory import Traffic
 
+# What moves for what must: see docs/cuda.md.
+MOST = 1.1
+# Of the second-level cache, where elements are used again that are far apart: all that the smallest of the devices has.
+CACHE = 4 << 20
+
+
+def most_of_large_rows(op: str, order: int, itemsize: int) -> float:
+    """Of rows of symmetric tensors that are much larger than the cache: MOST, or why not in docs/cuda.md."""
+    if order == 3:
+        return {"expand": {2: 1.2, 4: 1.12}, "fold": {2: 1.15}}[op].get(itemsize, MOST)
+    if op == "expand":
+        return 1.2
+    by_itemsize = {2: 2.0, 4: 1.4, 8: 1.3, 16: 1.15} if order == 4 else {2: 5.0, 4: 3.0, 8: 2.0, 16: 1.3}
+    return by_itemsize[itemsize]
+
 
 @dataclass(frozen=True)
 class Moved:

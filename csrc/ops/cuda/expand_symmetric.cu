@@ -15,9 +15,10 @@ void launch_expand_symmetric(
     using element_t = typename decltype(tag)::type;
     auto* to = static_cast<element_t*>(full);
     const auto* from = static_cast<const element_t*>(packed);
-    const LaunchPlan plan = plan_launch(layout.lanes * expand_threads(layout.size, layout.order, layout.full));
+    const LaunchPlan plan =
+        plan_launch(layout.lanes * expand_threads(layout.size, layout.order, layout.full, element_size, layout.cache));
     if (has_symmetric_tiles(layout.size, layout.order)) {
-      const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.full);
+      const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.order, element_size, layout.cache);
       expand_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
     } else {
       const SymmetricColumns columns = plan_symmetric_columns(layout.size, layout.full);
@@ -37,15 +38,16 @@ void launch_fold_symmetric(
     auto* to = static_cast<element_t*>(packed);
     const auto* from = static_cast<const element_t*>(full);
     const LaunchPlan plan = plan_launch(
-        layout.lanes * fold_threads(layout.size, layout.order, layout.full, layout.packed, sizeof(element_t)));
+        layout.lanes * fold_threads(layout.size, layout.order, layout.packed, sizeof(element_t), layout.cache));
     if (has_fold_tiles(layout.size, layout.order)) {
-      const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.full);
+      const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.order, sizeof(element_t), layout.cache);
       fold_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
     } else if (has_fold_bricks(layout.size, layout.order)) {
-      const SymmetricBricks bricks = plan_symmetric_bricks(layout.size, sizeof(element_t));
+      const SymmetricCubes bricks = plan_symmetric_bricks(layout.size, sizeof(element_t), layout.cache);
       fold_bricks_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, bricks);
     } else {
-      fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout);
+      const int group = plan_symmetric_group(layout.size, layout.order, sizeof(element_t), layout.cache);
+      fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, group);
     }
   };
   if (is_complex(type)) {

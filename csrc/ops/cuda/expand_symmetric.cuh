@@ -8,10 +8,10 @@
 namespace highgrad::ops::cuda {
 
 // Note [Symmetric tiles]
-// Of rows that are long in every dimension, a block does a tile of the first and the last index, all others fixed, and
-// its mirror image. Both hold the same entries, which lie close together along the smaller of the two indices, so they
-// are read and written in whole sectors by way of shared memory, and from memory once. What each index adds to the rank
-// is found once for the tile (pair_term).
+// Of rows that are long in every dimension, a block does a tile of the first and the last index, and its mirror image,
+// for all permutations of the other indices. All hold the same entries, which lie close together along the smaller of
+// the two indices, so they are read and written in whole sectors by way of shared memory, and read once. What each
+// index adds to the rank is found once for the tile (pair_term).
 //
 // Element [a, z] of a tile, a <= z, is at values[z * kTilePitch + a]. A thread has one `a` or one `z` and every
 // kTileRows-th of the other.
@@ -39,33 +39,26 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
   __shared__ int64_t as_larger[kSymmetricTile];
   const int fast = threadIdx.x % kSymmetricTile;
   const int slow = threadIdx.x / kSymmetricTile;
-  const int width = digit_width(layout.size);
   const int64_t outer_stride = layout.full / layout.size;
-  const int64_t all_tiles = tiles.in_matrix * tiles.matrices * layout.lanes;
+  const int others = layout.order - 2;
 #pragma unroll 1
-  for (int64_t index = blockIdx.x; index < all_tiles; index += gridDim.x) {
+  for (int64_t index = blockIdx.x; index < tiles.in_row * layout.lanes; index += gridDim.x) {
     if (threadIdx.x == 0) {
-      tile = place_symmetric_tile(tiles, index, layout.size);
+      tile = place_symmetric_tile(tiles, index, layout.size, layout.order);
     }
     __syncthreads();
     if (threadIdx.x < 2 * kSymmetricTile) {
-      MultiIndex others{0, width};
-      if (layout.order > 2) {
-        others = split_index(tile.middle, layout.size, layout.order - 2, width);
-        sort_digits(others, layout.order - 2);
-      }
       const bool is_larger = threadIdx.x >= kSymmetricTile;
       const int64_t value = (is_larger ? tile.first_z : tile.first_a) + fast;
-      (is_larger ? as_larger : as_smaller)[fast] = pair_term(others, layout.order - 2, value, is_larger);
+      (is_larger ? as_larger : as_smaller)[fast] = pair_term(tile.middle, others, value, is_larger);
     }
     __syncthreads();
     const int ahead = tile_is_ahead(tile);
-    const int64_t upper = tile.first_a * outer_stride + tile.middle * layout.size + tile.first_z;
-    const int64_t lower = tile.first_z * outer_stride + tile.middle * layout.size + tile.first_a;
+    const int64_t upper = tile.first_a * outer_stride + tile.first_z;
+    const int64_t lower = tile.first_z * outer_stride + tile.first_a;
 #pragma unroll 1
     for (int64_t row = tile.lane; row < layout.rows; row += layout.lanes) {
       const element_t* from = packed + row * layout.packed;
-      element_t* to = full + row * layout.full;
 #pragma unroll
       for (int k = 0; k < kTileItems; ++k) {
         const int z = slow + k * kTileRows;
@@ -74,20 +67,25 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
         }
       }
       __syncthreads();
-#pragma unroll
-      for (int k = 0; k < kTileItems; ++k) {
-        const int a = slow + k * kTileRows;
-        if (fast < tile.size_z && a <= fast + ahead) {
-          to[upper + a * outer_stride + fast] = values[fast * kTilePitch + a];
+      MultiIndex middle = tile.middle;
+#pragma unroll 1
+      do {
+        element_t* to = full + row * layout.full + join_index(middle, layout.size, others) * layout.size;
+#pragma unroll 2
+        for (int k = 0; k < kTileItems; ++k) {
+          const int a = slow + k * kTileRows;
+          if (fast < tile.size_z && a <= fast + ahead) {
+            to[upper + a * outer_stride + fast] = values[fast * kTilePitch + a];
+          }
         }
-      }
-#pragma unroll
-      for (int k = 0; k < kTileItems; ++k) {
-        const int z = slow + k * kTileRows;
-        if (z < tile.size_z && fast < z + ahead) {
-          to[lower + z * outer_stride + fast] = values[z * kTilePitch + fast];
+#pragma unroll 2
+        for (int k = 0; k < kTileItems; ++k) {
+          const int z = slow + k * kTileRows;
+          if (z < tile.size_z && fast < z + ahead) {
+            to[lower + z * outer_stride + fast] = values[z * kTilePitch + fast];
+          }
         }
-      }
+      } while (next_permutation(middle, others));
       __syncthreads();
     }
   }
@@ -173,12 +171,10 @@ __global__ void fold_tiles_kernel(
   __shared__ SymmetricTile tile;
   const int fast = threadIdx.x % kSymmetricTile;
   const int slow = threadIdx.x / kSymmetricTile;
-  tiles.matrices = 1; // which the compiler then does not divide by
-  const int64_t all_tiles = tiles.in_matrix * tiles.matrices * layout.lanes;
 #pragma unroll 1
-  for (int64_t index = blockIdx.x; index < all_tiles; index += gridDim.x) {
+  for (int64_t index = blockIdx.x; index < tiles.in_row * layout.lanes; index += gridDim.x) {
     if (threadIdx.x == 0) {
-      tile = place_symmetric_tile(tiles, index, layout.size);
+      tile = place_symmetric_tile(tiles, index, layout.size, 2);
     }
     __syncthreads();
     const int ahead = tile_is_ahead(tile);
@@ -215,12 +211,13 @@ __global__ void fold_tiles_kernel(
 // order. The threads of a block have neighbours in all three digits, so that they use up the sectors that they read.
 // Every element is written by one thread, once; the barriers part the writes to shared memory from the reads.
 template <typename element_t>
-__global__ void fold_bricks_kernel(
+__global__ void __launch_bounds__(kBlockThreads, 4) fold_bricks_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout,
-    SymmetricBricks bricks) {
+    SymmetricCubes bricks) {
   __shared__ SymmetricBrick brick;
+  constexpr int kLoads = sizeof(element_t) <= 8 ? 6 : 3; // at once, as many as registers hold
   const int64_t size = layout.size;
 #pragma unroll 1
   for (int64_t index = blockIdx.x; index < brick_blocks(bricks) * layout.lanes; index += gridDim.x) {
@@ -228,9 +225,9 @@ __global__ void fold_bricks_kernel(
       brick = place_symmetric_brick(bricks, index);
     }
     __syncthreads();
-    const int64_t i = brick.i + threadIdx.x % kBrickI;
-    const int64_t j = brick.j + threadIdx.x / kBrickI % kBrickJ;
-    const int64_t k = brick.k + threadIdx.x / (kBrickI * kBrickJ);
+    const int64_t i = brick.i + threadIdx.x % kSymmetricBrick;
+    const int64_t j = brick.j + threadIdx.x / kSymmetricBrick % kBrickRows;
+    const int64_t k = brick.k + threadIdx.x / (kSymmetricBrick * kBrickRows);
     if (i <= j && j <= k && k < size) {
       const int64_t rank = rank_term(k, 2) + rank_term(j, 1) + i;
       const int64_t columns[6] = {
@@ -245,18 +242,21 @@ __global__ void fold_bricks_kernel(
 #pragma unroll 1
       for (int64_t row = brick.lane; row < layout.rows; row += layout.lanes) {
         const element_t* from = full + row * layout.full;
-        element_t values[6];
-#pragma unroll
-        for (int p = 0; p < 6; ++p) {
-          if (is_new[p]) {
-            values[p] = from[columns[p]];
-          }
-        }
         Sum<element_t> sum{};
 #pragma unroll
-        for (int p = 0; p < 6; ++p) {
-          if (is_new[p]) {
-            sum = plus_element<element_t>(sum, values[p]);
+        for (int first = 0; first < 6; first += kLoads) {
+          element_t values[kLoads];
+#pragma unroll
+          for (int p = 0; p < kLoads; ++p) {
+            if (is_new[first + p]) {
+              values[p] = from[columns[first + p]];
+            }
+          }
+#pragma unroll
+          for (int p = 0; p < kLoads; ++p) {
+            if (is_new[first + p]) {
+              sum = plus_element<element_t>(sum, values[p]);
+            }
           }
         }
         packed[row * layout.packed + rank] = Convert<element_t, Sum<element_t>>::apply(sum);
@@ -266,31 +266,34 @@ __global__ void fold_bricks_kernel(
   }
 }
 
-// Rows that share the steps from one permutation to the next.
-constexpr int kFoldRows = 4;
+// Rows that share the steps from one permutation to the next: as many as registers hold.
+template <typename element_t>
+constexpr int kFoldRows = sizeof(element_t) <= 8 ? 4 : 2;
 
 // The adjoint of any order. One thread an entry of every `lanes`-th row, then a grid further on: it adds the
-// permutations of its multi-index in the CPU's order. Neighbouring threads have neighbouring elements of `packed`, each
-// written by one thread, once.
+// permutations of its multi-index in the CPU's order. Neighbouring threads have neighbouring elements of `packed`, or
+// see Note [Groups of the largest digit]; each is written by one thread, once.
 template <typename element_t>
-__global__ void fold_entries_kernel(
+__global__ void __launch_bounds__(kBlockThreads, 4) fold_entries_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
-    SymmetricLayout layout) {
+    SymmetricLayout layout,
+    int group) {
   const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
   const int64_t items = layout.lanes * layout.packed;
   const int width = digit_width(layout.size);
+  constexpr int kRows = kFoldRows<element_t>;
 #pragma unroll 1
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += threads) {
     const int64_t lane = item / layout.packed;
-    const int64_t rank = item - lane * layout.packed;
+    const int64_t rank = grouped_rank(item - lane * layout.packed, layout.size, layout.order, group);
     const MultiIndex sorted = unrank(rank, layout.size, layout.order, width);
 #pragma unroll 1
-    for (int64_t first_row = lane; first_row < layout.rows; first_row += kFoldRows * layout.lanes) {
-      Sum<element_t> sums[kFoldRows] = {};
+    for (int64_t first_row = lane; first_row < layout.rows; first_row += kRows * layout.lanes) {
+      Sum<element_t> sums[kRows] = {};
       const auto add = [&](int64_t column) {
 #pragma unroll
-        for (int k = 0; k < kFoldRows; ++k) {
+        for (int k = 0; k < kRows; ++k) {
           const int64_t row = first_row + k * layout.lanes;
           if (k == 0 || row < layout.rows) {
             sums[k] = plus_element<element_t>(sums[k], full[row * layout.full + column]);
@@ -310,7 +313,7 @@ __global__ void fold_entries_kernel(
         }
       } while (next_permutation(index, layout.order));
 #pragma unroll
-      for (int k = 0; k < kFoldRows; ++k) {
+      for (int k = 0; k < kRows; ++k) {
         const int64_t row = first_row + k * layout.lanes;
         if (k == 0 || row < layout.rows) {
           packed[row * layout.packed + rank] = Convert<element_t, Sum<element_t>>::apply(sums[k]);

@@ -3,6 +3,7 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -14,9 +15,16 @@
 namespace highgrad::ops::cuda {
 namespace {
 
+// Of the current device.
+int64_t cache_bytes() {
+  int bytes = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, c10::cuda::current_device()));
+  return bytes;
+}
+
 // `threads` are those of one row.
-SymmetricLayout layout_of(int64_t rows, int64_t threads, const SymmetricShape& shape) {
-  return {rows, plan_lanes(rows, threads), shape.packed, shape.full, shape.size, shape.order};
+SymmetricLayout layout_of(int64_t rows, int64_t threads, const SymmetricShape& shape, int64_t cache) {
+  return {rows, plan_lanes(rows, threads), shape.packed, shape.full, shape.size, cache, shape.order};
 }
 
 at::Tensor expand_symmetric_cuda(const at::Tensor& packed, int64_t size, int64_t order) {
@@ -30,11 +38,14 @@ at::Tensor expand_symmetric_cuda(const at::Tensor& packed, int64_t size, int64_t
   if (shape.order <= 1) {
     return result.copy_(source);
   }
+  const auto element_size = static_cast<int64_t>(result.element_size());
+  const int64_t cache = cache_bytes();
+  const int64_t threads = expand_threads(shape.size, shape.order, shape.full, element_size, cache);
   launch_expand_symmetric(
       result.mutable_data_ptr(),
       source.const_data_ptr(),
-      static_cast<int64_t>(result.element_size()),
-      layout_of(result.size(0), expand_threads(shape.size, shape.order, shape.full), shape),
+      element_size,
+      layout_of(result.size(0), threads, shape, cache),
       c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return result;
@@ -51,14 +62,13 @@ at::Tensor fold_symmetric_cuda(const at::Tensor& full, int64_t size, int64_t ord
   if (shape.order <= 1) {
     return at::add_out(result, source, 0); // the sum of one, which a zero of either sign is in
   }
+  const int64_t cache = cache_bytes();
+  const int64_t threads = fold_threads(shape.size, shape.order, shape.packed, result.element_size(), cache);
   launch_fold_symmetric(
       result.mutable_data_ptr(),
       source.const_data_ptr(),
       element_type(full.scalar_type()),
-      layout_of(
-          result.size(0),
-          fold_threads(shape.size, shape.order, shape.full, shape.packed, result.element_size()),
-          shape),
+      layout_of(result.size(0), threads, shape, cache),
       c10::cuda::getCurrentCUDAStream().stream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return result;

@@ -52,6 +52,7 @@ struct SymmetricLayout {
   int64_t packed; // entries a row
   int64_t full;
   int64_t size;
+  int64_t cache; // bytes of the second-level cache
   int order;
 };
 

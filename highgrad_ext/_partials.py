@@ -1,0 +1,227 @@
+"""Chosen partial derivatives of all orders, mixed ones too, in one sweep of jets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations_with_replacement, product
+from math import factorial, gcd, prod
+
+import torch
+from torch import Tensor
+
+from ._operators import check_operator, release
+from ._options import outside_inference_mode
+from ._progress import Report, reporter
+from ._taylor import Obstacle, Sweeps, basis, check_batch, jacobian
+from ._tree import TensorTree, flatten, nest_outputs
+
+_NAME = "partials"
+
+# Of one partial derivative: how often each variable is derived by, of those that are.
+Exponents = tuple[tuple[int, int], ...]
+
+
+@outside_inference_mode
+def partials(
+    f: TensorTree,
+    wrt: TensorTree,
+    indices: Sequence[Sequence[int]],
+    *,
+    batch_dims: int = 0,
+    create_graph: bool = True,
+    retain_graph: bool = True,
+    progress: bool | Report = False,
+) -> tuple[TensorTree, ...]:
+    r"""Some partial derivatives of `f`, of any orders, mixed ones too: what the residual of a PDE is made of.
+
+    All are found in one sweep of jets, along as few directions as give them: unit vectors, and sums and differences of
+    these for mixed derivatives, as in :math:`u_{tx} = \frac14 (D_{t+x}^2 - D_{t-x}^2) u`. What the residual does not
+    need is not computed. Where the graph holds a Node that jets do not know, by nested gradients that share the orders
+    below.
+
+    Args:
+        f, wrt: as in :func:`laplacian`.
+        indices: of each derivative, the elements of `wrt` to derive by, in any order: with `wrt` of two elements a
+            sample, t and x, `(1,)` is :math:`u_x`, `(0, 1, 1)` is :math:`u_{txx}`, and `()` is `f` itself. Elements
+            count through all tensors of `wrt` together, those of one sample in row-major order.
+        batch_dims, create_graph, retain_graph, progress: as in :func:`laplacian`.
+
+    Returns:
+        For each of `indices`, a tensor of `f`'s shape, or `f`'s structure of them, in `wrt`'s dtype.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`laplacian`; a ValueError also for an index that `wrt` does not
+            have.
+
+    Example:
+        >>> t, x = torch.tensor([1.0]).requires_grad_(), torch.tensor([2.0]).requires_grad_()
+        >>> u_t, u_xx, u_txx = partials(t**2 * x**3, (t, x), [(0,), (1, 1), (0, 1, 1)], create_graph=False)
+        >>> u_t, u_xx, u_txx
+        (tensor([16.]), tensor([12.]), tensor([24.]))
+    """
+    outputs, f_spec = flatten(_NAME, "f", f)
+    inputs, _ = flatten(_NAME, "wrt", wrt)
+    check_operator(_NAME, outputs, inputs, create_graph, retain_graph, None)
+    check_batch(_NAME, outputs, inputs, batch_dims)
+    sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, None, None, replaced=False)
+    wanted = [_exponents(index, sweeps.width) for index in indices]
+    needed = tuple(sorted({exponents for exponents in wanted if exponents}))
+    found: list[dict[Exponents, Tensor]] = [{(): output} for output in outputs]
+    if needed:
+        with reporter(_NAME, progress) as report:
+            sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, None, report, replaced=False)
+            try:
+                derivatives = _by_jets(sweeps, needed)
+            except Obstacle:
+                derivatives = [_by_gradients(sweeps, output, needed) for output in outputs]
+        for of_output, more in zip(found, derivatives, strict=True):
+            of_output.update(more)
+    release(outputs, inputs, retain_graph)
+    return tuple(nest_outputs([of_output[exponents] for of_output in found], f_spec) for exponents in wanted)
+
+
+def _exponents(index: object, width: int) -> Exponents:
+    if isinstance(index, (str, bytes)) or not isinstance(index, Sequence):
+        raise TypeError(f"{_NAME}: expected every one of indices to be a sequence of ints, got {index!r}")
+    for i in index:
+        if not isinstance(i, int) or isinstance(i, bool):
+            raise TypeError(f"{_NAME}: expected every one of indices to be a sequence of ints, got {index!r}")
+        if not 0 <= i < width:
+            raise ValueError(f"{_NAME}: expected indices of the {width} elements of wrt in a sample, got {index!r}")
+    return tuple((i, index.count(i)) for i in sorted(set(index)))
+
+
+def _order(exponents: Exponents) -> int:
+    return sum(count for _, count in exponents)
+
+
+# A combination of the derivatives of one order along some directions, by their numbers.
+Combination = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Directions of a sample, the highest order first, and what derivatives are made of. vectors: by variable, without
+    zeros."""
+
+    vectors: tuple[dict[int, int], ...]
+    orders: tuple[int, ...]
+    combinations: dict[Exponents, Combination]
+
+
+@lru_cache(maxsize=256)
+def recipe(needed: tuple[Exponents, ...]) -> Recipe:
+    """Directions for these derivatives, few and short."""
+    reached: dict[tuple[tuple[int, int], ...], int] = {}
+    # What is of high order first: it often gives what is of low order as well.
+    for exponents in sorted(needed, key=lambda e: (-_order(e), len(e))):
+        for vector in _directions(exponents):
+            if _combine(exponents, reached) is not None:
+                break
+            reached[vector] = max(reached.get(vector, 0), _order(exponents))
+    ranked = sorted(reached, key=lambda vector: -reached[vector])
+    combinations: dict[Exponents, Combination] = {}
+    for exponents in needed:
+        weights = _combine(exponents, reached)
+        assert weights is not None
+        combinations[exponents] = tuple((ranked.index(vector), weight) for vector, weight in weights.items())
+    return Recipe(tuple(map(dict, ranked)), tuple(reached[vector] for vector in ranked), combinations)
+
+
+def _directions(exponents: Exponents) -> list[tuple[tuple[int, int], ...]]:
+    """Directions that give a derivative: the coordinate by each variable takes one value more than the variable's
+    exponent, in pairs of opposite signs, and zero for an even one (after Kan, "From moments of sum to moments of
+    product", Journal of Multivariate Analysis 99, 2008)."""
+    steps = [[step if count % 2 else step // 2 for step in range(count, -count - 1, -2)] for _, count in exponents]
+    found = []
+    for vector in product(*steps):
+        leading = next((step for step in vector if step), 0)
+        if leading > 0:
+            divisor = gcd(*vector)
+            moved = zip(exponents, vector, strict=True)
+            found.append(tuple((variable, step // divisor) for (variable, _), step in moved if step))
+    return list(dict.fromkeys(found))
+
+
+def _combine(
+    exponents: Exponents, reached: dict[tuple[tuple[int, int], ...], int]
+) -> dict[tuple[tuple[int, int], ...], float] | None:
+    """Weights of the derivatives of the same order along directions, or None where these do not give it."""
+    order = _order(exponents)
+    pure = ((exponents[0][0], 1),)
+    if len(exponents) == 1 and reached.get(pure, 0) >= order:
+        return {pure: 1.0}
+    support = {variable for variable, _ in exponents}
+    vectors = [vector for vector, n in reached.items() if n >= order and support.intersection(v for v, _ in vector)]
+    variables = sorted(support.union(*({v for v, _ in vector} for vector in vectors)))
+    monomials = [tuple(m.count(v) for v in variables) for m in combinations_with_replacement(variables, order)]
+    target = tuple(dict(exponents).get(variable, 0) for variable in variables)
+    matrix = torch.zeros(len(monomials), len(vectors), dtype=torch.float64, device="cpu")
+    for column, vector in enumerate(vectors):
+        steps = [dict(vector).get(variable, 0) for variable in variables]
+        for row, m in enumerate(monomials):
+            # The coefficient of the m-th partial derivative in the derivative along the direction.
+            weight = factorial(order) // prod(map(factorial, m))
+            matrix[row, column] = weight * prod(step**e for step, e in zip(steps, m, strict=True))
+    wanted = torch.tensor([float(m == target) for m in monomials], dtype=torch.float64, device="cpu")
+    weights = torch.linalg.pinv(matrix) @ wanted
+    if not torch.allclose(matrix @ weights, wanted, rtol=0, atol=1e-9):
+        return None
+    return {vector: weight for vector, weight in zip(vectors, weights.tolist(), strict=True) if abs(weight) > 1e-12}
+
+
+def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponents, Tensor]]:
+    """By output."""
+    plan = recipe(needed)
+    coordinates = torch.zeros(len(plan.vectors), sweeps.width, dtype=torch.float64, device="cpu")
+    for row, vector in zip(coordinates, plan.vectors, strict=True):
+        for variable, step in vector.items():
+            row[variable] = step
+    moved = basis(sweeps.inputs, sweeps.batch_dims, coordinates)
+    [(exponents, combination), *others] = plan.combinations.items()
+    if not others and len(combination) > 1:
+        # One row of the highest order is enough.
+        order = _order(exponents)
+        weights = torch.zeros(len(plan.vectors), dtype=torch.float64, device="cpu")
+        for d, weight in combination:
+            weights[d] = weight * factorial(order)
+        totals = sweeps.collapsed(moved, order, weights.to(sweeps.inputs[0].device))
+        return [{exponents: total} for total in totals]
+    found = []
+    with torch.set_grad_enabled(sweeps.create_graph):
+        for series in sweeps.coefficients_by_order(moved, plan.orders):
+            derivatives = {}
+            for exponents, combination in plan.combinations.items():
+                order = _order(exponents)
+                rows = series[order - 1]
+                terms = [rows[d] * (weight * factorial(order)) for d, weight in combination]
+                derivatives[exponents] = sum(terms[1:], terms[0])
+            found.append(derivatives)
+    return found
+
+
+def _by_gradients(sweeps: Sweeps, output: Tensor, needed: tuple[Exponents, ...]) -> dict[Exponents, Tensor]:
+    """By gradients of gradients of all elements of a sample's output; each serves for all variables."""
+    paths = {exponents: tuple(i for i, count in exponents for _ in range(count)) for exponents in needed}
+    derived = {path[:k] for path in paths.values() for k in range(1, len(path))}
+    samples = prod(output.shape[: sweeps.batch_dims])
+    with torch.enable_grad():
+        values: dict[tuple[int, ...], Tensor] = {(): output.reshape(samples, -1)}
+    gradients: dict[tuple[int, ...], Tensor] = {}
+    for path in sorted({*derived, *paths.values()}, key=len):
+        before = path[:-1]
+        recorded = sweeps.create_graph or any(p[: len(before)] == before and len(p) > len(before) for p in derived)
+        if before not in gradients:
+            # Samples are independent, so that the sum over them loses nothing.
+            with torch.enable_grad():
+                rows = values[before].sum(0)
+            blocks = jacobian(rows, sweeps.inputs, recorded)
+            with torch.set_grad_enabled(recorded):
+                gradients[before] = torch.cat([block.reshape(len(rows), samples, -1) for block in blocks], 2)
+        with torch.set_grad_enabled(recorded):
+            values[path] = gradients[before][:, :, path[-1]].t()
+    found = {exponents: values[path].reshape(output.shape) for exponents, path in paths.items()}
+    # Orders below the last are recorded in any case.
+    return found if sweeps.create_graph else {exponents: value.detach() for exponents, value in found.items()}
