@@ -168,8 +168,7 @@ void add_loss_rules(RuleTable& table) {
             node.reduction);
       });
   add_loss<SoftMarginLossBackward0>(
-      table, [](const Call& /*call*/, const SoftMarginLossBackward0& node, const Tensor& x, const Tensor& y) {
-        (void)node;
+      table, [](const Call& /*call*/, const SoftMarginLossBackward0& /*node*/, const Tensor& x, const Tensor& y) {
         return (y * x).neg().sigmoid() * -y;
       });
 }
