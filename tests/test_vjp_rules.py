@@ -27,6 +27,7 @@ MAX_SECOND_ORDER = 400
 MATRIX = torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4) ** 3
 RUNNING = torch.tensor([0.5, 1.5], dtype=torch.float64)
 NOISE = torch.tensor([0.25, 1.0, 0.3, 1.0], dtype=torch.float64)
+WIDE = torch.linspace(0.5, 2, 25, dtype=torch.float64)
 PICTURES = torch.linspace(-1, 1.2, 40, dtype=torch.float64).sin().view(2, 2, 5, 2)
 
 
@@ -70,6 +71,16 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "addmv": lambda x: torch.addmv(x[:2], x.view(2, 2), x[2:], beta=2, alpha=-3),
     "index with a slice between": lambda x: x.view(1, 2, 2)[[0, 0, 0], :, [1, 0, 1]],
     "index of the middle": lambda x: x.view(2, 2, 1)[:, [1, 1, 0]] ** 2,
+    "index of much at once": lambda x: (x.view(2, 2, 1) * WIDE)[:, [1, -2, 1]] ** 2,
+    "indices of much at once": lambda x: (x.view(2, 2, 1) * WIDE)[torch.tensor([[0], [-1]]).int()] ** 2,
+    "mask of much at once": lambda x: (x.view(2, 2, 1) * WIDE)[torch.tensor([False, True])] ** 2,
+    "two indices of much at once": lambda x: (x.view(2, 2, 1) * WIDE)[[0, -1, 0], [1, 1, 1]] ** 2,
+    "much put at indices": lambda x: (x.view(2, 2, 1) * WIDE).index_put(
+        (torch.tensor([[1, -2]]),), x.view(2, 2, 1) * WIDE**2
+    ),
+    "much added at indices": lambda x: (x.view(2, 2, 1) * WIDE).index_put(
+        (torch.tensor([-1, 1]),), x.view(2, 2, 1) * WIDE**2, accumulate=True
+    ),
     "mask": lambda x: x[x > -0.5] ** 2,
     "roll in row-major order": lambda x: x.view(2, 2).roll(1) ** 2,
     "reductions of all dims": lambda x: x.view(2, 2).sum((0, 1)) * x.view(2, 2).mean((-1, 0), keepdim=True),

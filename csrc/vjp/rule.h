@@ -104,6 +104,18 @@ std::optional<c10::List<std::optional<at::Tensor>>> batched_indices(
     const Call& call,
     const std::vector<torch::autograd::SavedVariable>& variables);
 
+// One tensor of indices, along `dim` of tensors with the batch in front: of `sizes`, its elements in one row, from 0
+// on.
+struct IndexAlong {
+  int64_t dim;
+  at::Tensor index;
+  Shape sizes;
+};
+
+// What of these indices into `whole` index_select and index_add take, which move all that lies along at once. None for
+// several indices and for masks, and where those are slower than index and index_put, or sum in no fixed order.
+std::optional<IndexAlong> index_along(const c10::List<std::optional<at::Tensor>>& indices, const at::Tensor& whole);
+
 // Dimension `dim` of a tensor of this shape, with the batch in front.
 int64_t batched_dim(int64_t dim, const Shape& shape);
 

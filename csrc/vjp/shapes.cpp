@@ -29,6 +29,28 @@ std::optional<c10::List<std::optional<at::Tensor>>> batched_indices(
   return runs == 1 ? std::optional(indices) : std::nullopt;
 }
 
+std::optional<IndexAlong> index_along(const c10::List<std::optional<at::Tensor>>& indices, const at::Tensor& whole) {
+  // Elements at each index: index_add starts anew for it, in the time that index_put takes for dozens of elements.
+  constexpr int64_t kWide = 64;
+  int64_t dim = 0;
+  for (const auto i : c10::irange(static_cast<int64_t>(indices.size()))) {
+    if (indices.get(i).has_value()) {
+      if (dim > 0) {
+        return std::nullopt;
+      }
+      dim = i;
+    }
+  }
+  const at::Tensor index = *indices.get(dim);
+  const bool is_number = index.scalar_type() == at::kLong || index.scalar_type() == at::kInt;
+  // On a GPU index_add sums in any order, and index_put in a fixed one.
+  if (!whole.is_cpu() || !is_number || index.dim() == 0 || whole.numel() < kWide * whole.size(dim) ||
+      whole.numel() == 0) {
+    return std::nullopt;
+  }
+  return IndexAlong{dim, index.reshape({-1}).remainder(whole.size(dim)), index.sizes().vec()};
+}
+
 namespace {
 
 using namespace torch::autograd::generated;
@@ -237,8 +259,14 @@ void add_moves(RuleTable& table) {
     }
     return [shape = *call.given[0], indices = *indices](Cotangents& taken, Cotangents& given) {
       const at::Tensor& grad = taken[0];
-      given[0] =
-          at::index_put(at::zeros(Call::batch_of(grad, shape), grad.options()), indices, grad, /*accumulate=*/true);
+      const at::Tensor zeros = at::zeros(Call::batch_of(grad, shape), grad.options());
+      const std::optional<IndexAlong> along = index_along(indices, zeros);
+      if (along.has_value()) {
+        const auto last = along->dim + static_cast<int64_t>(along->sizes.size()) - 1;
+        given[0] = zeros.index_add(along->dim, along->index, grad.flatten(along->dim, last));
+      } else {
+        given[0] = at::index_put(zeros, indices, grad, /*accumulate=*/true);
+      }
     };
   });
 }

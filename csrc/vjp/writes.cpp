@@ -96,6 +96,15 @@ void add_fill(RuleTable& table) {
   });
 }
 
+at::Tensor at_indices(const at::Tensor& tensor, const c10::List<std::optional<at::Tensor>>& indices) {
+  const std::optional<IndexAlong> along = index_along(indices, tensor);
+  if (!along.has_value()) {
+    return at::index(tensor, indices);
+  }
+  const at::Tensor selected = tensor.index_select(along->dim, along->index);
+  return along->sizes.size() == 1 ? selected : selected.unflatten(along->dim, along->sizes);
+}
+
 // Elements chosen by index tensors are overwritten, or added to.
 template <typename T>
 void add_index_put(RuleTable& table) {
@@ -106,7 +115,7 @@ void add_index_put(RuleTable& table) {
     }
     return [indices = *indices, accumulates = node.accumulate, by_self = call.wants(0), by_values = call.wants(1)](
                Cotangents& taken, Cotangents& given) {
-      given[1] = by_values ? at::index(taken[0], indices) : at::Tensor();
+      given[1] = by_values ? at_indices(taken[0], indices) : at::Tensor();
       if (by_self) {
         given[0] =
             accumulates ? std::move(taken[0]) : at::index_put(taken[0], indices, at::zeros({}, taken[0].options()));
