@@ -334,10 +334,10 @@ def _collapsed(
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
         vectors, weights = (_unit_vectors if order == 2 else _pairs)(sweeps.width, inputs[0])
-        totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
         if len(vectors) > 0:
-            moved = basis(inputs, batch_dims, vectors)
-            totals = sweeps.collapsed(moved, order, weights)
+            totals = sweeps.collapsed(basis(inputs, batch_dims, vectors), order, weights)
+        else:
+            totals = [torch.zeros(output.shape, dtype=inputs[0].dtype, device=output.device) for output in outputs]
     release(outputs, inputs, retain_graph)
     with torch.set_grad_enabled(create_graph):
         factor = 2 if weights is None else 24

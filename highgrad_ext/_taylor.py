@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import factorial, prod
 from typing import TypeVar
 
@@ -90,9 +90,14 @@ class Sweeps:
         return inspect(self.outputs, self.inputs) if self.inspected is None else self.inspected
 
     @property
+    def widths(self) -> list[int]:
+        """Elements of each input of one sample."""
+        return [prod(x.shape[self.batch_dims :]) for x in self.inputs]
+
+    @property
     def width(self) -> int:
         """Elements of all inputs of one sample."""
-        return sum(prod(x.shape[self.batch_dims :]) for x in self.inputs)
+        return sum(self.widths)
 
     def coefficients(self, moved: Directions, order: int, in_double: bool = False) -> list[Tensor]:
         """By output: the coefficients c_1, ..., c_order along every direction, [order, D, *output.shape]."""
@@ -102,7 +107,7 @@ class Sweeps:
     def coefficients_by_order(self, moved: Directions, orders: Sequence[int]) -> list[list[Tensor]]:
         """By output, by order k = 1, ..., orders[0]: the coefficients along those directions, the first ones, that
         reach it. orders: of every direction, the highest first."""
-        if orders[0] == 1 and self._suits_gradients(moved):
+        if orders[0] == 1 and self.suits_gradients(len(orders)):
             return [[self._along_gradients(output, moved)] for output in self.outputs]
         counts = [sum(n >= k for n in orders) for k in range(1, orders[0] + 1)]
         if counts[-1] == len(orders):
@@ -261,18 +266,17 @@ class Sweeps:
             rows.append(row)
         return rows
 
-    def _suits_gradients(self, moved: Directions) -> bool:
-        """Whether first derivatives are cheaper by gradients: of outputs of fewer elements a sample than there are
-        directions, or of one."""
-        count = next(len(v) for v in moved if v is not None)
-        samples = prod(self._batch)
+    def suits_gradients(self, count: int) -> bool:
+        """Whether first derivatives along so many directions are cheaper by gradients: of outputs of fewer elements a
+        sample than there are directions, or of one."""
+        samples = prod(self.batch)
         if self.chunk_size is not None or samples == 0 or not all(output.requires_grad for output in self.outputs):
             return False
         columns = sum(output.numel() // samples for output in self.outputs)
         return columns > 0 and (columns < count or columns == count == 1)
 
     @cached_property
-    def _batch(self) -> tuple[int, ...]:
+    def batch(self) -> tuple[int, ...]:
         """Dimensions of independent samples: those of the caller, or the first one, where the graph proves that."""
         if self.batch_dims > 0:
             return tuple(self.outputs[0].shape[: self.batch_dims])
@@ -283,16 +287,13 @@ class Sweeps:
             return tuple(tensors[0].shape[:1])
         return ()
 
-    def _along_gradients(self, output: Tensor, moved: Directions) -> Tensor:
-        """The first derivatives along all directions, [D, *output.shape], from gradients."""
-        batch_dims = len(self._batch)
-        samples = prod(self._batch)
-        pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None]
-        inputs = [x for x, _ in pairs]
-        terms = []
+    def gradients(self, output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+        """By input: the gradients of all elements of a sample of the output, [elements, samples, width], or for one
+        element [samples, width]."""
+        samples = prod(self.batch)
         # Samples are independent, so that the sum over them loses nothing.
         if output.numel() == samples:
-            row = output.new_empty(())
+            elements: tuple[int, ...] = ()
             blocks: Sequence[Tensor] = torch.autograd.grad(
                 output,
                 inputs,
@@ -305,25 +306,40 @@ class Sweeps:
         else:
             with torch.enable_grad():
                 row = output.reshape(samples, -1).sum(0)
+            elements = tuple(row.shape)
             blocks = jacobian(row, inputs, self.create_graph)
         with torch.set_grad_enabled(self.create_graph):
-            for block, (_, v) in zip(blocks, pairs, strict=True):
-                rows = block.reshape(*row.shape, samples, -1)
-                v = v.to(rows.dtype)
+            return [
+                reshaped(block, (*elements, samples, x.numel() // samples))
+                for block, x in zip(blocks, inputs, strict=True)
+            ]
+
+    def _along_gradients(self, output: Tensor, moved: Directions) -> Tensor:
+        """The first derivatives along all directions, [D, *output.shape], from gradients."""
+        batch_dims = len(self.batch)
+        pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None]
+        blocks = self.gradients(output, [x for x, _ in pairs])
+        terms = []
+        with torch.set_grad_enabled(self.create_graph):
+            for rows, (_, v) in zip(blocks, pairs, strict=True):
+                samples, width = rows.shape[-2:]
                 if not any(v.stride()[1 : batch_dims + 1]):
                     # The same for all samples.
-                    shared = v.flatten(1, batch_dims)[:, 0] if batch_dims else v
-                    shared = shared.reshape(len(v), -1)
-                    if row.dim() == 0:
+                    shared = v
+                    for _ in range(batch_dims):
+                        shared = shared.select(1, 0)
+                    shared = reshaped(shared, (len(v), width)).to(rows.dtype)
+                    if rows.dim() == 2:
                         term = rows.t() if _is_identity(shared) else torch.mm(shared, rows.t())
                     else:
                         term = torch.tensordot(shared, rows, ([1], [2]))
                 else:
-                    v = v.reshape(len(v), *(1 for _ in row.shape), samples, -1)
-                    term = (rows * v).sum(-1)
+                    v = v.reshape(len(v), *(1 for _ in rows.shape[:-2]), samples, width)
+                    term = (rows * v.to(rows.dtype)).sum(-1)
                 terms.append(term.to(self.inputs[0].dtype))
             total = sum(terms[1:], terms[0])
-            return (total.transpose(1, 2) if row.dim() else total).reshape(len(total), *output.shape)
+            by_sample = total.transpose(1, 2) if total.dim() == 3 else total
+            return reshaped(by_sample, (len(total), *output.shape))
 
     def _in_chunks(self, moved: Directions, order: int, sweep: Callable[[slice, Directions], _T]) -> list[_T]:
         """The results of sweeps along some directions at a time. Where memory runs out, half as many are tried, unless
@@ -458,7 +474,12 @@ def _is_identity(directions: Tensor) -> bool:
     """Whether these few directions are the unit vectors in order. A GPU is not waited for."""
     count, width = directions.shape
     plain = type(directions) is Tensor and directions.is_cpu and not directions.requires_grad
-    return plain and count == width <= _NARROW and directions.tolist() == torch.eye(width).tolist()
+    return plain and count == width <= _NARROW and directions.tolist() == _unit_rows(width)
+
+
+@lru_cache(maxsize=_NARROW)
+def _unit_rows(width: int) -> list[list[float]]:
+    return [[float(i == j) for j in range(width)] for i in range(width)]
 
 
 def jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
@@ -509,6 +530,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
+def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """tensor.reshape(shape), without recording a view of the shape that it has."""
+    return tensor if tensor.shape == shape else tensor.reshape(shape)
+
+
 def join(parts: Sequence[Tensor], dim: int) -> Tensor:
     """The parts as one tensor, without a copy where there is one only."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
@@ -521,9 +547,10 @@ def basis(inputs: Sequence[Tensor], batch_dims: int, selection: Tensor) -> Direc
     first = 0
     for x in inputs:
         rest = x.shape[batch_dims:]
-        part = selection[:, first : first + prod(rest)].to(device=x.device, dtype=x.dtype)
-        first += prod(rest)
-        shaped = part.reshape(len(selection), *(1 for _ in range(batch_dims)), *rest)
+        width = prod(rest)
+        part = selection if len(inputs) == 1 else selection.narrow(1, first, width)
+        first += width
+        shaped = part.to(device=x.device, dtype=x.dtype).reshape(len(selection), *(1 for _ in range(batch_dims)), *rest)
         moved.append(shaped.expand(len(selection), *x.shape))
     return moved
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import highgrad_ext
-from highgrad_ext import directional, nth_derivative, partials
+from highgrad_ext import directional, full_jacobian, nth_derivative, partials
 from highgrad_ext._partials import recipe
 
 
@@ -75,6 +76,27 @@ def test_partials(indices: list[tuple[int, ...]], kind: str) -> None:
         for values in (found, expected)
     )
     assert_close(grads, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3), (4, 2, 1)])
+def test_first_order_alone(shape: tuple[int, ...], create_graph: bool) -> None:
+    """Columns of a gradient, of samples and, without batch_dims, of all of f by elements of one sample."""
+    torch.manual_seed(0)
+    t, x = (torch.rand(4, width, dtype=torch.float64).requires_grad_() for width in (1, 2))
+    numel = math.prod(shape[1:])
+    f = torch.tanh(torch.cat([t, x], 1) @ torch.rand(3, numel, dtype=torch.float64)).reshape(shape)
+    columns = [block.reshape(4, numel, 4, -1) for block in full_jacobian(f, (t, x), create_graph=False)]
+    of_sample = torch.cat([block[torch.arange(4), :, torch.arange(4)] for block in columns], 2)
+    for indices in ([(2,), (0,)], [(1,)]):
+        found = partials(f, (t, x), indices, batch_dims=1, create_graph=create_graph)
+        assert_close([value.detach() for value in found], [of_sample[..., i].reshape(shape) for (i,) in indices])
+        assert all(value.requires_grad == create_graph for value in found)
+        found[0].mul_(torch.ones((), dtype=torch.float64, requires_grad=True))
+    of_all = torch.cat([block.reshape(4 * numel, -1) for block in columns], 1)
+    for indices in ([(11,), (3,)], [(5,)]):
+        found = partials(f, (t, x), indices, create_graph=create_graph)
+        assert_close([value.detach() for value in found], [of_all[:, i].reshape(shape) for (i,) in indices])
 
 
 def test_partials_without_samples() -> None:
@@ -156,11 +178,19 @@ def test_directions_broadcast() -> None:
 
 
 def test_a_recorded_gradient_is_torchs_own() -> None:
-    """One row goes by the Nodes that torch.autograd.grad records, whose backward is the shorter."""
+    """One row goes by the Nodes that torch.autograd.grad records, whose backward is the shorter, and by no view more
+    than it needs."""
     x = leaf(4, 2)
     f = net(2)(x)
-    found = nth_derivative(f, x, 1, batch_dims=1)
-    assert "TanhBackwardBackward0" in nodes(found)
+    assert "TanhBackwardBackward0" in nodes(nth_derivative(f, x, 1, batch_dims=1))
+    f = f[:, 0]
+    [gradient] = torch.autograd.grad(f, x, torch.ones_like(f), create_graph=True)
+    expected = sorted(nodes(gradient))
+    assert sorted(nodes(full_jacobian(f, x, batch_dims=1))) == expected
+    [column] = partials(f, x, [(1,)], batch_dims=1)
+    assert sorted(nodes(column)) == sorted([*expected, "SelectBackward0"])
+    _, along = directional(f, x, torch.eye(2).unsqueeze(1), 1, batch_dims=1)
+    assert sorted(nodes(along)) == sorted([*expected, "TBackward0"])
 
 
 def test_public() -> None:

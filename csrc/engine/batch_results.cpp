@@ -1,4 +1,5 @@
 #include <ATen/ops/_unsafe_view.h>
+#include <ATen/ops/ones.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 #include <c10/util/irange.h>
@@ -7,11 +8,14 @@
 #include <optional>
 #include <utility>
 
+#include "engine/batched_vjp.h"
+#include "engine/endpoint.h"
 #include "engine/probe.h"
 #include "engine/special_results.h"
 #include "ops/joined_shape.h"
 #include "plan/chunking.h"
 #include "structure/axes.h"
+#include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
@@ -104,6 +108,33 @@ void check_apart(const SpecialProblem& problem) {
       at);
 }
 
+// By reached input: the gradient of the sum of all samples of one element each, as torch records it.
+std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
+  const at::Tensor& output = problem.reached.output;
+  auto rows = plain_vjp(
+      {endpoint_of(output).edge},
+      {at::ones(output.sizes(), output.options())},
+      problem.reached.edges,
+      {/*keep_graph=*/true, /*create_graph=*/true});
+  problem.progress.add(1);
+  return rows;
+}
+
+// By reached input: [samples, rest of output, rest of input].
+std::vector<at::Tensor> sample_rows(const SpecialProblem& problem, const Samples& samples) {
+  structure::Coloring coloring{{}, samples.rest};
+  for (const auto row : c10::irange(problem.reached.output.numel())) {
+    coloring.colors.push_back(row % samples.rest);
+  }
+  auto rows = sweep_colors(reverse_map(problem.reached), coloring, {problem.options, problem.progress});
+  for (at::Tensor& row : rows) {
+    if (row.defined()) {
+      row = row.reshape({samples.rest, samples.count, -1}).transpose(0, 1);
+    }
+  }
+  return rows;
+}
+
 } // namespace
 
 void check_batch_dims(
@@ -142,33 +173,31 @@ void check_batch_dims(
 }
 
 void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tensor>& results) {
-  const int64_t batch_dims = problem.options.batch_dims;
-  const at::Tensor& output = problem.reached.output;
-  const Samples samples(output, batch_dims);
+  const Samples samples(problem.reached.output, problem.options.batch_dims);
   std::vector<at::Tensor> rows;
   if (!problem.reached.inputs.empty()) {
     check_apart(problem);
-    structure::Coloring coloring{{}, samples.rest};
-    for (const auto row : c10::irange(output.numel())) {
-      coloring.colors.push_back(row % samples.rest);
-    }
     problem.expect_passes(samples.rest);
-    rows = sweep_colors(reverse_map(problem.reached), coloring, {problem.options, problem.progress});
+    const bool is_one_gradient = samples.rest == 1 && problem.options.create_graph;
+    rows = is_one_gradient ? recorded_gradients(problem) : sample_rows(problem, samples);
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
     const at::Tensor& input = problem.inputs[j];
-    const std::vector<int64_t> shape = batch_shape(output, input, batch_dims);
-    at::Tensor row = problem.is_reached[j] ? rows[next++] : at::Tensor();
+    const std::vector<int64_t> shape = batch_shape(problem.reached.output, input, problem.options.batch_dims);
+    at::Tensor row = problem.is_reached[j] ? std::move(rows[next++]) : at::Tensor();
     if (!row.defined()) {
       results.push_back(input.new_zeros(shape));
       continue;
     }
-    // [rest of output, samples, rest of input], and the first two change places.
-    row = row.resolve_conj().resolve_neg().reshape({samples.rest, samples.count, -1}).transpose(0, 1);
-    row = row.to(input.scalar_type()).contiguous();
-    // Not a view: those made without grad mode must not be changed in place by what requires grad.
-    results.push_back(at::_unsafe_view(row, shape));
+    row = row.resolve_conj().resolve_neg().to(input.scalar_type()).contiguous();
+    if (row.sizes() == shape && tape::is_plain(row) && !row.is_view() && row.use_count() == 1 &&
+        row.storage().use_count() == 1) {
+      results.push_back(std::move(row));
+    } else {
+      // Not a view: those made without grad mode must not be changed in place by what requires grad.
+      results.push_back(at::_unsafe_view(row, shape));
+    }
   }
 }
 

@@ -92,7 +92,7 @@ std::vector<at::Tensor> batched_vjp(
   return grads;
 }
 
-std::vector<at::Tensor> single_vjp(
+std::vector<at::Tensor> plain_vjp(
     const edge_list& outputs,
     const std::vector<at::Tensor>& cotangents,
     const edge_list& inputs,
@@ -100,11 +100,25 @@ std::vector<at::Tensor> single_vjp(
   auto grads = Engine::get_default_engine().execute(
       outputs, cotangents, options.keep_graph, options.create_graph, /*accumulate_grad=*/false, inputs);
   for (at::Tensor& grad : grads) {
-    if (grad.defined()) {
-      grad = (grad.layout() == at::kStrided ? grad : grad.to_dense()).unsqueeze(0);
+    if (grad.defined() && grad.layout() != at::kStrided) {
+      grad = grad.to_dense();
     }
   }
   return grads;
+}
+
+std::vector<at::Tensor> single_vjp(
+    const edge_list& outputs,
+    const std::vector<at::Tensor>& cotangents,
+    const edge_list& inputs,
+    SweepOptions options) {
+  auto rows = plain_vjp(outputs, cotangents, inputs, options);
+  for (at::Tensor& row : rows) {
+    if (row.defined()) {
+      row = row.unsqueeze(0);
+    }
+  }
+  return rows;
 }
 
 } // namespace highgrad::engine

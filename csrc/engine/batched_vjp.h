@@ -30,8 +30,14 @@ std::vector<at::Tensor> batched_vjp(
     std::vector<std::string>* looped_ops = nullptr,
     SplitTape* split = nullptr);
 
-// One vector-Jacobian product without vmap: cotangents[k] has outputs[k]'s shape. The result has one row of each
-// input, shape [1, *inputs[j].shape], as batched_vjp's.
+// One vector-Jacobian product without vmap: cotangents[k] has outputs[k]'s shape, entry j of the result inputs[j]'s.
+std::vector<at::Tensor> plain_vjp(
+    const torch::autograd::edge_list& outputs,
+    const std::vector<at::Tensor>& cotangents,
+    const torch::autograd::edge_list& inputs,
+    SweepOptions options);
+
+// The same as one row of each input, shape [1, *inputs[j].shape], as batched_vjp's.
 std::vector<at::Tensor> single_vjp(
     const torch::autograd::edge_list& outputs,
     const std::vector<at::Tensor>& cotangents,
