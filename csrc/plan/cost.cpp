@@ -41,7 +41,7 @@ constexpr Costs kCosts[] = {
     {"MmBackward0", Kind::kMatrixProduct},
     {"MvBackward0", Kind::kMatrixProduct},
     {"ConvolutionBackward0", Kind::kConvolution},
-    {"EmbeddingBackward0", Kind::kBytes, 16},
+    {"EmbeddingBackward0", Kind::kBytes, 4},
     {"GatherBackward0", Kind::kBytes, 3},
     {"IndexAddBackward0", Kind::kBytes, 4},
     {"IndexBackward0", Kind::kBytes, 6},

@@ -1,6 +1,7 @@
 // Rules of resampling, pooling, padding and rearranging. A batch of cotangents becomes more images, or channels.
 
 #include <ATen/Functions.h>
+#include <c10/util/accumulate.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <tuple>
@@ -117,15 +118,16 @@ void add_image(RuleTable& table, Backward backward) {
 template <typename T, int64_t space>
 void add_max_pooling(RuleTable& table) {
   add_rule<T>(table, [](const Call& call, const T& node) -> BatchedVjp {
-    return [shape = *call.given[0], index = call.saved(node.result1_).flatten(-space)](
-               Cotangents& taken, Cotangents& given) {
+    const Shape shape = *call.given[0];
+    Shape flat(shape.begin(), shape.end() - space);
+    flat.push_back(c10::multiply_integers(shape.end() - space, shape.end()));
+    return [shape, flat, index = call.saved(node.result1_).flatten(-space)](Cotangents& taken, Cotangents& given) {
       if (!taken[0].defined()) {
         return;
       }
       const at::Tensor grad = taken[0].flatten(-space);
-      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options())
-                     .flatten(-space)
-                     .scatter_add(-1, index.expand_as(grad), grad)
+      given[0] = at::zeros(Call::batch_of(grad, flat), grad.options())
+                     .scatter_add_(-1, index.expand_as(grad), grad)
                      .view(Call::batch_of(grad, shape));
     };
   });

@@ -42,7 +42,7 @@ BatchedVjp negative_log_likelihood(const Call& call, const T& node) {
     const Shape kept = grad.dim() > 1 ? index.sizes().vec() : Shape(shape.size(), 1);
     const at::Tensor chosen = at::mul(grad.reshape(Call::batch_of(grad, kept)), factor);
     given[0] =
-        at::zeros(Call::batch_of(grad, shape), grad.options()).scatter(classes + 1, index.expand_as(chosen), chosen);
+        at::zeros(Call::batch_of(grad, shape), grad.options()).scatter_(classes + 1, index.expand_as(chosen), chosen);
   };
 }
 

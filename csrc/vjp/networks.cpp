@@ -72,7 +72,7 @@ BatchedVjp embedding(const Call& call, const EmbeddingBackward0& node) {
   return [shape = *call.given[0], index, is_padding](Cotangents& taken, Cotangents& given) {
     at::Tensor grad = taken[0].reshape({taken[0].size(0), index.numel(), shape[1]});
     grad = is_padding.defined() ? grad.masked_fill(is_padding, 0) : grad;
-    given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add(1, index, grad);
+    given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add_(1, index, grad);
   };
 }
 
@@ -102,7 +102,7 @@ BatchedVjp embedding_bag(const Call& call, const EmbeddingBagBackward0& node) {
     }
     const at::Tensor rows = taken[0].index_select(1, bag);
     given[0] = at::zeros(Call::batch_of(rows, shape), rows.options())
-                   .index_add(1, index, share.defined() ? at::mul(rows, share) : rows);
+                   .index_add_(1, index, share.defined() ? at::mul(rows, share) : rows);
   };
 }
 

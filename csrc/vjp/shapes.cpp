@@ -211,7 +211,7 @@ void add_moves(RuleTable& table) {
     return [shape, dim = batched_dim(node.dim, shape), index = call.saved(node.index_)](
                Cotangents& taken, Cotangents& given) {
       const at::Tensor& grad = taken[0];
-      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add(dim, index, grad);
+      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).index_add_(dim, index, grad);
     };
   });
   // What is added to a tensor, at places of it.
@@ -249,7 +249,7 @@ void add_moves(RuleTable& table) {
                Cotangents& taken, Cotangents& given) {
       const at::Tensor& grad = taken[0];
       given[0] =
-          at::zeros(Call::batch_of(grad, shape), grad.options()).scatter_add(dim, index.expand(grad.sizes()), grad);
+          at::zeros(Call::batch_of(grad, shape), grad.options()).scatter_add_(dim, index.expand(grad.sizes()), grad);
     };
   });
   add_rule<IndexBackward0>(table, [](const Call& call, const IndexBackward0& node) -> BatchedVjp {
@@ -263,9 +263,9 @@ void add_moves(RuleTable& table) {
       const std::optional<IndexAlong> along = index_along(indices, zeros);
       if (along.has_value()) {
         const auto last = along->dim + static_cast<int64_t>(along->sizes.size()) - 1;
-        given[0] = zeros.index_add(along->dim, along->index, grad.flatten(along->dim, last));
+        given[0] = zeros.index_add_(along->dim, along->index, grad.flatten(along->dim, last));
       } else {
-        given[0] = at::index_put(zeros, indices, grad, /*accumulate=*/true);
+        given[0] = zeros.index_put_(indices, grad, /*accumulate=*/true);
       }
     };
   });
@@ -288,7 +288,7 @@ void add_selection(RuleTable& table) {
     }
     return [shape, dim, index, is_reduced](Cotangents& taken, Cotangents& given) {
       const at::Tensor grad = is_reduced ? taken[0].unsqueeze(dim) : taken[0];
-      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).scatter(dim, index.expand(grad.sizes()), grad);
+      given[0] = at::zeros(Call::batch_of(grad, shape), grad.options()).scatter_(dim, index.expand(grad.sizes()), grad);
     };
   });
 }
