@@ -24,8 +24,18 @@ HIGHGRAD_HOST_DEVICE int64_t binomial(int64_t n, int64_t k) {
   return result;
 }
 
-// C(digit + k, k + 1): what a digit adds to the rank as the k-th of a sorted multi-index. The first three are written
-// out, since a division by what the compiler knows is a product.
+// C(digit + k, k + 1): what a digit adds to the rank as the k-th of a sorted multi-index, k at least 1.
+HIGHGRAD_HOST_DEVICE int64_t later_rank_term(int64_t digit, int k) {
+  int64_t result = digit;
+  int64_t i = 1;
+  HIGHGRAD_NO_UNROLL
+  do {
+    result = result * (digit + i) / (i + 1);
+  } while (++i <= k);
+  return result;
+}
+
+// Of any k. The first three are written out, since a division by what the compiler knows is a product.
 HIGHGRAD_HOST_DEVICE int64_t rank_term(int64_t digit, int k) {
   const auto i = static_cast<uint64_t>(digit);
   switch (k) {
@@ -36,7 +46,7 @@ HIGHGRAD_HOST_DEVICE int64_t rank_term(int64_t digit, int k) {
     case 2:
       return static_cast<int64_t>(i * (i + 1) / 2 * (i + 2) / 3);
     default:
-      return binomial(digit + k, k + 1);
+      return later_rank_term(digit, k);
   }
 }
 
@@ -123,25 +133,31 @@ HIGHGRAD_HOST_DEVICE void sort_digits(MultiIndex& index, int order) {
   } while (++k < order);
 }
 
-// Takes the term of the k-th digit of a sorted multi-index, k at least 1, off its rank: the largest that is at most
-// what is left. No digit is above `most`.
-HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
+// Takes the term of a digit of a sorted multi-index, which grows with the digit, off its rank: the largest that is at
+// most what is left. No digit is above `most`.
+template <typename Term>
+HIGHGRAD_HOST_DEVICE int64_t take_largest(int64_t& rank, int64_t most, const Term& term) {
   int64_t low = 0;
-  int64_t term = 0; // of `low`
+  int64_t taken = 0; // the term of `low`
   int64_t high = most;
   HIGHGRAD_NO_UNROLL
   do {
     const int64_t middle = high - ((high - low) >> 1);
-    const int64_t next = rank_term(middle, k);
+    const int64_t next = term(middle);
     if (next <= rank) {
       low = middle;
-      term = next;
+      taken = next;
     } else {
       high = middle - 1;
     }
   } while (low < high);
-  rank -= term;
+  rank -= taken;
   return low;
+}
+
+// Of the k-th digit, k at least 1.
+HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
+  return take_largest(rank, most, [k](int64_t digit) { return rank_term(digit, k); });
 }
 
 // The sorted multi-index of rank `rank`, from the last digit on. The first is what is left.

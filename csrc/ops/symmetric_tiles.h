@@ -182,25 +182,26 @@ HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(const SymmetricCubes& 
 // packed entries come when all that is below was done. Where the second-level cache does not hold that, entries of
 // neighbouring largest digits are done together: of a group of them, all that have the same smaller digits, then those
 // of the next. A group is as large as the cache allows for the second largest digit, of which the same is true.
+// Groups are of order 4 and above: none of the terms is written out.
 HIGHGRAD_HOST_DEVICE int64_t grouped_rank(int64_t place, int64_t size, int order, int group) {
   if (group == 1) {
     return place;
   }
-  const int last = order - 1;
+  const auto term = [order](int64_t largest) { return later_rank_term(largest, order - 1); };
   int64_t smaller = place;
-  const int64_t first = take_digit(smaller, size - 1, last) / group * group;
+  const int64_t first = take_largest(smaller, size - 1, term) / group * group;
   const int64_t end = first + group < size ? first + group : size;
-  int64_t left = place - rank_term(first, last);
+  int64_t left = place - term(first);
   int64_t below = 0; // ranks of the smaller digits that were done
   int64_t largest = first;
   HIGHGRAD_NO_UNROLL
   while (true) {
     // These have no digit above `largest`, so they go with it and all larger ones of the group.
-    const int64_t ranks = rank_term(largest + 1, last - 1) - below;
+    const int64_t ranks = later_rank_term(largest + 1, order - 2) - below;
     const int64_t times = end - largest;
     if (left < ranks * times) {
       const int64_t rank = left / times;
-      return rank_term(largest + left - rank * times, last) + below + rank;
+      return term(largest + left - rank * times) + below + rank;
     }
     left -= ranks * times;
     below += ranks;

@@ -199,7 +199,14 @@ def expand_quick() -> Iterator[Call]:
         for shape in QUICK_SYMMETRIC:
             yield expand_call(dtype, shape)
         large_cubes = Symmetric(1301, 3, 3, 2, 24 << 20)
-        for shape in (*HUGE_SYMMETRIC[:2], HUGE_SYMMETRIC[3], large_cubes, *MANY_ENTRIES, Symmetric(31, 8, 1, 1)):
+        for shape in (
+            *HUGE_SYMMETRIC[:2],
+            HUGE_SYMMETRIC[3],
+            large_cubes,
+            *MANY_ENTRIES,
+            Symmetric(31, 9, 1, 1),
+            Symmetric(40, 6, 1, 1),
+        ):
             yield huge_expand_call(dtype, shape)
 
 

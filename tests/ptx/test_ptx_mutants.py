@@ -19,12 +19,14 @@ SAMPLE = 400
 # that never takes that shortcut is right (the plainest of these are left out); so is one that checks twice what another
 # check makes sure of.
 LEAST_CAUGHT = 0.9
+# Of a block, in which every call has to end.
+MAX_STEPS = 20_000
 
 
 def calls_by_kernel(row: Row, architecture: str) -> dict[str, list[Call]]:
     calls = defaultdict(list)
     for call in row.quick():
-        for kernel in simulate(call, architecture).kernels:
+        for kernel in simulate(call, architecture, max_steps=MAX_STEPS).kernels:
             calls[kernel].append(call)
     return dict(calls)
 
@@ -32,7 +34,7 @@ def calls_by_kernel(row: Row, architecture: str) -> dict[str, list[Call]]:
 def is_caught(mutant: Mutant, changed: Program, calls: list[Call], architecture: str) -> bool:
     for call in calls:
         try:
-            simulate(call, architecture, replaced={mutant.kernel: changed}, max_steps=10_000)
+            simulate(call, architecture, replaced={mutant.kernel: changed}, max_steps=MAX_STEPS)
         except (Fault, WrongResult):
             return True
     return False
