@@ -96,8 +96,12 @@ def network(x: Tensor) -> Tensor:
     return torch.cat([h.flatten(1).softmax(-1), h.amax(-1), h.var(-1)], -1)
 
 
+def picked(x: Tensor) -> Tensor:
+    """Samples that only indices tell apart."""
+    return x.flatten()[torch.arange(x.numel(), device=x.device)].view_as(x).sin()
+
+
 def layers(x: Tensor) -> Tensor:
-    """Samples that the graph shows to be apart."""
     return (x @ weights(x, 3, 4).detach()).tanh() @ weights(x, 4, 3).detach()
 
 
@@ -187,6 +191,7 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "diagonal": lambda x: nth_derivative(vector(x), x, 2, reduce="diagonal"),
     "past the degree": lambda x: nth_derivative(x.square().sum(), x, 4),
     "laplacian": lambda x: laplacian(scalar(x), x, batch_dims=1),
+    "laplacian of what is picked": lambda x: laplacian(picked(x).sum(-1), x, batch_dims=1),
     "biharmonic": lambda x: biharmonic(scalar(x), x, batch_dims=1),
     "hessian": lambda x: hessian(scalar(x), x, batch_dims=1),
     "directional": lambda x: directional(scalar(x), x, torch.ones_like(x), 3),
