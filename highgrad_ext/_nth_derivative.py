@@ -13,7 +13,8 @@ from . import _C
 from ._nested import Orders
 from ._options import check_fits, check_flags, check_real, check_sweep_options, outside_inference_mode, warn
 from ._progress import Report, reporter
-from ._taylor import Obstacle, Outlook, Sweeps, check_batch, inspect
+from ._samples import check_batch
+from ._taylor import Obstacle, Outlook, Sweeps, inspect
 from ._tree import TensorTree, flatten, flatten_out, nest
 
 _NAME = "nth_derivative"

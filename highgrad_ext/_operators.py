@@ -13,7 +13,8 @@ from . import _C
 from ._nth_derivative import nth_derivative
 from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
 from ._progress import Report, reporter
-from ._taylor import Sweeps, basis, check_batch, check_batch_dims, join, take_directions
+from ._samples import check_batch, check_batch_dims
+from ._taylor import Sweeps, basis, join, take_directions
 from ._tree import TensorTree, flatten, nest_outputs
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
-from ._taylor import Obstacle, Sweeps, basis, check_batch, jacobian, reshaped
+from ._samples import check_batch
+from ._taylor import Obstacle, Sweeps, basis, jacobian, reshaped
 from ._tree import TensorTree, flatten, nest_outputs
 
 _NAME = "partials"
