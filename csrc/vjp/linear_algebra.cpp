@@ -148,7 +148,7 @@ BatchedVjp cholesky_solve(const Call& call, const CholeskySolveBackward0& node) 
 // The transposed inverse, or none where it does not exist, which torch's backward bears; looking costs an accelerator
 // a synchronisation.
 at::Tensor inverse_transpose(const at::Tensor& matrix, const at::Tensor& determinant) {
-  if (!matrix.device().is_cpu() || determinant.eq(0).any().item<bool>()) {
+  if (!matrix.device().is_cpu() || matrix.numel() == 0 || determinant.eq(0).any().item<bool>()) {
     return {};
   }
   return std::get<0>(at::linalg_inv_ex(matrix)).mT();
