@@ -60,9 +60,6 @@ constexpr Costs kCosts[] = {
 // Likewise what is summed over what an operand was broadcast along.
 constexpr int64_t kSummed = 4;
 
-// Convolutions take channels so many at a time, with zeros where there are fewer.
-constexpr int64_t kChannelsTogether = 16;
-
 int64_t numel(const std::vector<int64_t>& shape) {
   int64_t product = 1;
   for (const int64_t size : shape) {

@@ -8,6 +8,9 @@
 
 namespace highgrad::plan {
 
+// Kernels of convolutions take channels so many at a time, with zeros where there are fewer.
+constexpr int64_t kChannelsTogether = 16;
+
 // What sweeps over a part of the tape do: the Nodes that they run, and for one row the bytes of cotangents that these
 // take and the multiplications of their matrix products.
 struct Work {

@@ -8,6 +8,7 @@
 
 #include "structure/axis_flow.h"
 #include "tape/signature.h"
+#include "tape/slot_numbers.h"
 
 namespace highgrad::structure {
 namespace {
@@ -63,15 +64,7 @@ void join(State& state, Ties&& ties) {
 // Walks along a tape and keeps the ties of every slot.
 class Walk {
  public:
-  Walk(const Tape& tape, Detail detail) : tape_(tape), detail_(detail) {
-    first_slot_.reserve(tape.nodes.size());
-    int64_t slots = 0;
-    for (const TapeNode& node : tape.nodes) {
-      first_slot_.push_back(slots);
-      slots += node.node->num_inputs();
-    }
-    states_.resize(slots);
-  }
+  Walk(const Tape& tape, Detail detail) : tape_(tape), detail_(detail), number_of_(tape), states_(number_of_.size()) {}
 
   // The whole tape; false for a shape that is unknown or empty. on_step(position) is called after each Node.
   template <typename OnStep>
@@ -100,7 +93,7 @@ class Walk {
   }
 
   const State& state_of(Slot slot) const {
-    return states_[first_slot_[slot.node] + slot.input_nr];
+    return states_[number_of_(slot)];
   }
 
   // What was found, once run.
@@ -120,7 +113,7 @@ class Walk {
 
  private:
   State& at(Slot slot) {
-    return states_[first_slot_[slot.node] + slot.input_nr];
+    return states_[number_of_(slot)];
   }
 
   static bool may_be_input(Node& node) {
@@ -139,7 +132,7 @@ class Walk {
     const Node& node = *tape_.nodes[position].node;
     bool has_lower = false;
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
-      const State& state = states_[first_slot_[position] + nr];
+      const State& state = states_[number_of_(position, nr)];
       if (state.is_reached && (!state.is_free || tape::numel_of(node, nr).value_or(0) == 0)) {
         return false;
       }
@@ -201,7 +194,7 @@ class Walk {
     std::optional<NodeAttributes> attributes;
     bool is_first = true;
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
-      State state = states_[first_slot_[position] + nr];
+      State state = states_[number_of_(position, nr)];
       if (!state.is_reached) {
         continue;
       }
@@ -251,7 +244,7 @@ class Walk {
 
   const Tape& tape_;
   const Detail detail_;
-  std::vector<int64_t> first_slot_;
+  const tape::SlotNumbers number_of_;
   std::vector<State> states_;
   AxisAnalysis analysis_;
   Hash hash_;

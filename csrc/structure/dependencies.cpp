@@ -16,6 +16,7 @@
 #include "structure/node_table.h"
 #include "structure/picks.h"
 #include "structure/set_flows.h"
+#include "tape/slot_numbers.h"
 
 namespace highgrad::structure {
 namespace {
@@ -60,21 +61,19 @@ Digits own_digits(const Shape& shape) {
 class Propagation {
  public:
   Propagation(const Tape& tape, int64_t columns, int64_t& work_left)
-      : tape_(tape), sets_(columns, work_left), flows_(sets_) {
+      : tape_(tape),
+        sets_(columns, work_left),
+        flows_(sets_),
+        number_of_(tape),
+        values_(number_of_.size()),
+        uses_(number_of_.size(), 0) {
     // The tables of single columns.
     sets_.spend(4 * columns);
-    int64_t slots = 0;
-    for (const tape::TapeNode& node : tape.nodes) {
-      first_slot_.push_back(slots);
-      slots += node.node->num_inputs();
-    }
-    values_.resize(slots);
-    uses_.resize(slots, 0);
-    ++uses_[index_of(tape.output)];
+    ++uses_[number_of_(tape.output)];
     for (const tape::TapeNode& node : tape.nodes) {
       for (const Slot& link : node.runs ? links_of(tape, node) : c10::ArrayRef<Slot>()) {
         if (link.is_on_tape()) {
-          ++uses_[index_of(link)];
+          ++uses_[number_of_(link)];
         }
       }
     }
@@ -92,7 +91,7 @@ class Propagation {
       }
       // Each element of an input depends on itself, too.
       for (const Input* input : inputs_of[position]) {
-        at::Tensor& sets = values_[index_of(input->slot)];
+        at::Tensor& sets = values_[number_of_(input->slot)];
         sets = flows_.united(sets, numbers(input->first_column + 1, input->shape));
       }
     }
@@ -102,7 +101,7 @@ class Propagation {
   std::optional<SparsityPattern> pattern(int64_t rows, int64_t columns) {
     SparsityPattern pattern{rows, columns, {0}, {}};
     pattern.row_ptr.reserve(rows + 1);
-    const at::Tensor& found = values_[index_of(tape_.output)];
+    const at::Tensor& found = values_[number_of_(tape_.output)];
     const at::Tensor sets = found.defined() ? found.contiguous() : at::zeros({rows}, kLabels);
     const auto* data = sets.const_data_ptr<int32_t>();
     for (int64_t row = 0; row < rows; ++row) {
@@ -117,10 +116,6 @@ class Propagation {
   }
 
  private:
-  size_t index_of(Slot slot) const {
-    return first_slot_[slot.node] + slot.input_nr;
-  }
-
   bool step(size_t position) {
     Node& node = *tape_.nodes[position].node;
     const auto links = links_of(tape_, tape_.nodes[position]);
@@ -135,12 +130,12 @@ class Propagation {
         return false;
       }
       in_rank = in_rank < 0 ? static_cast<int64_t>(shape->size()) : in_rank;
-      ins[k] = {values_[index_of(links[k])], std::move(*shape)};
+      ins[k] = {values_[number_of_(links[k])], std::move(*shape)};
     }
     const std::optional<NodeFacts> facts = facts_of(node);
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
       const Slot slot{static_cast<int32_t>(position), nr};
-      if (uses_[index_of(slot)] == 0) {
+      if (uses_[number_of_(slot)] == 0) {
         continue;
       }
       const auto out = known_shape(node, nr);
@@ -152,12 +147,12 @@ class Propagation {
       if (facts.has_value()) {
         attributes = attributes_of(node, in_rank, static_cast<int64_t>(out->size()));
       }
-      values_[index_of(slot)] =
+      values_[number_of_(slot)] =
           attributes.has_value() ? result(node, *facts, *attributes, ins, nr, *out) : all_of(ins, *out);
     }
     for (const Slot& link : links) {
-      if (link.is_on_tape() && --uses_[index_of(link)] == 0) {
-        values_[index_of(link)].reset();
+      if (link.is_on_tape() && --uses_[number_of_(link)] == 0) {
+        values_[number_of_(link)].reset();
       }
     }
     return true;
@@ -348,7 +343,7 @@ class Propagation {
   const Tape& tape_;
   ColumnSets sets_;
   SetFlows flows_;
-  std::vector<int64_t> first_slot_;
+  const tape::SlotNumbers number_of_;
   std::vector<at::Tensor> values_; // of each slot
   std::vector<int64_t> uses_; // of each slot: Nodes that have yet to read it
 };

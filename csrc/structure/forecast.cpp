@@ -9,6 +9,7 @@
 #include "structure/axes.h"
 #include "structure/axis_flow.h"
 #include "structure/node_table.h"
+#include "tape/slot_numbers.h"
 
 namespace highgrad::structure {
 namespace {
@@ -123,17 +124,11 @@ struct Reach {
 
 class Walk {
  public:
-  explicit Walk(const Tape& tape) : tape_(tape) {
-    int64_t slots = 0;
-    for (const TapeNode& node : tape.nodes) {
-      first_slot_.push_back(slots);
-      slots += node.node->num_inputs();
-    }
-    reached_.resize(slots);
-    is_input_.resize(slots, false);
+  explicit Walk(const Tape& tape)
+      : tape_(tape), number_of_(tape), reached_(number_of_.size()), is_input_(number_of_.size(), false) {
     for (const Slot& input : tape.inputs) {
       if (input.is_on_tape()) {
-        is_input_[index_of(input)] = true;
+        is_input_[number_of_(input)] = true;
       }
     }
   }
@@ -145,7 +140,7 @@ class Walk {
         step(position);
       }
       for (uint32_t nr = 0; nr < tape_.nodes[position].node->num_inputs(); ++nr) {
-        const size_t index = first_slot_[position] + nr;
+        const size_t index = number_of_(position, nr);
         num_partial_ -= !is_input_[index] && !reached_[index].is_none() && !reached_[index].is_all ? 1 : 0;
       }
       if (num_partial_ == 0) {
@@ -157,17 +152,13 @@ class Walk {
       if (input.is_on_tape()) {
         const double numel = static_cast<double>(numel_at(input));
         forecast.columns +=
-            forecast.are_rows_alike ? numel : std::min(numel, count(reached_[index_of(input)]).value_or(numel));
+            forecast.are_rows_alike ? numel : std::min(numel, count(reached_[number_of_(input)]).value_or(numel));
       }
     }
     return forecast;
   }
 
  private:
-  size_t index_of(Slot slot) const {
-    return first_slot_[slot.node] + slot.input_nr;
-  }
-
   int64_t numel_at(Slot slot) const {
     return tape::numel_of(*tape_.nodes[slot.node].node, slot.input_nr).value_or(0);
   }
@@ -187,7 +178,7 @@ class Walk {
   }
 
   void reach(Slot slot, const Reach& more) {
-    Reach& known = reached_[index_of(slot)];
+    Reach& known = reached_[number_of_(slot)];
     if (known.is_all || more.is_none()) {
       return;
     }
@@ -216,7 +207,7 @@ class Walk {
         (facts->flow == Flow::kPointwise || facts->flow == Flow::kFlat);
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
       const Slot slot{static_cast<int32_t>(position), nr};
-      const Reach reached = reached_[index_of(slot)];
+      const Reach reached = reached_[number_of_(slot)];
       if (reached.is_none()) {
         continue;
       }
@@ -290,7 +281,7 @@ class Walk {
   }
 
   const Tape& tape_;
-  std::vector<int64_t> first_slot_;
+  const tape::SlotNumbers number_of_;
   std::vector<Reach> reached_; // of each slot
   std::vector<bool> is_input_; // likewise
   std::vector<double> sizes_; // of each part

@@ -21,16 +21,13 @@
 
 #include "taylor/bilinear.h"
 #include "taylor/rule.h"
+#include "taylor/sum.h"
 
 namespace highgrad::taylor {
 namespace {
 
 using namespace torch::autograd::generated;
 using torch::autograd::Node;
-
-at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
-  return !a.defined() ? b : b.defined() ? a + b : a;
-}
 
 // (a b)_k without the terms of j = 0 and j = k, as in all equations below, where these are solved for.
 at::Tensor crossed_matrices(const Frame& frame, int64_t k, const Series& a, const Series& b) {

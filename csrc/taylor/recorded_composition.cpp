@@ -18,6 +18,7 @@
 
 #include "taylor/polynomials.h"
 #include "taylor/recorded_rows.h"
+#include "taylor/sum.h"
 #include "torch_compat.h"
 
 namespace highgrad::taylor {

@@ -41,10 +41,6 @@ bool has_tangent(const at::Tensor& tensor) {
   return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
 }
 
-at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
-  return a.defined() ? a + b : b;
-}
-
 at::Tensor of_directions(const Frame& frame, const at::Tensor& sum) {
   c10::DimVector shape(sum.dim(), 1);
   shape[0] = frame.directions;

@@ -21,9 +21,6 @@ bool repeats_as(const at::Tensor& rows, at::IntArrayRef shape);
 // Of forward mode.
 bool has_tangent(const at::Tensor& tensor);
 
-// b, or both where a is defined.
-at::Tensor plus(const at::Tensor& a, const at::Tensor& b);
-
 // The adjoint of sum_directions: [1, *shape] -> [D, *shape].
 at::Tensor of_directions(const Frame& frame, const at::Tensor& sum);
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "taylor/recorded_rows.h"
+#include "taylor/sum.h"
 #include "torch_compat.h"
 
 namespace highgrad::taylor {

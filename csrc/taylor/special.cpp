@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "taylor/rule.h"
+#include "taylor/sum.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -43,10 +44,6 @@ Series solve_pair(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor
     }
   }
   return y;
-}
-
-at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
-  return !a.defined() ? b : b.defined() ? a + b : a;
 }
 
 at::Tensor times(const at::Tensor& a, double factor) {

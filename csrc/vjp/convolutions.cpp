@@ -12,6 +12,7 @@
 
 #include <utility>
 
+#include "plan/cost.h"
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
@@ -120,9 +121,6 @@ Rows by_weight(const Convolution& of, const at::Tensor& input, const Shape& weig
   };
 }
 
-// Kernels take channels so many at a time, with zeros where there are fewer; those of a backward, of both its sides.
-constexpr int64_t kChannelsTogether = 16;
-
 // With strides of 1: a convolution of the cotangents with the weight mirrored, its input and output channels exchanged.
 Rows by_mirrored_weight(const Convolution& of, const at::Tensor& weight, const Shape& shape) {
   std::vector<int64_t> axes, padding;
@@ -146,8 +144,9 @@ Rows by_mirrored_weight(const Convolution& of, const at::Tensor& weight, const S
   };
 }
 
+// A backward's kernels pad the channels of both its sides.
 bool is_faster_mirrored(const Convolution& of, const at::Tensor& weight) {
-  if (of.transposed || of.groups > 1 || !weight.device().is_cpu() || weight.size(1) >= kChannelsTogether ||
+  if (of.transposed || of.groups > 1 || !weight.device().is_cpu() || weight.size(1) >= plan::kChannelsTogether ||
       weight.numel() <= weight.size(0) * weight.size(1)) {
     return false;
   }

@@ -12,6 +12,8 @@
 #include <optional>
 #include <utility>
 
+#include "tape/slot_numbers.h"
+
 namespace highgrad::vjp {
 namespace {
 
@@ -123,11 +125,10 @@ std::optional<Program> Program::compile(const Tape& tape) {
   }
   Program program;
   std::vector<std::vector<Shape>> shapes(tape.nodes.size());
-  std::vector<int64_t> first_slot;
+  const tape::SlotNumbers number_of(tape);
+  program.num_slots_ = static_cast<int64_t>(number_of.size());
   for (const auto i : c10::irange(tape.nodes.size())) {
     const Node& node = *tape.nodes[i].node;
-    first_slot.push_back(program.num_slots_);
-    program.num_slots_ += node.num_inputs();
     for (const auto k : c10::irange(node.num_inputs())) {
       auto shape = node.input_metadata(k).was_default_constructed() ? Shape() : tape::shape_of(node, k);
       if (!shape.has_value()) {
@@ -136,7 +137,7 @@ std::optional<Program> Program::compile(const Tape& tape) {
       shapes[i].push_back(std::move(*shape));
     }
   }
-  const auto slot_at = [&](Slot slot) { return slot.is_on_tape() ? first_slot[slot.node] + slot.input_nr : -1; };
+  const auto slot_at = [&](Slot slot) { return slot.is_on_tape() ? static_cast<int64_t>(number_of(slot)) : -1; };
   program.output_slot_ = slot_at(tape.output);
   for (const Slot& input : tape.inputs) {
     program.inputs_.push_back(slot_at(input));
@@ -147,7 +148,7 @@ std::optional<Program> Program::compile(const Tape& tape) {
     if (!node.runs) {
       continue;
     }
-    Step step{nullptr, first_slot[i], static_cast<int64_t>(node.node->num_inputs()), {}, {}};
+    Step step{nullptr, static_cast<int64_t>(number_of(i, 0)), static_cast<int64_t>(node.node->num_inputs()), {}, {}};
     try {
       step.vjp = compile_node(tape, node, shapes);
     } catch (const Unserved&) {
