@@ -322,9 +322,8 @@ class Search {
 
   // A row of a batched sweep, but for what it takes to run its Nodes.
   double row_time(double per_byte, double per_multiplication) const {
-    return per_byte *
-        (static_cast<double>(work_.bytes) - (1 - kElementwiseBytes) * static_cast<double>(work_.elementwise_bytes)) +
-        per_multiplication * static_cast<double>(work_.multiplications);
+    return per_byte * (work_.row.bytes - (1 - kElementwiseBytes) * work_.elementwise_bytes) +
+        per_multiplication * work_.row.multiplications;
   }
 
   SweepTimes reverse_times() const {
