@@ -59,6 +59,7 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
     "bags of rows": (lambda x: F.embedding_bag(TWICE.view(4, 6) // 2, x.view(6, 2), mode="sum"), 6, False),
     "what is turned of a matrix product": (lambda x: (MATRIX @ x).view(3, 4).mT.reshape(12), 12, True),
     "a matrix product of what is turned": (lambda x: MATRIX @ x.view(3, 4).mT.reshape(12), 12, True),
+    "two matrix products": (lambda x: MATRIX @ x + MATRIX @ x.view(3, 4).mT.reshape(12), 12, True),
     "a triangle of a product": (lambda x: (MATRIX * (MATRIX @ x)).tril(), 12, False),
 }
 
