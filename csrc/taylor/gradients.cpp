@@ -173,8 +173,11 @@ std::optional<Tensors> first_partials(
   for (const at::Tensor& output : outputs) {
     const Tensors blocks = gradients(output, held, samples, options);
     for (const auto& [j, variable] : places) {
-      const at::Tensor column = blocks[j].select(-1, variable);
-      const at::Tensor by_sample = column.dim() == 2 ? column.t() : column;
+      at::Tensor by_sample = blocks[j];
+      if (by_sample.numel() > output.numel()) { // else the only column of one element a sample
+        by_sample = by_sample.select(-1, variable);
+      }
+      by_sample = output.numel() > samples ? by_sample.reshape({-1, samples}).t() : by_sample;
       at::Tensor result = reshaped(by_sample, output.sizes()).to(inputs[0].scalar_type());
       results.push_back(as_result(result, options.create_graph));
     }
