@@ -120,6 +120,11 @@ std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
   return rows;
 }
 
+// Whether its memory is also that of another row, as for a sum of two inputs, or of what the graph has saved.
+bool has_other_holders(const at::Tensor& row) {
+  return row.use_count() > 1 || row.storage().use_count() > (row.is_view() ? 2 : 1);
+}
+
 // By reached input: [samples, rest of output, rest of input].
 std::vector<at::Tensor> sample_rows(const SpecialProblem& problem, const Samples& samples) {
   structure::Coloring coloring{{}, samples.rest};
@@ -191,13 +196,12 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
       continue;
     }
     row = row.resolve_conj().resolve_neg().to(input.scalar_type()).contiguous();
-    if (row.sizes() == shape && tape::is_plain(row) && !row.is_view() && row.use_count() == 1 &&
-        row.storage().use_count() == 1) {
-      results.push_back(std::move(row));
-    } else {
-      // Not a view: those made without grad mode must not be changed in place by what requires grad.
-      results.push_back(at::_unsafe_view(row, shape));
+    if (tape::is_plain(row) && has_other_holders(row)) {
+      row = row.clone();
     }
+    // Not a view: those made without grad mode must not be changed in place by what requires grad.
+    const bool is_result = row.sizes() == shape && tape::is_plain(row) && !row.is_view();
+    results.push_back(is_result ? std::move(row) : at::_unsafe_view(row, shape));
   }
 }
 
