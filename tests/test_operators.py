@@ -12,7 +12,18 @@ from problems import NoVmap
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import _C, biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative
+from highgrad_ext import (
+    _C,
+    biharmonic,
+    curl,
+    directional,
+    divergence,
+    full_jacobian,
+    hessian,
+    laplacian,
+    nth_derivative,
+    partials,
+)
 from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
 from highgrad_ext._symmetric import interpolation, multi_indices
 
@@ -243,6 +254,26 @@ def test_rotation_has_curl_and_no_divergence() -> None:
     assert_close(divergence(f, x), torch.tensor(0.0, dtype=x.dtype))
 
 
+@pytest.mark.parametrize("batch_dims", [0, 1])
+def test_curl_of_curl(batch_dims: int) -> None:
+    """The gradient of the divergence, less the Laplacian; and what trains, of weights."""
+    torch.manual_seed(0)
+    x = leaf(4, 3) if batch_dims else leaf(3)
+    module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    f = module(x)
+    found = curl(curl(f, x, batch_dims=batch_dims), x, batch_dims=batch_dims)
+    gradient = full_jacobian(divergence(f, x, batch_dims=batch_dims), x, batch_dims=batch_dims)
+    expected = gradient - laplacian(f, x, batch_dims=batch_dims)
+    assert_close(found, expected)
+    weights = list(module.parameters())[:-1]
+    assert_close(
+        *(torch.autograd.grad(value.square().sum(), weights, retain_graph=True) for value in (found, expected))
+    )
+    parts = tuple(part.clone().requires_grad_() for part in x.detach().tensor_split(3, -1))
+    pieces = curl(module(torch.cat(parts, -1)).tensor_split(3, -1), parts, batch_dims=batch_dims, create_graph=False)
+    assert_close(torch.cat(pieces, -1), curl(f, x, batch_dims=batch_dims, create_graph=False))
+
+
 OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "laplacian": lambda f, x: laplacian(f, x, batch_dims=1),
     "biharmonic": lambda f, x: biharmonic(f, x, batch_dims=1),
@@ -337,6 +368,26 @@ def test_freed_graph_and_changed_tensor_raise() -> None:
         y.add_(1)
     with pytest.raises(RuntimeError, match="inplace operation"):
         laplacian(g, x)
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda f, y: laplacian(f.sum(), y),
+        lambda f, y: divergence(f, y),
+        lambda f, y: directional(f, y, torch.ones_like(y), 1, batch_dims=1),
+        lambda f, y: partials(f, y, [(0,)], batch_dims=1),
+        lambda f, y: nth_derivative(f, y, 1, batch_dims=1),
+    ],
+)
+def test_wrt_changed_since_raises(derive: Callable[[Tensor, Tensor], object]) -> None:
+    """By what it is now, the derivatives would be zero."""
+    y = leaf(3) * 1
+    f = y * 2
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        derive(f, y)
+    derive(y * 2, y)  # of what was computed since
 
 
 def test_constants_parameters_and_detached_parts() -> None:
