@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "structure/axes.h"
+#include "tape/streams.h"
 #include "tape/tape.h"
 #include "taylor/contraction.h"
 #include "taylor/polynomials.h"
@@ -283,6 +284,7 @@ std::vector<at::Tensor> coefficients(
     }
     dtype = widest_dtype(tapes.back(), dtype);
   }
+  const tape::JoinedStreams streams(tapes);
   Frame frame{options.order, 0, dtype, options.collapsed && options.order > 1, {}};
   frame.counts = options.counts;
   std::vector<at::Tensor> seeds;
@@ -317,6 +319,7 @@ at::Tensor partials(
   if (!obstacle.empty()) {
     throw Unsupported(obstacle);
   }
+  const tape::JoinedStreams streams(tape);
   const at::AutoGradMode grad_mode(create_graph);
   const at::IntArrayRef batch = output.sizes().slice(0, batch_dims);
   const int64_t samples = c10::multiply_integers(batch);
