@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <tuple>
@@ -12,6 +13,8 @@
 
 #include "engine/check_arguments.h"
 #include "plan/chunking.h"
+#include "tape/node_rules.h"
+#include "tape/tape.h"
 #include "taylor/coefficients.h"
 #include "taylor/jet.h"
 
@@ -88,6 +91,21 @@ std::variant<std::optional<at::Tensor>, std::string> partials(
   }
 }
 
+// The custom Functions, as Python sees them, that `output` depends on the inputs through.
+py::list custom_functions(const at::Tensor& output, const Tensors& inputs) {
+  torch::autograd::edge_list edges;
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(taylor::edge_of(input));
+  }
+  py::list functions;
+  for (const tape::TapeNode& node : tape::read_tape(taylor::edge_of(output), edges).nodes) {
+    if (node.runs && tape::is_custom(*node.node)) {
+      functions.append(py::reinterpret_steal<py::object>(torch::autograd::functionToPyObject(node.node->getptr())));
+    }
+  }
+  return functions;
+}
+
 int64_t automatic_chunk_size(int64_t rows, int64_t bytes_per_row, const at::Tensor& like) {
   return plan::automatic_chunk_size(rows, bytes_per_row, like.device());
 }
@@ -124,6 +142,7 @@ void bind_taylor(py::module_& m) {
       py::arg("inputs"),
       py::arg("count"),
       py::arg("everywhere") = false);
+  m.def("custom_functions", torch::wrap_pybind_function(&custom_functions), py::arg("output"), py::arg("inputs"));
   m.def(
       "automatic_chunk_size",
       torch::wrap_pybind_function(&automatic_chunk_size),
