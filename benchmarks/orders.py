@@ -4,9 +4,7 @@ Prints a Markdown report, which ``--markdown`` writes to a file too; ``--json`` 
 turns as in ``benchmarks/run.py``; a time is that of the forward pass and the derivative, in single precision.
 """
 
-import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +22,7 @@ from torch.func import hessian, jacrev, jvp, vjp, vmap
 import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
+from benchmarks.options import option_parser, parse, publish
 from benchmarks.run import machine
 from highgrad_ext import biharmonic, directional, laplacian, nth_derivative
 from highgrad_ext._reference import nth_derivative_loop
@@ -195,20 +194,11 @@ def run(rows: list[Row], seconds: float, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for the calls of one row (default 3)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(option_parser(__doc__, 3.0, "row"))
     torch.manual_seed(0)
-    figures = run(cases(), options.seconds, options.threads)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(figures))
-    print(markdown(figures))
+    rows = [row for row in cases() if options.problems in row.problem]
+    figures = run(rows, options.seconds, options.threads)
+    publish(options, figures, markdown(figures))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ the weights. The peers compute the same residual: nested ``torch.autograd.grad``
 are written by hand, and ``torch.func`` under ``vmap``. Prints a Markdown report, as ``benchmarks/orders.py`` does.
 """
 
-import argparse
 import gc
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +22,7 @@ from torch.func import functional_call, hessian, jacfwd, jvp, vmap
 import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
+from benchmarks.options import option_parser, parse, publish
 from benchmarks.orders import mlp
 from benchmarks.pinn_networks import Bell, BranchAndTrunk, Gated, Siren
 from benchmarks.run import machine
@@ -466,20 +465,9 @@ def run(sizes: list[tuple[int, int]], seconds: float, threads: int, only: str = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for the calls of one row (default 3)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--only", default="", help="equations whose name holds this")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    figures = run([(100, 20), (1000, 64), (4000, 128)], options.seconds, options.threads, options.only)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(figures))
-    print(markdown(figures))
+    options = parse(option_parser(__doc__, 3.0, "row"))
+    figures = run([(100, 20), (1000, 64), (4000, 128)], options.seconds, options.threads, options.problems)
+    publish(options, figures, markdown(figures))
 
 
 if __name__ == "__main__":

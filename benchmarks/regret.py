@@ -1,6 +1,6 @@
 """Whether a peer's choice of mode ever beats the planner's: 76 problems of all shapes and sizes, as a Markdown table.
 
-    python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--problems MLP] [--json file]
+    python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--problems MLP]
 
 Every figure is the median, in milliseconds, of forward pass and Jacobian in turns with the peers'. The best torch peer
 is the fastest of torch.func's and torch.autograd.functional's modes on that problem; the ratio is to that one.
@@ -8,8 +8,6 @@ is the fastest of torch.func's and torch.autograd.functional's modes on that pro
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,6 +24,7 @@ if __package__ in (None, ""):
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import local_turn, time_in_turns
+from benchmarks.options import option_parser, parse, publish
 from benchmarks.report import format_ms, markdown_table
 from highgrad_ext import full_jacobian
 
@@ -412,16 +411,11 @@ def report(rows: list[dict[str, str | float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.6, help="a problem")
+    parser = option_parser(__doc__, 0.6, "problem")
     parser.add_argument("--create-graph", action="store_true", help="results are differentiable again")
-    parser.add_argument("--problems", default="", help="those whose names contain this")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parse(parser)
     rows = measure(options.seconds, options.create_graph, options.problems)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    print(report(rows))
+    publish(options, rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ timed, and how, is said in ``benchmarks/README.md``.
 
 import argparse
 import gc
-import json
 import os
 import platform
 import sys
@@ -25,6 +24,7 @@ import torch
 import highgrad_ext
 from benchmarks import jax_peers, memory, report
 from benchmarks.measure import Timing, Turn, WrongResult, check, local_turn, time_in_turns
+from benchmarks.options import option_parser, parse, publish
 from benchmarks.peers import ALL_TORCH, Prepare, Result, TorchOps, loop_derivative
 from benchmarks.problems import PROBLEMS, Case, Problem
 
@@ -136,11 +136,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", default="", metavar="TEXT", help="only problems with this text in their name")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for the calls of one problem (default 5)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+def main() -> None:
+    parser = option_parser(__doc__, 5.0, "problem")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--jax-python",
@@ -148,23 +145,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="PATH",
         help="the Python of an environment with JAX (default: HIGHGRAD_JAX_PYTHON, else this one)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the medians (needs matplotlib)")
-    return parser.parse_args(arguments)
-
-
-def main() -> None:
-    options = parse_options()
+    options = parse(parser)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("no CUDA device: nothing to time")
         return
-    torch.set_num_threads(options.threads)
     figures = run(options)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
     if options.png:
         report.chart(figures, options.png)
-    print(report.markdown(figures))
+    publish(options, figures, report.markdown(figures))
 
 
 if __name__ == "__main__":

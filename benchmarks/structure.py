@@ -1,6 +1,6 @@
 """What structure saves, as a Markdown table: ratios to the fastest torch peer, that of one backward, or seconds.
 
-    python benchmarks/structure.py [--seconds 3] [--threads 2] [--problems Brusselator] [--json file]
+    python benchmarks/structure.py [--seconds 3] [--threads 2] [--problems Brusselator]
     python benchmarks/structure.py --dense [--held-out] [--seconds 3] [--threads 2] [--problems MLP]
 
 Every figure is the median of forward pass and Jacobian, in turns with the peers', as in ``benchmarks/regret.py``, in
@@ -15,8 +15,6 @@ last is of the calls of which a quarter are faster. On one thread, of the time t
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +31,7 @@ if __package__ in (None, ""):
 from benchmarks.dense_problems import Graph, dense_problems
 from benchmarks.held_out_problems import held_out_problems
 from benchmarks.measure import MIN_CALLS, local_turn, time_in_turns
+from benchmarks.options import option_parser, parse, publish
 from benchmarks.regret import Function, contestants, fixed, mlp, usable
 from benchmarks.report import format_ms, markdown_table
 from benchmarks.structured_problems import (
@@ -318,24 +317,18 @@ def report_losses(rows: list[dict[str, str | float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="a problem")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--problems", default="", help="those whose names contain this")
+    parser = option_parser(__doc__, 3.0, "problem")
     parser.add_argument("--dense", action="store_true", help="what is lost where there is nothing to be found")
     parser.add_argument("--held-out", action="store_true", help="with --dense: of problems that nothing was set on")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parse(parser)
     if options.dense:
         graphs = held_out_problems() if options.held_out else dense_problems()
         graphs = {name: graph for name, graph in graphs.items() if options.problems in name}
-        print(report_losses(measure_losses(options.seconds, graphs)))
-        return
-    rows = measure(options.seconds, options.problems)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    print(report(rows))
+        rows = measure_losses(options.seconds, graphs)
+        publish(options, rows, report_losses(rows))
+    else:
+        rows = measure(options.seconds, options.problems)
+        publish(options, rows, report(rows))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
 #include "engine/execute.h"
-#include "engine/interrupted.h"
 #include "pattern_bindings.h"
+#include "sweep_bindings.h"
 #include "tape/node_rules.h"
 #include "taylor_bindings.h"
 #include "vjp_bindings.h"
@@ -19,23 +19,6 @@ namespace py = pybind11;
 namespace engine = highgrad::engine;
 
 namespace {
-
-// Between sweeps: Ctrl-C is answered, and progress, if asked for, is told (rows done, all rows).
-std::function<void(int64_t, int64_t)> make_after_sweep(const py::object& progress) {
-  return [&progress](int64_t rows_done, int64_t total_rows) {
-    const py::gil_scoped_acquire gil;
-    try {
-      if (PyErr_CheckSignals() != 0) {
-        throw py::error_already_set();
-      }
-      if (!progress.is_none()) {
-        progress(rows_done, total_rows);
-      }
-    } catch (const py::error_already_set&) {
-      throw engine::Interrupted(std::current_exception());
-    }
-  };
-}
 
 using Plan = highgrad::plan::OutputPlan;
 
@@ -119,11 +102,9 @@ std::vector<at::Tensor> full_jacobian(
     const std::vector<std::shared_ptr<Plan>>& plans,
     const std::optional<std::vector<at::Tensor>>& out,
     const py::object& progress) {
-  // Assigned, not returned, inside of the macros: a warning that is an error is thrown at their end.
-  std::vector<at::Tensor> results;
-  std::vector<std::string> warnings;
+  engine::JacobianOptions options;
   HANDLE_TH_ERRORS
-  engine::JacobianOptions options = make_options(
+  options = make_options(
       std::move(caller),
       create_graph,
       retain_graph,
@@ -137,20 +118,11 @@ std::vector<at::Tensor> full_jacobian(
   if (options.layout == at::kStrided && batch_dims == 0) {
     check_fits(options.caller, outputs, inputs);
   }
-  options.plans = {plans.begin(), plans.end()};
-  options.after_sweep = make_after_sweep(progress);
-  options.on_warning = [&warnings](std::string message) { warnings.push_back(std::move(message)); };
-  const py::gil_scoped_release no_gil; // the engine refuses to run with the GIL held
-  try {
-    results = engine::full_jacobian(outputs, inputs, options, out);
-  } catch (const engine::Interrupted& interrupted) {
-    std::rethrow_exception(interrupted.cause);
-  }
   END_HANDLE_TH_ERRORS_PYBIND
-  for (const std::string& warning : warnings) {
-    py::module_::import("highgrad_ext._options").attr("warn")(warning);
-  }
-  return results;
+  options.plans = {plans.begin(), plans.end()};
+  return highgrad::call_sweeps(std::move(options), progress, [&](const engine::JacobianOptions& complete) {
+    return engine::full_jacobian(outputs, inputs, complete, out);
+  });
 }
 
 std::vector<std::shared_ptr<Plan>> plan_jacobian(

@@ -13,9 +13,11 @@
 
 #include "engine/check_arguments.h"
 #include "plan/chunking.h"
+#include "sweep_bindings.h"
 #include "tape/node_rules.h"
 #include "tape/tape.h"
 #include "taylor/coefficients.h"
+#include "taylor/gradients.h"
 #include "taylor/jet.h"
 
 namespace py = pybind11;
@@ -45,6 +47,14 @@ std::vector<OutlookTuple> inspect(const Tensors& outputs, const Tensors& inputs)
   return outlooks;
 }
 
+Tensors seeds_of(const OptionalTensors& directions) {
+  Tensors seeds;
+  for (const auto& direction : directions) {
+    seeds.push_back(direction.value_or(at::Tensor()));
+  }
+  return seeds;
+}
+
 // The coefficients, or the reason why jets do not serve.
 std::variant<OptionalTensors, std::string> coefficients(
     const Tensors& outputs,
@@ -56,10 +66,7 @@ std::variant<OptionalTensors, std::string> coefficients(
     bool in_double,
     bool create_graph,
     const std::vector<int64_t>& counts) {
-  Tensors seeds;
-  for (const auto& direction : directions) {
-    seeds.push_back(direction.value_or(at::Tensor()));
-  }
+  const Tensors seeds = seeds_of(directions);
   OptionalTensors results;
   try {
     for (at::Tensor& tensor : taylor::coefficients(
@@ -106,8 +113,57 @@ py::list custom_functions(const at::Tensor& output, const Tensors& inputs) {
   return functions;
 }
 
+engine::JacobianOptions options_of_gradients(int64_t batch_dims, bool create_graph) {
+  engine::JacobianOptions options{"nested derivatives"};
+  options.create_graph = create_graph;
+  options.batch_dims = batch_dims;
+  return options;
+}
+
+std::optional<Tensors> first_partials(
+    const Tensors& outputs,
+    const Tensors& inputs,
+    const std::vector<int64_t>& variables,
+    int64_t batch_dims,
+    bool create_graph) {
+  return call_sweeps(options_of_gradients(batch_dims, create_graph), py::none(), [&](const auto& options) {
+    return taylor::first_partials(outputs, inputs, variables, options);
+  });
+}
+
+std::optional<Tensors> first_along(
+    const Tensors& outputs,
+    const Tensors& inputs,
+    const OptionalTensors& directions,
+    int64_t batch_dims,
+    bool create_graph) {
+  return call_sweeps(options_of_gradients(batch_dims, create_graph), py::none(), [&](const auto& options) {
+    return taylor::first_along(outputs, inputs, seeds_of(directions), options);
+  });
+}
+
+std::optional<Tensors> sample_gradients(
+    const Tensors& outputs,
+    const Tensors& inputs,
+    int64_t batch_dims,
+    bool create_graph) {
+  return call_sweeps(options_of_gradients(batch_dims, create_graph), py::none(), [&](const auto& options) {
+    return taylor::sample_gradients(outputs, inputs, options);
+  });
+}
+
 int64_t automatic_chunk_size(int64_t rows, int64_t bytes_per_row, const at::Tensor& like) {
   return plan::automatic_chunk_size(rows, bytes_per_row, like.device());
+}
+
+void check_arguments(
+    const std::string& caller,
+    const Tensors& outputs,
+    const Tensors& inputs,
+    bool create_graph,
+    std::optional<int64_t> chunk_size) {
+  engine::check_arguments(caller, outputs, inputs, create_graph, chunk_size, std::nullopt);
+  engine::check_versions(caller, outputs, inputs);
 }
 
 } // namespace
@@ -136,6 +192,29 @@ void bind_taylor(py::module_& m) {
       py::arg("contracted"),
       py::arg("create_graph"));
   m.def(
+      "first_partials",
+      &first_partials,
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("variables"),
+      py::arg("batch_dims"),
+      py::arg("create_graph"));
+  m.def(
+      "first_along",
+      &first_along,
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("directions"),
+      py::arg("batch_dims"),
+      py::arg("create_graph"));
+  m.def(
+      "sample_gradients",
+      &sample_gradients,
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("batch_dims"),
+      py::arg("create_graph"));
+  m.def(
       "keeps_samples_apart",
       torch::wrap_pybind_function_no_gil(&taylor::keeps_samples_apart),
       py::arg("outputs"),
@@ -151,13 +230,12 @@ void bind_taylor(py::module_& m) {
       py::arg("like"));
   m.def(
       "check_arguments",
-      torch::wrap_pybind_function(&engine::check_arguments),
+      torch::wrap_pybind_function(&check_arguments),
       py::arg("caller"),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("create_graph"),
-      py::arg("chunk_size"),
-      py::arg("out"));
+      py::arg("chunk_size"));
 }
 
 } // namespace highgrad

@@ -100,7 +100,6 @@ def check_arguments(
     inputs: Sequence[Tensor],
     create_graph: bool,
     chunk_size: int | None,
-    out: Sequence[Tensor] | None,
 ) -> None: ...
 def taylor_inspect(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor]
@@ -120,6 +119,19 @@ def taylor_coefficients(
 def taylor_partials(
     output: Tensor, inputs: Sequence[Tensor], batch_dims: int, order: int, contracted: bool, create_graph: bool
 ) -> Tensor | str | None: ...
+def first_partials(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], variables: Sequence[int], batch_dims: int, create_graph: bool
+) -> list[Tensor] | None: ...
+def first_along(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    directions: Sequence[Tensor | None],
+    batch_dims: int,
+    create_graph: bool,
+) -> list[Tensor] | None: ...
+def sample_gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int, create_graph: bool
+) -> list[Tensor] | None: ...
 def keeps_samples_apart(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int, everywhere: bool = False
 ) -> bool: ...

@@ -104,7 +104,7 @@ def nth_derivative(
     )
     if n == 0:
         return f
-    _C.check_arguments(_NAME, outputs, inputs, create_graph, chunk_size, None)
+    _C.check_arguments(_NAME, outputs, inputs, create_graph, chunk_size)
     check_batch(_NAME, outputs, inputs, batch_dims)
     if n > 1:
         check_real(_NAME, inputs)
@@ -128,7 +128,9 @@ def nth_derivative(
         _C.check_out(_NAME, shapes.all(), [inputs[path[-1]] for path in paths], results, outputs + inputs)
     with reporter(_NAME, progress) as report:
         orders = Orders(_NAME, n, create_graph, allow_unused, strict, chunk_size, mode, structure, report)
-        blocks = _derive(shapes, orders, method, symmetric)
+        blocks = _first(shapes, orders, method) if n == 1 else None
+        if blocks is None:
+            blocks = _derive(shapes, orders, method, symmetric)
     if not retain_graph:
         _C.release_graph(outputs, inputs)
     if results is None:
@@ -175,6 +177,17 @@ class _Shapes:
                 part = part.narrow(k - len(path), first[j], widths[j])
             blocks.append(part.reshape(self.block(output, path)).to(self.inputs[path[-1]].dtype))
         return blocks
+
+
+def _first(shapes: _Shapes, orders: Orders, method: str) -> list[Tensor] | None:
+    """All blocks of first order, where one call of the engine gives them as they are."""
+    if shapes.reduce == "sum" or method == "taylor" or not shapes.outputs or not shapes.inputs:
+        return None
+    if shapes.batch_dims == 0:
+        return orders.jacobian(shapes.outputs, shapes.inputs, 1)
+    if orders.strict or not orders.allow_unused or orders.mode == "forward" or orders.report is not None:
+        return None
+    return _C.sample_gradients(shapes.outputs, shapes.inputs, shapes.batch_dims, orders.create_graph)
 
 
 def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> list[Tensor]:

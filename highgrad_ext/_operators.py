@@ -368,7 +368,7 @@ def check_operator(
 ) -> None:
     check_flags(name, create_graph=create_graph, retain_graph=retain_graph)
     check_sweep_options(name, chunk_size, "auto", "auto")
-    _C.check_arguments(name, outputs, inputs, create_graph, chunk_size, None)
+    _C.check_arguments(name, outputs, inputs, create_graph, chunk_size)
     check_real(name, inputs)
 
 

@@ -11,12 +11,13 @@ from math import factorial, gcd, prod
 import torch
 from torch import Tensor
 
+from . import _C
 from ._nested import check_derivable_again
 from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
-from ._taylor import Obstacle, Sweeps, basis, jacobian, reshaped
+from ._taylor import Obstacle, Sweeps, basis, jacobian
 from ._tree import TensorTree, flatten, nest_outputs
 
 _NAME = "partials"
@@ -71,7 +72,14 @@ def partials(
     wanted = [_exponents(index, width) for index in indices]
     needed = tuple(sorted({exponents for exponents in wanted if exponents}))
     found: list[dict[Exponents, Tensor]] = [{(): output} for output in outputs]
-    if needed:
+    columns = None
+    if outputs and needed and all(_order(exponents) == 1 for exponents in needed):
+        variables = [exponents[0][0] for exponents in needed]
+        columns = _C.first_partials(outputs, inputs, variables, batch_dims, create_graph)
+    if columns is not None:
+        for i, of_output in enumerate(found):
+            of_output.update(zip(needed, columns[i * len(needed) :], strict=False))
+    elif needed:
         with reporter(_NAME, progress) as report:
             sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, None, report, replaced=False)
             try:
@@ -177,12 +185,6 @@ def _combine(
 def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponents, Tensor]]:
     """By output."""
     plan = recipe(needed)
-    if (
-        plan.orders[0] == 1
-        and sweeps.suits_gradients(len(plan.vectors))
-        and len(sweeps.batch) == sweeps.batch_dims  # or a variable is an element of one sample alone
-    ):
-        return [_first_order(sweeps, output, needed) for output in sweeps.outputs]
     width = sweeps.width
     steps = [[vector.get(variable, 0) for variable in range(width)] for vector in plan.vectors]
     coordinates = torch.tensor(steps, dtype=torch.float64, device="cpu")
@@ -207,31 +209,6 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
                 derivatives[exponents] = sum(terms[1:], terms[0])
             found.append(derivatives)
     return found
-
-
-def _first_order(sweeps: Sweeps, output: Tensor, needed: tuple[Exponents, ...]) -> dict[Exponents, Tensor]:
-    """First derivatives alone: columns of gradients, of those inputs alone that hold a variable."""
-    places = {exponents: _place(exponents[0][0], sweeps.widths) for exponents in needed}
-    held = sorted({j for j, _ in places.values()})
-    blocks = dict(zip(held, sweeps.gradients(output, [sweeps.inputs[j] for j in held]), strict=True))
-    dtype = sweeps.inputs[0].dtype
-    found = {}
-    with torch.set_grad_enabled(sweeps.create_graph):
-        for exponents, (j, i) in places.items():
-            column = blocks[j].select(-1, i)
-            value = reshaped(column.t() if column.dim() == 2 else column, output.shape).to(dtype)
-            # Views made without grad mode must not be changed in place by what requires grad.
-            found[exponents] = value if sweeps.create_graph else value.clone()
-    return found
-
-
-def _place(variable: int, widths: list[int]) -> tuple[int, int]:
-    """The input that holds a variable, and its number there."""
-    for j, width in enumerate(widths):
-        if variable < width:
-            return j, variable
-        variable -= width
-    raise IndexError(variable)
 
 
 def _by_gradients(sweeps: Sweeps, output: Tensor, needed: tuple[Exponents, ...]) -> dict[Exponents, Tensor]:

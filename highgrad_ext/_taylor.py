@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import factorial, prod
 from typing import TypeVar
 
@@ -107,8 +107,10 @@ class Sweeps:
     def coefficients_by_order(self, moved: Directions, orders: Sequence[int]) -> list[list[Tensor]]:
         """By output, by order k = 1, ..., orders[0]: the coefficients along those directions, the first ones, that
         reach it. orders: of every direction, the highest first."""
-        if orders[0] == 1 and self.suits_gradients(len(orders)):
-            return [[self._along_gradients(output, moved)] for output in self.outputs]
+        if orders[0] == 1 and self.chunk_size is None:
+            found = _C.first_along(self.outputs, self.inputs, moved, self.batch_dims, self.create_graph)
+            if found is not None:
+                return [[along] for along in found]
         counts = [sum(n >= k for n in orders) for k in range(1, orders[0] + 1)]
         if counts[-1] == len(orders):
             return [list(result.unbind(0)) for result in self.coefficients(moved, orders[0])]
@@ -266,81 +268,6 @@ class Sweeps:
             rows.append(row)
         return rows
 
-    def suits_gradients(self, count: int) -> bool:
-        """Whether first derivatives along so many directions are cheaper by gradients: of outputs of fewer elements a
-        sample than there are directions, or of one."""
-        samples = prod(self.batch)
-        if self.chunk_size is not None or samples == 0 or not all(output.requires_grad for output in self.outputs):
-            return False
-        columns = sum(output.numel() // samples for output in self.outputs)
-        return columns > 0 and (columns < count or columns == count == 1)
-
-    @cached_property
-    def batch(self) -> tuple[int, ...]:
-        """Dimensions of independent samples: those of the caller, or the first one, where the graph proves that."""
-        if self.batch_dims > 0:
-            return tuple(self.outputs[0].shape[: self.batch_dims])
-        tensors = [*self.outputs, *self.inputs]
-        sizes = {tensor.shape[:1] for tensor in tensors}
-        several = len(sizes) == 1 and tensors[0].dim() > 0 and len(tensors[0]) > 1
-        if several and _C.keeps_samples_apart(self.outputs, self.inputs, len(tensors[0])):
-            return tuple(tensors[0].shape[:1])
-        return ()
-
-    def gradients(self, output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-        """By input: the gradients of all elements of a sample of the output, [elements, samples, width], or for one
-        element [samples, width]."""
-        samples = prod(self.batch)
-        # Samples are independent, so that the sum over them loses nothing.
-        if output.numel() == samples:
-            elements: tuple[int, ...] = ()
-            blocks: Sequence[Tensor] = torch.autograd.grad(
-                output,
-                inputs,
-                torch.ones_like(output),
-                retain_graph=True,
-                create_graph=self.create_graph,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        else:
-            with torch.enable_grad():
-                row = output.reshape(samples, -1).sum(0)
-            elements = tuple(row.shape)
-            blocks = jacobian(row, inputs, self.create_graph)
-        with torch.set_grad_enabled(self.create_graph):
-            return [
-                reshaped(block, (*elements, samples, x.numel() // samples))
-                for block, x in zip(blocks, inputs, strict=True)
-            ]
-
-    def _along_gradients(self, output: Tensor, moved: Directions) -> Tensor:
-        """The first derivatives along all directions, [D, *output.shape], from gradients."""
-        batch_dims = len(self.batch)
-        pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None]
-        blocks = self.gradients(output, [x for x, _ in pairs])
-        terms = []
-        with torch.set_grad_enabled(self.create_graph):
-            for rows, (_, v) in zip(blocks, pairs, strict=True):
-                samples, width = rows.shape[-2:]
-                if not any(v.stride()[1 : batch_dims + 1]):
-                    # The same for all samples.
-                    shared = v
-                    for _ in range(batch_dims):
-                        shared = shared.select(1, 0)
-                    shared = reshaped(shared, (len(v), width)).to(rows.dtype)
-                    if rows.dim() == 2:
-                        term = rows.t() if _is_identity(shared) else torch.mm(shared, rows.t())
-                    else:
-                        term = torch.tensordot(shared, rows, ([1], [2]))
-                else:
-                    v = v.reshape(len(v), *(1 for _ in rows.shape[:-2]), samples, width)
-                    term = (rows * v.to(rows.dtype)).sum(-1)
-                terms.append(term.to(self.inputs[0].dtype))
-            total = sum(terms[1:], terms[0])
-            by_sample = total.transpose(1, 2) if total.dim() == 3 else total
-            return reshaped(by_sample, (len(total), *output.shape))
-
     def _in_chunks(self, moved: Directions, order: int, sweep: Callable[[slice, Directions], _T]) -> list[_T]:
         """The results of sweeps along some directions at a time. Where memory runs out, half as many are tried, unless
         the caller chose their number."""
@@ -472,18 +399,6 @@ class Sweeps:
         return series
 
 
-def _is_identity(directions: Tensor) -> bool:
-    """Whether these few directions are the unit vectors in order. A GPU is not waited for."""
-    count, width = directions.shape
-    plain = type(directions) is Tensor and directions.is_cpu and not directions.requires_grad
-    return plain and count == width <= _NARROW and directions.tolist() == _unit_rows(width)
-
-
-@lru_cache(maxsize=_NARROW)
-def _unit_rows(width: int) -> list[list[float]]:
-    return [[float(i == j) for j in range(width)] for i in range(width)]
-
-
 def jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
     orders = Orders(
         "nested derivatives",
@@ -530,11 +445,6 @@ def _derivative_along(
 def is_out_of_memory(error: Exception) -> bool:
     """Whether fewer directions may help. The CPU's allocator has no exception of its own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
-def reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """tensor.reshape(shape), without recording a view of the shape that it has."""
-    return tensor if tensor.shape == shape else tensor.reshape(shape)
 
 
 def join(parts: Sequence[Tensor], dim: int) -> Tensor:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,8 @@ def test_others_go_on_where_the_device_is_lost(
     assert capsys.readouterr().out.startswith(
         "| part 0, the device was lost in check 0 | 0 | 1 | 0 |\n\n```\npart 0, c"
     )
+    waiting = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert all(timer.finished.is_set() for timer in waiting)  # one that goes on would replace this process later
 
 
 def test_the_last_checks_in_a_new_process() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -345,3 +346,27 @@ def test_a_singular_element_spoils_no_other(name: str, create_graph: bool) -> No
     expected = nth_derivative_loop(f, x, 2)
     assert_close(nth_derivative(f, x, 2, create_graph=create_graph).detach(), expected, equal_nan=True)
     assert expected.isfinite().any()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])
+def test_first_order_of_samples(shape: tuple[int, ...], create_graph: bool) -> None:
+    """Of one element a sample, by gradients; of several, by rows. Each result has memory of its own."""
+    torch.manual_seed(0)
+    t, x, unused = (torch.rand(4, 2, dtype=torch.float64).requires_grad_() for _ in range(3))
+    f = {
+        "f": (
+            torch.tanh(t * x + t).sum(1, keepdim=True) * torch.rand(1, 3).double()[:, : math.prod(shape[1:])]
+        ).reshape(shape)
+    }
+    every = full_jacobian(f, (t, x, unused))["f"]
+    for reduce in (None, "diagonal"):
+        found = nth_derivative(f, (t, x, unused), 1, reduce=reduce, batch_dims=1, create_graph=create_graph)["f"]
+        for block, dense in zip(found, every, strict=True):
+            assert block.shape == (*shape, 2)
+            assert_close(block.detach(), dense[torch.arange(4), ..., torch.arange(4), :].detach())
+    assert all(block.requires_grad == create_graph for block in found[:2])
+    total = (t + x).sum(1)
+    by_t, by_x = nth_derivative(total, (t, x), 1, batch_dims=1, create_graph=create_graph)
+    by_t.mul_(torch.full((), 2.0, dtype=torch.float64, requires_grad=True))
+    assert_close(by_x, torch.ones(4, 2, dtype=torch.float64))

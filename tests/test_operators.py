@@ -12,7 +12,7 @@ from problems import NoVmap
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import _C, biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative
+from highgrad_ext import _C, biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative, partials
 from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
 from highgrad_ext._symmetric import interpolation, multi_indices
 
@@ -337,6 +337,26 @@ def test_freed_graph_and_changed_tensor_raise() -> None:
         y.add_(1)
     with pytest.raises(RuntimeError, match="inplace operation"):
         laplacian(g, x)
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda f, y: laplacian(f.sum(), y),
+        lambda f, y: divergence(f, y),
+        lambda f, y: directional(f, y, torch.ones_like(y), 1, batch_dims=1),
+        lambda f, y: partials(f, y, [(0,)], batch_dims=1),
+        lambda f, y: nth_derivative(f, y, 1, batch_dims=1),
+    ],
+)
+def test_wrt_changed_since_raises(derive: Callable[[Tensor, Tensor], object]) -> None:
+    """By what it is now, the derivatives would be zero."""
+    y = leaf(3) * 1
+    f = y * 2
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        derive(f, y)
+    derive(y * 2, y)  # of what was computed since
 
 
 def test_constants_parameters_and_detached_parts() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -52,6 +53,25 @@ def test_passes_and_values(widths: tuple[int, ...], expected: int, create_graph:
     jacobian = full_jacobian(f, x, create_graph=create_graph)
     assert_close(jacobian, full_jacobian(f, x, create_graph=False, mode="reverse", structure="dense"))
     assert jacobian.requires_grad == create_graph and jacobian.is_contiguous() and not jacobian._is_view()
+
+
+CONVOLUTIONS = {
+    "by kernels, of few channels": (F.conv2d, (1, 8, 12, 12), (8, 8, 3, 3), {"padding": 1}, 1, 576),
+    "by many more kernels than places": (F.conv2d, (1, 32, 8, 8), (3, 32, 7, 7), {}, 1, 12),
+    "by transposed kernels": (F.conv_transpose2d, (2, 3, 8, 8), (3, 16, 5, 5), {"padding": 4, "dilation": 2}, 1, 1200),
+    "along the stride": (F.conv3d, (1, 2, 6, 6, 6), (64, 2, 3, 3, 3), {"stride": 2}, 0, 432),
+    "transposed, along the stride": (F.conv_transpose2d, (1, 16, 6, 6), (16, 8, 3, 3), {"stride": 2}, 0, 1352),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name: str) -> None:
+    """Rows or columns, whichever were measured to take less than two thirds of the others."""
+    function, image, kernels, options, operand, expected = CONVOLUTIONS[name]
+    operands = [leaf(*image).detach().float(), leaf(*kernels).detach().float()]
+    x = operands[operand].requires_grad_()
+    f = function(*operands, **options)
+    assert passes(f, x, create_graph=False, structure="dense") == expected
 
 
 def test_a_split_writes_into_out_and_takes_several_inputs() -> None:

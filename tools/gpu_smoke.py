@@ -147,7 +147,8 @@ def run_checks(checks: list[Check], first: int, device: str, patience: float) ->
             table.differs(traceback.format_exc(limit=-1))
             if device_is_lost(device):
                 leave(index, "the device was lost")
-        watch.cancel()
+        finally:
+            watch.cancel()
     table.end_part()
     table.end()
     return not table.reports

@@ -4,7 +4,9 @@
 #include <c10/util/Exception.h>
 #include <c10/util/irange.h>
 
+#include "engine/endpoint.h"
 #include "ops/joined_shape.h"
+#include "tape/tape.h"
 
 namespace highgrad::engine {
 namespace {
@@ -70,7 +72,41 @@ void check_pair(const std::string& caller, const at::Tensor& output, const at::T
       "make wrt an argument of the transformed function");
 }
 
+// Whether there is an earlier version that a graph may have recorded.
+bool was_modified(const at::Tensor& tensor) {
+  return !tensor.is_leaf() && !tensor.is_inference() && tensor._version() > 0;
+}
+
 } // namespace
+
+void check_version(const std::string& caller, const torch::autograd::Edge& output, const at::Tensor& input) {
+  TORCH_CHECK(
+      !was_modified(input) ||
+          !tape::reaches_earlier_version(output, endpoint_of(input).edge, static_cast<int64_t>(input._version())),
+      caller,
+      ": expected wrt as f was computed from it, got one of shape ",
+      input.sizes(),
+      " that has been modified by an inplace operation since (it is at version ",
+      input._version(),
+      "); keep a reference to its earlier value, or modify a clone");
+}
+
+void check_versions(
+    const std::string& caller,
+    const std::vector<at::Tensor>& outputs,
+    const std::vector<at::Tensor>& inputs) {
+  for (const at::Tensor& input : inputs) {
+    if (!was_modified(input)) {
+      continue;
+    }
+    for (const at::Tensor& output : outputs) {
+      const torch::autograd::Edge edge = endpoint_of(output).edge;
+      if (!tape::read_tape(edge, {endpoint_of(input).edge}).inputs[0].is_on_tape()) {
+        check_version(caller, edge, input);
+      }
+    }
+  }
+}
 
 void check_out(
     const std::string& caller,

@@ -103,11 +103,10 @@ void check_varies(
 }
 
 // Raises what allow_unused=False and strict=True ask for, in torch's own words, and for an input that was changed in
-// place since, which would look unused.
+// place since.
 void check_paths(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,
-    const edge_list& input_edges,
     const std::vector<Tape>& tapes,
     const JacobianOptions& options) {
   for (const auto i : c10::irange(outputs.size())) {
@@ -132,15 +131,7 @@ void check_paths(
         used = true;
         continue;
       }
-      TORCH_CHECK(
-          inputs[j].is_leaf() || inputs[j].is_inference() || inputs[j]._version() == 0 ||
-              !tape::reaches_earlier_version(endpoint_of(outputs[i]).edge, input_edges[j], inputs[j]._version()),
-          options.caller,
-          ": expected wrt as f was computed from it, got one of shape ",
-          inputs[j].sizes(),
-          " that has been modified by an inplace operation since (it is at version ",
-          inputs[j]._version(),
-          "); keep a reference to its earlier value, or modify a clone");
+      check_version(options.caller, endpoint_of(outputs[i]).edge, inputs[j]);
       check_dependence(false, i, j, options);
     }
     TORCH_CHECK(
@@ -260,7 +251,7 @@ std::vector<at::Tensor> full_jacobian(
   check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
   const edge_list input_edges = edges_of(inputs);
   const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
-  check_paths(outputs, inputs, input_edges, tapes, options);
+  check_paths(outputs, inputs, tapes, options);
 
   RetainedGrads retained_grads;
   int64_t total_rows = 0;
@@ -340,7 +331,7 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
   check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
   const edge_list input_edges = edges_of(inputs);
   const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
-  check_paths(outputs, inputs, input_edges, tapes, options);
+  check_paths(outputs, inputs, tapes, options);
   RetainedGrads retained_grads;
   for (const Tape& tape : tapes) {
     retained_grads.suspend(tape);

@@ -64,6 +64,9 @@ constexpr double kKeptNanoseconds = 20e6;
 // What an entry takes to be found, coloured and put into its place.
 constexpr double kNanosecondsPerEntry = 20;
 
+// Likewise of a pattern that axes tell.
+constexpr double kNanosecondsPerTiedEntry = 12;
+
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
 
@@ -200,10 +203,20 @@ class Search {
     return limits;
   }
 
+  // Not in a single call where the pattern takes longer to be handled than its passes save.
   std::shared_ptr<Compression> from_ties(const std::vector<Digits>& upper, double passes) const {
+    double most = passes;
+    if (!is_thorough()) {
+      const double entries = structure::entries_of_ties(rows_, upper);
+      const double handling = kNanosecondsPerSweep + kNanosecondsPerTiedEntry * entries;
+      most = std::min(most, problem_.dense_cost.value_or(static_cast<double>(rows_)) - handling * passes / dense_);
+      if (most < 1) {
+        return nullptr;
+      }
+    }
     auto result = std::make_shared<Compression>(structure::compression_of_ties(rows_, upper, coloring_limits()));
     result->reason = "axes that the tape ties to those of the output";
-    return is_thorough() || coloring_limits().cost_of(*result) <= passes ? result : nullptr;
+    return is_thorough() || coloring_limits().cost_of(*result) <= most ? result : nullptr;
   }
 
   bool is_good(const Compression& found, double passes) const {
@@ -322,9 +335,8 @@ class Search {
 
   // A row of a batched sweep, but for what it takes to run its Nodes.
   double row_time(double per_byte, double per_multiplication) const {
-    return per_byte *
-        (static_cast<double>(work_.bytes) - (1 - kElementwiseBytes) * static_cast<double>(work_.elementwise_bytes)) +
-        per_multiplication * static_cast<double>(work_.multiplications);
+    return per_byte * (work_.row.bytes - (1 - kElementwiseBytes) * work_.elementwise_bytes) +
+        per_multiplication * work_.row.multiplications;
   }
 
   SweepTimes reverse_times() const {

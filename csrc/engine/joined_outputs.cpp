@@ -24,7 +24,8 @@ constexpr double kNeededShare = 0.75;
 bool joining_pays(const std::vector<at::Tensor>& outputs, const std::vector<tape::Tape>& tapes) {
   const plan::CostModel& model = plan::cost_model(outputs[0].device(), /*needs_engine=*/false);
   ska::flat_hash_map<const torch::autograd::Node*, plan::Work> works;
-  plan::Work all{static_cast<int64_t>(outputs.size()), 0, 0}; // the Nodes that join
+  plan::Work all;
+  all.nodes = static_cast<int64_t>(outputs.size()); // those that join
   double apart = 0;
   int64_t rows = 0;
   for (size_t i = 0; i < outputs.size(); ++i) {

@@ -21,6 +21,10 @@ constexpr CostModel kAccelerator{10e3, 30e3, 1e-3, 5e-5};
 // Forward mode runs over half as many cotangents again.
 constexpr double kForwardBytes = 1.5;
 
+PassWork column_of(const PassWork& row) {
+  return {kForwardBytes * row.bytes, row.multiplications};
+}
+
 // A product of two factors needs some fifteen operators besides.
 constexpr double kOperatorsOfProduct = 15;
 
@@ -59,6 +63,20 @@ constexpr Costs kCosts[] = {
 
 // Likewise what is summed over what an operand was broadcast along.
 constexpr int64_t kSummed = 4;
+
+// Likewise what convolutions do with the bytes of images, of cotangents and of windows. Kernels differ by twice as much
+// from one shape to the next.
+constexpr double kBytesOfImages = 3;
+constexpr double kBytesOfRows = 1.5;
+constexpr double kBytesOfRearrangedRows = 3.6;
+constexpr double kBytesOfWindows = 5.6;
+constexpr double kBytesOfColumns = 4.5;
+constexpr double kBytesOfSpreadColumns = 16;
+constexpr double kBytesOfWeights = 2.5;
+constexpr double kBytesOfSpreadWeights = 5;
+constexpr double kSpareChannels = 4;
+constexpr double kMultiplicationsOfColumns = 0.5; // as many at a time as channels of all columns
+constexpr double kAgainstStride = 2.5;
 
 int64_t numel(const std::vector<int64_t>& shape) {
   int64_t product = 1;
@@ -101,36 +119,97 @@ Costs costs_of(torch::autograd::Node& node) {
   return costs;
 }
 
-int64_t padded_channels(int64_t channels) {
-  return (channels + kChannelsTogether - 1) / kChannelsTogether * kChannelsTogether;
-}
-
-// By the input and by the weight alike: every element of out by every kernel element that it meets.
-int64_t multiplications_of_convolution(const tape::Tape& tape, const tape::TapeNode& node) {
-  const auto links = links_of(tape, node);
-  const auto out = tape::shape_of(*node.node, 0);
-  const tape::Slot& input = links.front();
-  const auto in = input.is_on_tape() ? tape::shape_of(*tape.nodes[input.node].node, input.input_nr) : std::nullopt;
-  if (!out.has_value() || !in.has_value() || in->size() < 3 || out->size() != in->size()) {
-    return 0;
-  }
-  const auto rank = static_cast<int64_t>(in->size());
-  const auto attributes = structure::attributes_of(*node.node, rank, rank);
-  if (!attributes.has_value() || attributes->slides.size() + 2 != in->size()) {
-    return 0;
-  }
-  const int64_t groups = attributes->groups;
-  int64_t count = out->front() * groups * padded_channels((*in)[1] / groups) * padded_channels((*out)[1] / groups);
-  for (size_t axis = 2; axis < in->size(); ++axis) {
-    const structure::Slide& slide = attributes->slides[axis - 2];
-    count *= slide.kernel * (slide.kind == structure::Slide::Kind::kUnder ? (*in)[axis] : (*out)[axis]);
-  }
-  return count;
-}
-
 // The shape of the cotangent that a link brings, or none.
 std::optional<std::vector<int64_t>> shape_at(const tape::Tape& tape, const tape::Slot& link) {
   return link.is_on_tape() ? tape::shape_of(*tape.nodes[link.node].node, link.input_nr) : std::nullopt;
+}
+
+// A convolution in numbers of elements.
+struct Convolution {
+  double element_bytes;
+  double groups;
+  double batch; // samples and groups
+  double in_channels, out_channels; // of a group
+  double kernel; // without channels
+  double places; // of the kernel, in the input or, where it is transposed, in the output
+  double in, out; // of all channels of the batch
+  bool is_transposed;
+  bool has_stride;
+};
+
+// Positions of an axis that the kernel takes, of which out has so many.
+int64_t places_of(const structure::Slide& slide, int64_t out) {
+  const bool is_transposed = slide.kind == structure::Slide::Kind::kUnder;
+  const int64_t reach = slide.dilation * (slide.kernel - 1);
+  return is_transposed ? (out + 2 * slide.padding - reach - 1) / slide.stride + 1 : out;
+}
+
+std::optional<Convolution> read_convolution(const tape::Tape& tape, const tape::TapeNode& node) {
+  const auto links = links_of(tape, node);
+  const auto out = tape::shape_of(*node.node, 0);
+  const auto in = shape_at(tape, links.at(0));
+  const auto weight = shape_at(tape, links.at(1));
+  if (!out.has_value() || out->size() < 3 || numel(*out) == 0 || (!in.has_value() && !weight.has_value())) {
+    return std::nullopt;
+  }
+  const auto rank = static_cast<int64_t>(out->size());
+  const auto attributes = structure::attributes_of(*node.node, rank, rank);
+  if (!attributes.has_value() || attributes->slides.size() + 2 != out->size()) {
+    return std::nullopt;
+  }
+  const int64_t groups = attributes->groups;
+  const bool is_transposed = attributes->slides.front().kind == structure::Slide::Kind::kUnder;
+  int64_t kernel = 1;
+  int64_t places = 1;
+  bool has_stride = false;
+  for (size_t axis = 2; axis < out->size(); ++axis) {
+    const structure::Slide& slide = attributes->slides[axis - 2];
+    kernel *= slide.kernel;
+    places *= places_of(slide, (*out)[axis]);
+    has_stride |= slide.stride > 1;
+  }
+  const int64_t in_channels = in.has_value() ? in->at(1) / groups
+      : is_transposed                        ? weight->at(0) / groups
+                                             : weight->at(1);
+  const auto number = [](int64_t value) { return static_cast<double>(value); };
+  return Convolution{
+      number(node.bytes) / number(numel(*out)),
+      number(groups),
+      number(out->front() * groups),
+      number(in_channels),
+      number(out->at(1) / groups),
+      number(kernel),
+      number(places),
+      in.has_value() ? number(numel(*in)) : 0,
+      number(numel(*out)),
+      is_transposed,
+      has_stride};
+}
+
+// By the input, a row and a column are images alike; kernels take several channels together, as if there were some
+// more. One of the two goes against the stride, and multiplies by the zeros between.
+void add_by_input(const Convolution& of, Work& work) {
+  const double channels = (of.in_channels + kSpareChannels) * (of.out_channels + kSpareChannels);
+  const PassWork along{
+      kBytesOfImages * of.element_bytes * (of.in + of.out), of.batch * channels * of.kernel * of.places};
+  const PassWork against =
+      of.has_stride ? PassWork{kAgainstStride * along.bytes, kAgainstStride * along.multiplications} : along;
+  work.row.add(of.is_transposed ? along : against);
+  work.column.add(of.is_transposed ? against : along);
+}
+
+// By the weight, rows are cotangents by the windows of the input, in one matrix product, or, transposed, windows of the
+// cotangents, which are written out, by the input. Columns are one convolution by weights next to one another.
+void add_by_weight(const Convolution& of, Work& work) {
+  const double multiplications = of.batch * of.in_channels * of.out_channels * of.kernel * of.places;
+  const double bytes = of.element_bytes * of.out;
+  const double windows = of.element_bytes * of.batch * of.out_channels * of.kernel * of.places;
+  const double rows = of.batch > 1 ? kBytesOfRearrangedRows * bytes : kBytesOfRows * bytes;
+  work.row.add({of.is_transposed ? kBytesOfWindows * windows : rows, multiplications});
+  const double weights = of.element_bytes * of.groups * of.in_channels * of.out_channels * of.kernel;
+  const double columns = of.is_transposed ? kBytesOfSpreadColumns * bytes + kBytesOfSpreadWeights * weights
+                                          : kBytesOfColumns * bytes + kBytesOfWeights * weights;
+  work.column.add({columns, kMultiplicationsOfColumns * multiplications});
 }
 
 // Of a Node that multiplies no matrices.
@@ -148,44 +227,55 @@ int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node, int64_t tim
 } // namespace
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
-  Work work{node.runs ? 1 : 0, node.bytes, 0};
   const Costs costs = costs_of(*node.node);
   if (costs.kind == Kind::kBytes) {
-    work.bytes = bytes_of(tape, node, costs.times);
-    work.elementwise_bytes = costs.is_elementwise ? work.bytes : 0;
-    return work;
+    const PassWork row{static_cast<double>(bytes_of(tape, node, costs.times)), 0};
+    return {node.runs ? 1 : 0, row, column_of(row), costs.is_elementwise ? row.bytes : 0};
   }
-  if (costs.kind == Kind::kConvolution) {
-    work.multiplications = multiplications_of_convolution(tape, node);
-    return work;
-  }
-  const auto out = tape::shape_of(*node.node, 0);
   const auto links = links_of(tape, node);
+  if (costs.kind == Kind::kConvolution) {
+    Work work{node.runs ? 1 : 0, {}, {}, 0};
+    const auto convolution = read_convolution(tape, node);
+    if (!convolution.has_value()) {
+      work.row.bytes = static_cast<double>(node.bytes);
+      work.column = column_of(work.row);
+    }
+    if (convolution.has_value() && links.at(0).is_on_tape()) {
+      add_by_input(*convolution, work);
+    }
+    if (convolution.has_value() && links.at(1).is_on_tape()) {
+      add_by_weight(*convolution, work);
+    }
+    return work;
+  }
+  PassWork row{static_cast<double>(node.bytes), 0};
+  const auto out = tape::shape_of(*node.node, 0);
   for (size_t operand = 0; operand < 2; ++operand) {
     const tape::Slot& link = links[links.size() - 2 + operand];
     const auto in = shape_at(tape, link);
     if (in.has_value() && out.has_value() && !in->empty()) {
       // [n, m] by the other operand gives [n, k] or [k, m].
       const bool is_vector = in->size() == 1;
-      work.multiplications += numel(*out) * (operand == 0 || is_vector ? in->back() : (*in)[in->size() - 2]);
+      const int64_t inner = operand == 0 || is_vector ? in->back() : (*in)[in->size() - 2];
+      row.multiplications += static_cast<double>(numel(*out)) * static_cast<double>(inner);
     }
   }
-  return work;
+  return {node.runs ? 1 : 0, row, column_of(row), 0};
 }
 
-Work work_of_known_head(const tape::Tape& tape, tape::Slot root) {
-  Work skipped;
+PassWork work_of_known_head(const tape::Tape& tape, tape::Slot root) {
+  PassWork skipped;
   for (tape::Slot slot = root;;) {
     const tape::TapeNode& node = tape.nodes[slot.node];
     const auto links = links_of(tape, node);
     if (!node.runs || std::count_if(links.begin(), links.end(), [](tape::Slot s) { return s.is_on_tape(); }) != 1) {
       return {};
     }
-    const Work work = work_of(tape, node);
-    skipped.add(work);
-    if (work.multiplications > 0) {
+    const PassWork row = work_of(tape, node).row;
+    skipped.add(row);
+    if (row.multiplications > 0) {
       const auto out = tape::shape_of(*node.node, 0);
-      return out.has_value() && out->size() < 3 && (out->size() < 2 || out->front() == 1) ? skipped : Work();
+      return out.has_value() && out->size() < 3 && (out->size() < 2 || out->front() == 1) ? skipped : PassWork();
     }
     const std::optional<structure::NodeFacts> facts = structure::facts_of(*node.node);
     if (!facts.has_value() || (facts->flow != structure::Flow::kFlat && facts->flow != structure::Flow::kPointwise)) {
@@ -195,16 +285,16 @@ Work work_of_known_head(const tape::Tape& tape, tape::Slot root) {
   }
 }
 
+double CostModel::pass(const PassWork& work) const {
+  return byte * work.bytes + multiplication * work.multiplications;
+}
+
 double CostModel::reverse(const Work& work, int64_t rows) const {
-  const double row =
-      byte * static_cast<double>(work.bytes) + multiplication * static_cast<double>(work.multiplications);
-  return node * static_cast<double>(work.nodes) + row * static_cast<double>(rows);
+  return node * static_cast<double>(work.nodes) + pass(work.row) * static_cast<double>(rows);
 }
 
 double CostModel::forward(const Work& work, int64_t columns) const {
-  const double column = kForwardBytes * byte * static_cast<double>(work.bytes) +
-      multiplication * static_cast<double>(work.multiplications);
-  return recorded_node * static_cast<double>(work.nodes) + column * static_cast<double>(columns + 1);
+  return recorded_node * static_cast<double>(work.nodes) + pass(work.column) * static_cast<double>(columns + 1);
 }
 
 double CostModel::product(int64_t rows, int64_t inner, int64_t columns) const {

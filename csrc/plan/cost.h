@@ -8,27 +8,30 @@
 
 namespace highgrad::plan {
 
-// Kernels of convolutions take channels so many at a time, with zeros where there are fewer.
-constexpr int64_t kChannelsTogether = 16;
+// What Nodes do for one row or column: the bytes of cotangents that they take, or what takes as long, and the
+// multiplications of their matrix products.
+struct PassWork {
+  double bytes = 0;
+  double multiplications = 0;
 
-// What sweeps over a part of the tape do: the Nodes that they run, and for one row the bytes of cotangents that these
-// take and the multiplications of their matrix products.
+  void add(const PassWork& other) {
+    bytes += other.bytes;
+    multiplications += other.multiplications;
+  }
+};
+
+// What sweeps over a part of the tape do: the Nodes that they run, and what these do for a row, and in forward mode for
+// a column.
 struct Work {
   int64_t nodes = 0;
-  int64_t bytes = 0;
-  int64_t multiplications = 0;
-  int64_t elementwise_bytes = 0; // of all bytes
-
-  // Without the bytes and multiplications of a part.
-  Work without(const Work& part) const {
-    return {
-        nodes, bytes - part.bytes, multiplications - part.multiplications, elementwise_bytes - part.elementwise_bytes};
-  }
+  PassWork row;
+  PassWork column;
+  double elementwise_bytes = 0; // of a row's
 
   void add(const Work& other) {
     nodes += other.nodes;
-    bytes += other.bytes;
-    multiplications += other.multiplications;
+    row.add(other.row);
+    column.add(other.column);
     elementwise_bytes += other.elementwise_bytes;
   }
 };
@@ -37,7 +40,7 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node);
 
 // Of what sweeps over all rows from `root` leave out: a linear layer of one vector at the start, and elementwise
 // functions of it, whose product with the identity is known.
-Work work_of_known_head(const tape::Tape& tape, tape::Slot root);
+PassWork work_of_known_head(const tape::Tape& tape, tape::Slot root);
 
 // Nanoseconds, estimated: they need to be right in their ratios, and only so well that no choice is a bad one.
 struct CostModel {
@@ -46,6 +49,7 @@ struct CostModel {
   double byte; // of cotangents
   double multiplication; // in a matrix product
 
+  double pass(const PassWork& work) const;
   double reverse(const Work& work, int64_t rows) const;
   double forward(const Work& work, int64_t columns) const;
   // Of a matrix of rows x inner elements by one of inner x columns, and of checking that all of it is finite.

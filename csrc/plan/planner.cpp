@@ -16,10 +16,10 @@ namespace {
 constexpr int64_t kFewRows = 3;
 
 // Nanoseconds of reverse mode below which nothing else is thought of.
-constexpr double kWorthPlanning = 100e3;
+constexpr double kWorthPlanning = 60e3;
 
 // Of reverse mode's time, what another plan may take at most: estimates are rough, and reverse mode has no surprises.
-constexpr double kNeededShare = 0.75;
+constexpr double kNeededShare = 0.85;
 
 constexpr size_t kMostCuts = 8;
 
@@ -149,10 +149,13 @@ class Chains {
 
  private:
   double reverse(size_t begin, size_t end) const {
-    const Work work = between(begin, end);
+    Work work = between(begin, end);
     // A segment that is nothing but its head would cost nothing, and save nothing.
-    const bool has_head = heads_[begin].multiplications < work.multiplications;
-    return model_.reverse(has_head ? work.without(heads_[begin]) : work, cuts_[begin].numel);
+    if (heads_[begin].multiplications < work.row.multiplications) {
+      work.row.bytes -= heads_[begin].bytes;
+      work.row.multiplications -= heads_[begin].multiplications;
+    }
+    return model_.reverse(work, cuts_[begin].numel);
   }
 
   Work between(size_t begin, size_t end) const {
@@ -167,7 +170,7 @@ class Chains {
   const CostModel& model_;
   std::vector<Cut> cuts_; // the output, the cuts, all inputs
   std::vector<Work> parts_;
-  std::vector<Work> heads_; // that sweeps from each cut leave out
+  std::vector<PassWork> heads_; // that sweeps from each cut leave out
 };
 
 } // namespace

@@ -115,6 +115,24 @@ Digits rearranged(From&& from, const Shape& out, const Shape& in, const Digits& 
   return join_axes(result);
 }
 
+// Of a convolution's weight, whose own channels are out's in each group, and of its bias.
+Digits convolved_by(const NodeAttributes& attributes, const Shape& out, const Shape& in, const Digits& digits) {
+  if (in.size() == 1) {
+    return rearranged([](int64_t) { return 1; }, out, in, digits);
+  }
+  if (attributes.slides.front().kind != Slide::Kind::kUnder) {
+    return rearranged([](int64_t axis) { return axis == 0 ? 1 : -1; }, out, in, digits);
+  }
+  // Transposed: [input's channels, out's of a group, ...].
+  const int64_t groups = attributes.groups;
+  const Axes channels = split_by_axis(split_by_axis(digits, out)[1], {groups, out[1] / groups});
+  Axes result{join_axes({channels[0], all_free(in[0] / groups)}), channels[1]};
+  for (size_t axis = 2; axis < in.size(); ++axis) {
+    result.push_back(all_free(in[axis]));
+  }
+  return join_axes(result);
+}
+
 // In's axes `dims`, ascending, are replaced by those of their indices.
 Digits indexed(const std::vector<int64_t>& dims, const Shape& out, const Shape& in, const Digits& digits) {
   const auto count = static_cast<int64_t>(dims.size());
@@ -288,7 +306,10 @@ Digits flow_through(
     case Flow::kFirst:
       return k > 0 ? unknown : rearranged([](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
     case Flow::kConvolution:
-      if (k > 0 || in.size() != out.size()) {
+      if (k > 0) {
+        return slides.size() + 2 == out.size() ? convolved_by(attributes, out, in, digits) : unknown;
+      }
+      if (in.size() != out.size()) {
         return unknown;
       }
       return slides.size() + 2 == in.size()

@@ -317,6 +317,26 @@ int64_t colors_of_ties(int64_t rows, const std::vector<Digits>& inputs) {
   return count_colors(color_output(rows, inputs));
 }
 
+double entries_of_ties(int64_t rows, const std::vector<Digits>& inputs) {
+  double entries = 0;
+  for (const Digits& input : inputs) {
+    auto of_input = static_cast<double>(rows);
+    for (const Digit& digit : input) {
+      if (digit.is_free()) {
+        of_input *= static_cast<double>(digit.size);
+      } else if (digit.window != nullptr) {
+        double reached = 0;
+        for (const Arc& arc : digit.window->arcs) {
+          reached += static_cast<double>(arc.count);
+        }
+        of_input *= reached / static_cast<double>(digit.window->size);
+      }
+    }
+    entries += of_input;
+  }
+  return entries;
+}
+
 Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs, const ColoringLimits& limits) {
   Compression result;
   result.is_global = true;

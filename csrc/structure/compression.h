@@ -60,6 +60,9 @@ bool operator==(const Compression& a, const Compression& b);
 // the product of what each of the output's digits needs. No input is without elements.
 int64_t colors_of_ties(int64_t rows, const std::vector<Digits>& inputs);
 
+// How many entries the pattern of these ties has.
+double entries_of_ties(int64_t rows, const std::vector<Digits>& inputs);
+
 // The Jacobian by all inputs, whose columns lie next to one another, and a colouring of its rows or, if they may be
 // used and are cheaper, its columns: block diagonals, bands, and products of them, in any order of axes.
 Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs, const ColoringLimits& limits);

@@ -32,7 +32,7 @@ enum class Flow {
   kMatrices, // of batches of matrices: in's axes but the last two are out's first; of right-hand sides, the last
   kPairs, // of two sets of rows, before their last axes: out's axes but the last are the first's, its last the second's
   kFirst, // of the first in, axis 0 alone is out's
-  kConvolution, // of the input, in groups of channels; weight and bias follow
+  kConvolution, // of the input, in groups of channels; weight and bias follow, which have out's channels
 };
 
 // Elements that an operator picks of a tensor, each for one place of the result: see Note [Sets of columns].

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "taylor/composition_element.h"
+#include "taylor/known_orders.h"
 #include "taylor/local_element.h"
 
 namespace highgrad::taylor {
@@ -84,8 +85,7 @@ HIGHGRAD_INLINE void load_argument(
   }
 }
 
-// kOrder, kTerms: the order of the group and the terms of x as constants, or 0 for any.
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T, typename Algebra>
+template <typename Known, typename T, typename Algebra>
 HIGHGRAD_INLINE void compose_stretch(
     const Problem<T>& p,
     const Algebra& algebra,
@@ -95,8 +95,10 @@ HIGHGRAD_INLINE void compose_stretch(
     Stretch<T>& stretch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
+  constexpr int64_t kOrder = Known::kOrder;
+  constexpr bool kCollapsed = Known::kCollapsed;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
+  const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
   const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[2][kOrder + 1];
@@ -108,7 +110,7 @@ HIGHGRAD_INLINE void compose_stretch(
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
-      load_argument<kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
+      load_argument<Known::kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
       const auto series = [&](int64_t m)
                               __attribute__((always_inline)) { return m == 0 ? Vector{} : stretch.at(m, e); };
       compose_element(algebra, order, own_terms, h, series, y);
@@ -122,8 +124,7 @@ HIGHGRAD_INLINE void compose_stretch(
         const Vector term = y[order] * weight;
         store<T>(d == 0 ? term : load(sums + e, kLanes) + term, sums + e, kLanes);
       }
-      position += kLanes;
-      position = position >= p.period ? position - p.period : position;
+      position = next_place<T>(position, p.period);
     }
   }
   const int64_t highest = kCollapsed ? p.first_rows[own] * p.numel + begin : 0;
@@ -138,7 +139,7 @@ HIGHGRAD_INLINE void compose_stretch(
 }
 
 // by_periodic: the task's own rows of the cotangent of x, for a period.
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T, typename Algebra>
+template <typename Known, typename T, typename Algebra>
 HIGHGRAD_INLINE void reverse_stretch(
     const Problem<T>& p,
     const Algebra& algebra,
@@ -149,8 +150,10 @@ HIGHGRAD_INLINE void reverse_stretch(
     Stretch<T>& stretch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
+  constexpr int64_t kOrder = Known::kOrder;
+  constexpr bool kCollapsed = Known::kCollapsed;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
+  const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[4][kOrder + 1];
   Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
@@ -163,7 +166,7 @@ HIGHGRAD_INLINE void reverse_stretch(
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
-      load_argument<kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
+      load_argument<Known::kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= order; ++k) {
         const bool is_sum = kCollapsed && k == order;
@@ -196,8 +199,7 @@ HIGHGRAD_INLINE void reverse_stretch(
           store<T>(p.period > 0 ? load(place, count) + found : found, place, count);
         }
       }
-      position += kLanes;
-      position = position >= p.period ? position - p.period : position;
+      position = next_place<T>(position, p.period);
     }
   }
 }
@@ -220,64 +222,25 @@ HIGHGRAD_INLINE void finish_reverse(const Problem<T>& p, int64_t begin, int64_t 
   }
 }
 
-// The stretch forward, or backward.
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T, typename Algebra>
-HIGHGRAD_INLINE void run_stretch(
-    const Problem<T>& p,
-    const Algebra& algebra,
-    const DirectionGroup& group,
-    int64_t begin,
-    int64_t length,
-    T* by_periodic,
-    Stretch<T>& stretch) {
-  if (p.y != nullptr) {
-    compose_stretch<kOrder, kTerms, kCollapsed>(p, algebra, group, begin, length, stretch);
-  } else {
-    reverse_stretch<kOrder, kTerms, kCollapsed>(p, algebra, group, begin, length, by_periodic, stretch);
-  }
-}
-
-template <bool kCollapsed, typename T>
-HIGHGRAD_INLINE void run_group(
-    const Problem<T>& p,
-    const DirectionGroup& group,
-    int64_t begin,
-    int64_t length,
-    T* by_periodic,
-    Stretch<T>& stretch) {
-  const int64_t terms = std::min(p.terms, group.order);
-  const Line line;
-  if (group.order == 1) {
-    run_stretch<1, 1, false>(p, line, group, begin, length, by_periodic, stretch);
-  } else if (group.order == 2 && terms == 2) {
-    run_stretch<2, 2, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
-  } else if (group.order == 2) {
-    run_stretch<2, 1, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
-  } else if (group.order == 3 && terms == 3) {
-    run_stretch<3, 3, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
-  } else if (group.order == 4 && terms == 4) {
-    run_stretch<4, 4, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
-  } else {
-    run_stretch<0, 0, kCollapsed>(p, line, group, begin, length, by_periodic, stretch);
-  }
-}
-
 template <typename T>
 HIGHGRAD_INLINE void run_any(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic, Stretch<T>& stretch) {
   const int64_t orders = p.y != nullptr ? p.order : p.order + 1;
   for (int64_t first = begin; first < end; first += kStretch) {
     const int64_t length = std::min(kStretch, end - first);
     expand_stretch(p.local, first, length, orders, stretch.series.data(), stretch.scratch.get());
-    if (p.is_multivariate()) {
-      run_stretch<0, 0, false>(p, p.polynomials, {0, 1, p.order}, first, length, by_periodic, stretch);
-    } else {
-      for (const DirectionGroup& group : p.groups) {
-        if (p.collapsed) {
-          run_group<true>(p, group, first, length, by_periodic, stretch);
-        } else {
-          run_group<false>(p, group, first, length, by_periodic, stretch);
-        }
+    const auto run_with = [&](const auto& algebra, const DirectionGroup& group, auto known) HIGHGRAD_INLINE_LAMBDA {
+      if (p.y != nullptr) {
+        compose_stretch<decltype(known)>(p, algebra, group, first, length, stretch);
+      } else {
+        reverse_stretch<decltype(known)>(p, algebra, group, first, length, by_periodic, stretch);
       }
+    };
+    if (p.is_multivariate()) {
+      run_with(p.polynomials, {0, 1, p.order}, Known<0, 0, false>());
+    } else {
+      const auto run_line = [&](const DirectionGroup& group, auto known)
+                                HIGHGRAD_INLINE_LAMBDA { run_with(Line(), group, known); };
+      run_groups(p.groups, p.terms, p.collapsed, run_line);
     }
     if (p.y == nullptr) {
       finish_reverse(p, first, length, stretch);

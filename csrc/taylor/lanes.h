@@ -67,6 +67,13 @@ int64_t whole_periods(int64_t period) {
   return (Lanes<T>::kCount + period - 1) / period * period;
 }
 
+// Where the vector after that at `place` of such a row starts, in a row of `period` and a vector.
+template <typename T>
+HIGHGRAD_INLINE int64_t next_place(int64_t place, int64_t period) {
+  const int64_t next = place + Lanes<T>::kCount;
+  return next >= period ? next - period : next;
+}
+
 // The rows [D, period], each repeated up to `length`.
 template <typename T>
 std::vector<T> repeat_rows(const T* rows, int64_t directions, int64_t period, int64_t length) {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "taylor/known_orders.h"
 #include "taylor/lanes.h"
 #include "taylor/recurrence_element.h"
 
@@ -41,8 +42,8 @@ struct Problem {
   }
 };
 
-// kOrder, kTerms: the order of the group and the terms of x as constants, or 0 for any. sums: [kStretch].
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T>
+// sums: [kStretch].
+template <typename Known, typename T>
 HIGHGRAD_INLINE void solve_stretch(
     const Problem<T>& p,
     const DirectionGroup& group,
@@ -52,8 +53,10 @@ HIGHGRAD_INLINE void solve_stretch(
     typename Lanes<T>::Vector* scratch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
+  constexpr int64_t kOrder = Known::kOrder;
+  constexpr bool kCollapsed = Known::kCollapsed;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms(), order);
+  const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms(), order);
   const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[3][kOrder + 1];
@@ -71,8 +74,7 @@ HIGHGRAD_INLINE void solve_stretch(
       w[0] = p.w0 == nullptr ? slope_of_value(equation, y[0]) : load(p.w0 + begin + e, count);
       if (p.period > 0) {
         dx[1] = load(p.x[0] + d * (p.period + kLanes) + position, count);
-        position += kLanes;
-        position = position >= p.period ? position - p.period : position;
+        position = next_place<T>(position, p.period);
       } else {
 #pragma GCC unroll 8
         for (int64_t j = 1; j <= own_terms; ++j) {
@@ -103,42 +105,15 @@ HIGHGRAD_INLINE void solve_stretch(
   }
 }
 
-template <bool kCollapsed, typename T>
-HIGHGRAD_INLINE void solve_group(
-    const Problem<T>& p,
-    const DirectionGroup& group,
-    int64_t begin,
-    int64_t length,
-    T* sums,
-    typename Lanes<T>::Vector* scratch) {
-  const int64_t terms = std::min(p.terms(), group.order);
-  if (group.order == 1 && terms == 1) {
-    solve_stretch<1, 1, false>(p, group, begin, length, sums, scratch);
-  } else if (group.order == 2 && terms == 2) {
-    solve_stretch<2, 2, kCollapsed>(p, group, begin, length, sums, scratch);
-  } else if (group.order == 2 && terms == 1) {
-    solve_stretch<2, 1, kCollapsed>(p, group, begin, length, sums, scratch);
-  } else if (group.order == 3 && terms == 3) {
-    solve_stretch<3, 3, kCollapsed>(p, group, begin, length, sums, scratch);
-  } else if (group.order == 4 && terms == 4) {
-    solve_stretch<4, 4, kCollapsed>(p, group, begin, length, sums, scratch);
-  } else {
-    solve_stretch<0, 0, kCollapsed>(p, group, begin, length, sums, scratch);
-  }
-}
-
 template <typename T>
 HIGHGRAD_INLINE void solve_any(const Problem<T>& p, int64_t begin, int64_t end, Scratch<T>& scratch) {
   alignas(64) T sums[kStretch];
   for (int64_t first = begin; first < end; first += kStretch) {
     const int64_t length = std::min(kStretch, end - first);
-    for (const DirectionGroup& group : p.groups) {
-      if (p.collapsed) {
-        solve_group<true>(p, group, first, length, sums, scratch.get());
-      } else {
-        solve_group<false>(p, group, first, length, sums, scratch.get());
-      }
-    }
+    const auto solve = [&](const DirectionGroup& group, auto known) HIGHGRAD_INLINE_LAMBDA {
+      solve_stretch<decltype(known)>(p, group, first, length, sums, scratch.get());
+    };
+    run_groups(p.groups, p.terms(), p.collapsed, solve);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "taylor/known_orders.h"
 #include "taylor/lanes.h"
 #include "taylor/recurrence.h"
 #include "taylor/recurrence_element.h"
@@ -54,8 +55,7 @@ struct Stretch {
   alignas(64) T by_w[kStretch];
 };
 
-// kOrder, kTerms: the order of the group and the terms of x as constants, or 0 for any.
-template <int64_t kOrder, int64_t kTerms, bool kCollapsed, typename T>
+template <typename Known, typename T>
 HIGHGRAD_INLINE void reverse_stretch(
     const Problem<T>& p,
     const DirectionGroup& group,
@@ -66,9 +66,11 @@ HIGHGRAD_INLINE void reverse_stretch(
     typename Lanes<T>::Vector* scratch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
+  constexpr int64_t kOrder = Known::kOrder;
+  constexpr bool kCollapsed = Known::kCollapsed;
   constexpr int64_t kArray = kOrder + 1;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t terms = kOrder > 0 ? kTerms : std::min(p.terms, order);
+  const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[6][kArray];
   Vector* const dx = kOrder > 0 ? arrays[0] : scratch;
@@ -111,8 +113,7 @@ HIGHGRAD_INLINE void reverse_stretch(
       }
       if (p.period > 0) {
         accumulate<T>(by_dx[1], by_periodic + periodic_place, count);
-        position += kLanes;
-        position = position >= p.period ? position - p.period : position;
+        position = next_place<T>(position, p.period);
       } else {
 #pragma GCC unroll 8
         for (int64_t j = 1; j <= own_terms; ++j) {
@@ -156,44 +157,16 @@ HIGHGRAD_INLINE void finish_stretch(const Problem<T>& p, int64_t begin, int64_t 
   }
 }
 
-template <bool kCollapsed, typename T>
-HIGHGRAD_INLINE void reverse_group(
-    const Problem<T>& p,
-    const DirectionGroup& group,
-    int64_t begin,
-    int64_t length,
-    T* by_periodic,
-    Stretch<T>& sums,
-    typename Lanes<T>::Vector* scratch) {
-  const int64_t terms = std::min(p.terms, group.order);
-  if (group.order == 1) {
-    reverse_stretch<1, 1, false>(p, group, begin, length, by_periodic, sums, scratch);
-  } else if (group.order == 2 && terms == 2) {
-    reverse_stretch<2, 2, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
-  } else if (group.order == 2 && terms == 1) {
-    reverse_stretch<2, 1, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
-  } else if (group.order == 3 && terms == 3) {
-    reverse_stretch<3, 3, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
-  } else if (group.order == 4 && terms == 4) {
-    reverse_stretch<4, 4, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
-  } else {
-    reverse_stretch<0, 0, kCollapsed>(p, group, begin, length, by_periodic, sums, scratch);
-  }
-}
-
 template <typename T>
 HIGHGRAD_INLINE void reverse_any(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic) {
   Stretch<T> sums;
   Scratch<T> scratch(6 * (static_cast<int64_t>(p.first_rows.size()) + 1));
   for (int64_t first = begin; first < end; first += kStretch) {
     const int64_t length = std::min(kStretch, end - first);
-    for (const DirectionGroup& group : p.groups) {
-      if (p.collapsed) {
-        reverse_group<true>(p, group, first, length, by_periodic, sums, scratch.get());
-      } else {
-        reverse_group<false>(p, group, first, length, by_periodic, sums, scratch.get());
-      }
-    }
+    const auto reverse = [&](const DirectionGroup& group, auto known) HIGHGRAD_INLINE_LAMBDA {
+      reverse_stretch<decltype(known)>(p, group, first, length, by_periodic, sums, scratch.get());
+    };
+    run_groups(p.groups, p.terms, p.collapsed, reverse);
     finish_stretch(p, first, length, sums);
   }
 }

@@ -9,3 +9,4 @@
 #endif
 
 #define HIGHGRAD_INLINE inline __attribute__((always_inline))
+#define HIGHGRAD_INLINE_LAMBDA __attribute__((always_inline))

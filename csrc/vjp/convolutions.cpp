@@ -12,13 +12,15 @@
 
 #include <utility>
 
-#include "plan/cost.h"
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
 namespace {
 
 using namespace torch::autograd::generated;
+
+// Kernels of a convolution's backward take channels so many at a time, with zeros where there are fewer.
+constexpr int64_t kChannelsTogether = 16;
 
 struct Convolution {
   // Of images of this shape.
@@ -146,7 +148,7 @@ Rows by_mirrored_weight(const Convolution& of, const at::Tensor& weight, const S
 
 // A backward's kernels pad the channels of both its sides.
 bool is_faster_mirrored(const Convolution& of, const at::Tensor& weight) {
-  if (of.transposed || of.groups > 1 || !weight.device().is_cpu() || weight.size(1) >= plan::kChannelsTogether ||
+  if (of.transposed || of.groups > 1 || !weight.device().is_cpu() || weight.size(1) >= kChannelsTogether ||
       weight.numel() <= weight.size(0) * weight.size(1)) {
     return false;
   }

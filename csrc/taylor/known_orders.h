@@ -1,0 +1,56 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "taylor/jet.h"
+#include "taylor/vector_width.h"
+
+namespace highgrad::taylor {
+
+// What a loop over directions is compiled for: the order of their group and the terms of x, or 0 for any, and whether
+// the highest order is collapsed.
+template <int64_t order, int64_t terms, bool collapsed>
+struct Known {
+  static constexpr int64_t kOrder = order;
+  static constexpr int64_t kTerms = terms;
+  static constexpr bool kCollapsed = collapsed;
+};
+
+// run(group, Known<...>()) for a group of directions, where x has `terms` orders. What collapses has orders above 1.
+template <bool kCollapsed, typename Run>
+HIGHGRAD_INLINE void run_group(const DirectionGroup& group, int64_t terms, const Run& run) {
+  const int64_t own_terms = std::min(terms, group.order);
+  const bool is_full = own_terms == group.order;
+  if (group.order == 1 && is_full) {
+    run(group, Known<1, 1, false>());
+  } else if (group.order == 2 && is_full) {
+    run(group, Known<2, 2, kCollapsed>());
+  } else if (group.order == 2 && own_terms == 1) {
+    run(group, Known<2, 1, kCollapsed>());
+  } else if (group.order == 3 && is_full) {
+    run(group, Known<3, 3, kCollapsed>());
+  } else if (group.order == 4 && is_full) {
+    run(group, Known<4, 4, kCollapsed>());
+  } else {
+    run(group, Known<0, 0, kCollapsed>());
+  }
+}
+
+template <typename Run>
+HIGHGRAD_INLINE void run_groups(
+    const std::vector<DirectionGroup>& groups,
+    int64_t terms,
+    bool collapsed,
+    const Run& run) {
+  for (const DirectionGroup& group : groups) {
+    if (collapsed) {
+      run_group<true>(group, terms, run);
+    } else {
+      run_group<false>(group, terms, run);
+    }
+  }
+}
+
+} // namespace highgrad::taylor
