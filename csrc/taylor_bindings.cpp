@@ -142,13 +142,13 @@ std::optional<Tensors> first_along(
   });
 }
 
-std::optional<Tensors> sample_gradients(
+std::optional<Tensors> sample_jacobians(
     const Tensors& outputs,
     const Tensors& inputs,
     int64_t batch_dims,
     bool create_graph) {
   return call_sweeps(options_of_gradients(batch_dims, create_graph), py::none(), [&](const auto& options) {
-    return taylor::sample_gradients(outputs, inputs, options);
+    return taylor::sample_jacobians(outputs, inputs, options);
   });
 }
 
@@ -208,8 +208,8 @@ void bind_taylor(py::module_& m) {
       py::arg("batch_dims"),
       py::arg("create_graph"));
   m.def(
-      "sample_gradients",
-      &sample_gradients,
+      "sample_jacobians",
+      &sample_jacobians,
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("batch_dims"),

@@ -129,7 +129,7 @@ def first_along(
     batch_dims: int,
     create_graph: bool,
 ) -> list[Tensor] | None: ...
-def sample_gradients(
+def sample_jacobians(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int, create_graph: bool
 ) -> list[Tensor] | None: ...
 def keeps_samples_apart(

@@ -185,9 +185,10 @@ def _first(shapes: _Shapes, orders: Orders, method: str) -> list[Tensor] | None:
         return None
     if shapes.batch_dims == 0:
         return orders.jacobian(shapes.outputs, shapes.inputs, 1)
-    if orders.strict or not orders.allow_unused or orders.mode == "forward" or orders.report is not None:
+    options = (orders.strict, orders.allow_unused, orders.chunk_size, orders.mode, orders.structure, orders.report)
+    if options != (False, True, None, "auto", "auto", None):
         return None
-    return _C.sample_gradients(shapes.outputs, shapes.inputs, shapes.batch_dims, orders.create_graph)
+    return _C.sample_jacobians(shapes.outputs, shapes.inputs, shapes.batch_dims, orders.create_graph)
 
 
 def _derive(shapes: _Shapes, orders: Orders, method: str, symmetric: bool) -> list[Tensor]:

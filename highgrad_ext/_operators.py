@@ -271,7 +271,7 @@ def curl(
     if sum(prod(output.shape[batch_dims:]) for output in field.outputs) != 3:
         shapes = ", ".join(str(tuple(output.shape)) for output in field.outputs)
         raise ValueError(f"curl: expected f and wrt of 3 elements a sample, got shape {shapes}")
-    jacobian = field.jacobian(create_graph, retain_graph, chunk_size, progress)
+    jacobian = field.jacobian(create_graph, retain_graph, chunk_size, progress, by_rows=True)
     with torch.set_grad_enabled(create_graph):
         # By views: lists of places would be copied to a GPU, and waited for.
         components = [jacobian[:, k, j] - jacobian[:, j, k] for j, k in ((1, 2), (2, 0), (0, 1))]
@@ -296,13 +296,28 @@ class _Field:
         check_batch_dims(name, self.outputs + self.inputs, batch_dims)
 
     def jacobian(
-        self, create_graph: bool, retain_graph: bool, chunk_size: int | None, progress: bool | Report
+        self,
+        create_graph: bool,
+        retain_graph: bool,
+        chunk_size: int | None,
+        progress: bool | Report,
+        by_rows: bool = False,
     ) -> Tensor:
-        """[samples, N, N], by first-order jets along every element of a sample."""
+        """[samples, N, N], by first-order jets along every element of a sample; or by rows, which cost the same, and
+        less where they are differentiated again."""
         outputs, inputs = self.outputs, self.inputs
         check_operator(self.name, outputs, inputs, create_graph, retain_graph, chunk_size)
         check_batch(self.name, outputs, inputs, self.batch_dims)
         samples = prod(inputs[0].shape[: self.batch_dims])
+        if by_rows and chunk_size is None and progress is False:
+            blocks = _C.sample_jacobians(outputs, inputs, self.batch_dims, create_graph)
+            if blocks is not None:
+                release(outputs, inputs, retain_graph)
+                with torch.set_grad_enabled(create_graph):
+                    sizes = [prod(x.shape[self.batch_dims :]) for x in inputs] * len(outputs)
+                    parts = [block.reshape(samples, -1, size) for block, size in zip(blocks, sizes, strict=True)]
+                    rows = [join(parts[first : first + len(inputs)], 2) for first in range(0, len(parts), len(inputs))]
+                    return join(rows, 1)
         with reporter(self.name, progress) as report:
             sweeps = Sweeps(outputs, inputs, None, self.batch_dims, create_graph, chunk_size, report)
             width = sweeps.width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +18,13 @@ from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
-from ._taylor import Obstacle, Sweeps, basis, jacobian
+from ._taylor import UNBOUNDED, Obstacle, Sweeps, basis, jacobian
 from ._tree import TensorTree, flatten, nest_outputs
 
 _NAME = "partials"
+
+# Rows of recorded jets that cost what one recorded gradient does: measured on networks of 2 to 6 inputs.
+_ROWS_OF_GRADIENT = 3
 
 # Of one partial derivative: how often each variable is derived by, of those that are.
 Exponents = tuple[tuple[int, int], ...]
@@ -39,10 +43,11 @@ def partials(
 ) -> tuple[TensorTree, ...]:
     r"""Some partial derivatives of `f`, of any orders, mixed ones too: what the residual of a PDE is made of.
 
-    All are found in one sweep of jets, along as few directions as give them: unit vectors, and sums and differences of
+    Most are found in one sweep of jets, along as few directions as give them: unit vectors, and sums and differences of
     these for mixed derivatives, as in :math:`u_{tx} = \frac14 (D_{t+x}^2 - D_{t-x}^2) u`. What the residual does not
-    need is not computed. Where the graph holds a Node that jets do not know, by nested gradients that share the orders
-    below.
+    need is not computed. First derivatives of an `f` of few elements a sample are columns of gradients; so are, to be
+    differentiated again, many mixed second ones of one element. Where the graph holds a Node that jets do not know, by
+    nested gradients that share the orders below.
 
     Args:
         f, wrt: as in :func:`laplacian`.
@@ -185,6 +190,10 @@ def _combine(
 def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponents, Tensor]]:
     """By output."""
     plan = recipe(needed)
+    if plan.orders[0] == 2:
+        nested = _by_second_gradients(sweeps, needed, sum(plan.orders))
+        if nested is not None:
+            return [nested]
     width = sweeps.width
     steps = [[vector.get(variable, 0) for variable in range(width)] for vector in plan.vectors]
     coordinates = torch.tensor(steps, dtype=torch.float64, device="cpu")
@@ -209,6 +218,51 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
                 derivatives[exponents] = sum(terms[1:], terms[0])
             found.append(derivatives)
     return found
+
+
+def _by_second_gradients(sweeps: Sweeps, needed: tuple[Exponents, ...], rows: int) -> dict[Exponents, Tensor] | None:
+    """Up to second order, by the gradients of some first derivatives of an f of one element a sample; or None where so
+    many rows of jets are cheaper. These grow with the pairs of variables, gradients with the variables."""
+    if not sweeps.create_graph or len(sweeps.outputs) > 1:
+        return None
+    [output] = sweeps.outputs
+    chosen = _cover(needed)
+    if rows < _ROWS_OF_GRADIENT * (1 + len(chosen)) or output.numel() != prod(output.shape[: sweeps.batch_dims]):
+        return None
+    [outlook] = sweeps.outlooks
+    # What trains derives once more.
+    if not outlook.regular or outlook.nested_orders < UNBOUNDED:
+        return None
+
+    def columns_of(tensor: Tensor, variables: list[int]) -> list[Tensor] | None:
+        return _C.first_partials([tensor], sweeps.inputs, variables, sweeps.batch_dims, True)
+
+    lower = list(dict.fromkeys([*(e for e in needed if _order(e) == 1), *(((v, 1),) for v in chosen)]))
+    columns = columns_of(output, [exponents[0][0] for exponents in lower])
+    if columns is None:
+        return None
+    found = dict(zip(lower, columns, strict=True))
+    for variable, seconds in chosen.items():
+        first = found[((variable, 1),)]
+        partners = [next((v for v, _ in exponents if v != variable), variable) for exponents in seconds]
+        # Without a graph, it is constant.
+        values = columns_of(first, partners) or [torch.zeros_like(first) for _ in partners]
+        found.update(zip(seconds, values, strict=True))
+    return {exponents: found[exponents] for exponents in needed}
+
+
+@lru_cache(maxsize=256)
+def _cover(needed: tuple[Exponents, ...]) -> dict[int, list[Exponents]]:
+    """Variables, few, such that all second derivatives are derivatives of first ones by these; with those of each."""
+    left = [exponents for exponents in needed if _order(exponents) == 2]
+    chosen: dict[int, list[Exponents]] = {}
+    while left:
+        unmixed = [exponents[0][0] for exponents in left if len(exponents) == 1]
+        counts = Counter(variable for exponents in left for variable, _ in exponents)
+        variable = unmixed[0] if unmixed else counts.most_common(1)[0][0]
+        chosen[variable] = [exponents for exponents in left if variable in dict(exponents)]
+        left = [exponents for exponents in left if variable not in dict(exponents)]
+    return chosen
 
 
 def _by_gradients(sweeps: Sweeps, output: Tensor, needed: tuple[Exponents, ...]) -> dict[Exponents, Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from problems import NoVmap
-from test_recorded_jets import nodes
+from test_recorded_jets import COMPOSED, NODE, nodes
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -195,3 +195,60 @@ def test_a_recorded_gradient_is_torchs_own() -> None:
 
 def test_public() -> None:
     assert "partials" in highgrad_ext.__all__
+
+
+def second_derivatives(width: int) -> list[tuple[int, ...]]:
+    return [(0,), *itertools.combinations_with_replacement(range(width), 2), (width - 1,)]
+
+
+@pytest.mark.parametrize("batch_dims", [1, 2])
+def test_many_second_derivatives_of_one_output(batch_dims: int) -> None:
+    """By gradients of gradients where these are fewer: values and the gradients by weights."""
+    t, x = leaf(4, 1), leaf(4, 3)
+    module = net(4)
+    indices = second_derivatives(4)
+    f = module(torch.cat([t, x], 1).sin())
+    expected = [derived(f, (t, x), index).reshape(f.shape) for index in indices]
+    if batch_dims == 2:
+        # Samples [2, 2], of the same elements.
+        t, x = (z.detach().reshape(2, 2, -1).requires_grad_() for z in (t, x))
+        f = module(torch.cat([t, x], 2).sin())
+    found = partials(f, (t, x), indices, batch_dims=batch_dims)
+    assert_close([value.reshape(4, 1) for value in found], expected)
+    grads, wanted = (
+        torch.autograd.grad(
+            sum(value.square().sum() for value in values), list(module.parameters())[:-1], retain_graph=True
+        )
+        for values in (found, expected)
+    )
+    assert_close(grads, wanted)
+    assert not {NODE, COMPOSED}.intersection(nodes(found[-2]))
+
+
+def test_many_second_derivatives_of_polynomials() -> None:
+    """Constant first derivatives have no graph; a scalar without samples."""
+    x = leaf(4)
+    indices = second_derivatives(4)
+    found = dict(zip(indices, partials(x[0] * 3 + x[1] * x[2], x, indices), strict=True))
+    assert found[(0,)].item() == 3
+    assert {index: value.item() for index, value in found.items() if value.item()} == {(0,): 3, (1, 2): 1}
+
+
+def test_many_second_derivatives_of_a_norm() -> None:
+    """The third derivative of torch's own layer norm is wrong, and training takes it: jets serve."""
+    torch.manual_seed(0)
+    x = leaf(4, 4)
+    weight = leaf(4, 6)
+
+    def mean_and_deviation(z: Tensor) -> Tensor:
+        centred = z - z.mean(1, keepdim=True)
+        return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+
+    def loss(norm: Callable[[Tensor], Tensor], derive: Callable[[Tensor], list[Tensor]]) -> Tensor:
+        f = norm((x @ weight).sin())[:, :1]
+        return torch.autograd.grad(sum(value.square().sum() for value in derive(f)), weight)[0]
+
+    indices = second_derivatives(4)
+    found = loss(lambda z: nn.functional.layer_norm(z, (6,)), lambda f: list(partials(f, x, indices, batch_dims=1)))
+    expected = loss(mean_and_deviation, lambda f: [derived(f, (x,), index) for index in indices])
+    assert_close(found, expected)

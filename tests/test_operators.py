@@ -12,7 +12,18 @@ from problems import NoVmap
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import _C, biharmonic, curl, directional, divergence, hessian, laplacian, nth_derivative, partials
+from highgrad_ext import (
+    _C,
+    biharmonic,
+    curl,
+    directional,
+    divergence,
+    full_jacobian,
+    hessian,
+    laplacian,
+    nth_derivative,
+    partials,
+)
 from highgrad_ext._reference import full_jacobian_loop, nth_derivative_loop
 from highgrad_ext._symmetric import interpolation, multi_indices
 
@@ -241,6 +252,26 @@ def test_rotation_has_curl_and_no_divergence() -> None:
     f = torch.stack([-x[1], x[0], 0 * x[2]])
     assert_close(curl(f, x), torch.tensor([0.0, 0.0, 2.0], dtype=x.dtype))
     assert_close(divergence(f, x), torch.tensor(0.0, dtype=x.dtype))
+
+
+@pytest.mark.parametrize("batch_dims", [0, 1])
+def test_curl_of_curl(batch_dims: int) -> None:
+    """The gradient of the divergence, less the Laplacian; and what trains, of weights."""
+    torch.manual_seed(0)
+    x = leaf(4, 3) if batch_dims else leaf(3)
+    module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    f = module(x)
+    found = curl(curl(f, x, batch_dims=batch_dims), x, batch_dims=batch_dims)
+    gradient = full_jacobian(divergence(f, x, batch_dims=batch_dims), x, batch_dims=batch_dims)
+    expected = gradient - laplacian(f, x, batch_dims=batch_dims)
+    assert_close(found, expected)
+    weights = list(module.parameters())[:-1]
+    assert_close(
+        *(torch.autograd.grad(value.square().sum(), weights, retain_graph=True) for value in (found, expected))
+    )
+    parts = tuple(part.clone().requires_grad_() for part in x.detach().tensor_split(3, -1))
+    pieces = curl(module(torch.cat(parts, -1)).tensor_split(3, -1), parts, batch_dims=batch_dims, create_graph=False)
+    assert_close(torch.cat(pieces, -1), curl(f, x, batch_dims=batch_dims, create_graph=False))
 
 
 OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -173,8 +173,11 @@ std::optional<Tensors> first_partials(
   for (const at::Tensor& output : outputs) {
     const Tensors blocks = gradients(output, held, samples, options);
     for (const auto& [j, variable] : places) {
-      const at::Tensor column = blocks[j].select(-1, variable);
-      const at::Tensor by_sample = column.dim() == 2 ? column.t() : column;
+      at::Tensor by_sample = blocks[j];
+      if (by_sample.numel() > output.numel()) { // else the only column of one element a sample
+        by_sample = by_sample.select(-1, variable);
+      }
+      by_sample = output.numel() > samples ? by_sample.reshape({-1, samples}).t() : by_sample;
       at::Tensor result = reshaped(by_sample, output.sizes()).to(inputs[0].scalar_type());
       results.push_back(as_result(result, options.create_graph));
     }
@@ -215,11 +218,11 @@ std::optional<Tensors> first_along(
   return results;
 }
 
-std::optional<Tensors> sample_gradients(const Tensors& outputs, const Tensors& inputs, const JacobianOptions& options) {
+std::optional<Tensors> sample_jacobians(const Tensors& outputs, const Tensors& inputs, const JacobianOptions& options) {
   const int64_t batch_dims = options.batch_dims;
   const int64_t samples = c10::multiply_integers(outputs[0].sizes().slice(0, batch_dims));
-  const auto is_single = [&](const at::Tensor& output) { return output.requires_grad() && output.numel() == samples; };
-  if (samples == 0 || !std::all_of(outputs.begin(), outputs.end(), is_single)) {
+  const auto has_rows = [&](const at::Tensor& output) { return output.requires_grad() && output.numel() > 0; };
+  if (!std::all_of(outputs.begin(), outputs.end(), has_rows)) {
     return std::nullopt;
   }
   const at::AutoGradMode grad_mode(options.create_graph);
@@ -228,7 +231,8 @@ std::optional<Tensors> sample_gradients(const Tensors& outputs, const Tensors& i
     Tensors blocks = gradients(output, inputs, samples, options);
     for (const auto j : c10::irange(inputs.size())) {
       const auto shape = ops::joined_shape(output.sizes(), inputs[j].sizes().slice(batch_dims));
-      at::Tensor block = reshaped(std::exchange(blocks[j], {}), shape);
+      const at::Tensor rows = blocks[j].dim() == 3 ? blocks[j].transpose(0, 1) : blocks[j];
+      at::Tensor block = reshaped(rows, shape);
       block = block.resolve_conj().resolve_neg().to(inputs[j].scalar_type());
       results.push_back(as_result(block, options.create_graph));
     }

@@ -29,9 +29,9 @@ std::optional<std::vector<at::Tensor>> first_along(
     const std::vector<at::Tensor>& directions,
     const engine::JacobianOptions& options);
 
-// Of every output, of one element a sample, by every input, outputs outside: of shape output.shape + input.shape
-// without its samples.
-std::optional<std::vector<at::Tensor>> sample_gradients(
+// Of every output by every input, outputs outside: of shape output.shape + input.shape without its samples. Nothing
+// where an output has no graph or no elements.
+std::optional<std::vector<at::Tensor>> sample_jacobians(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,
     const engine::JacobianOptions& options);
