@@ -150,6 +150,7 @@ void bind_patterns(py::module_& m) {
       .def(py::init<>())
       .def_readwrite("first_blocks", &ProbeBudget::first_blocks)
       .def_readwrite("samples", &ProbeBudget::samples)
+      .def_readwrite("sampled", &ProbeBudget::sampled)
       .def_readwrite("wide_blocks", &ProbeBudget::wide_blocks)
       .def_readwrite("split", &ProbeBudget::split)
       .def_readwrite("max_probes", &ProbeBudget::max_probes)

@@ -151,6 +151,7 @@ def color_both(
 class ProbeBudget:
     first_blocks: int
     samples: int
+    sampled: list[list[int]]
     wide_blocks: int
     split: int
     max_probes: int

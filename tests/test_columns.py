@@ -115,8 +115,8 @@ def test_several_inputs_share_columns() -> None:
 
 
 def opaque(x: Tensor) -> Tensor:
-    """x, by an operator of which probes alone can tell that it leaves elements where they are."""
-    return torch.nn.functional.interpolate(x[None, None], len(x))[0, 0]
+    """x, by an operator of which probes alone can tell so, since its scale is not quite what its sizes say."""
+    return torch.ops.aten.upsample_nearest1d(x[None, None], [len(x)], 1.0 + 1e-9)[0, 0]
 
 
 def test_kept_and_pickled() -> None:

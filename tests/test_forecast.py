@@ -38,6 +38,28 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
     "a full product in one row": (lambda x: torch.cat([(MATRIX @ x).prod()[None], x]), 12, False),
     "a triangle": (lambda x: (torch.outer(x, x.new_ones(12)).tril() * MATRIX).sum(1), 12, False),
     "what is written": (lambda x: _written(x), 2, False),
+    "what is padded": (lambda x: F.pad(x, (2, 2)), 12 / 16, False),
+    "a convolution with a stride": (
+        lambda x: F.conv1d(x.view(1, 1, 12), MATRIX[:1, :2].view(1, 1, 2), stride=4),
+        2,
+        False,
+    ),
+    "a convolution of groups": (
+        lambda x: F.conv1d(x.view(1, 4, 3), MATRIX[:2, :4].reshape(2, 2, 2), groups=2),
+        4,
+        False,
+    ),
+    "a transposed convolution": (
+        lambda x: F.conv_transpose1d(x.view(1, 1, 12), MATRIX[:1, :3].view(1, 1, 3), stride=2),
+        3 * 12 / 25,
+        False,
+    ),
+    "kernels of a convolution": (lambda x: F.conv1d(MATRIX.view(1, 12, 12), x.view(1, 12, 1)), 12, True),
+    "kernels of several channels": (lambda x: F.conv1d(MATRIX[:, :6].reshape(1, 6, 12), x.view(2, 6, 1)), 6, False),
+    "bags of rows": (lambda x: F.embedding_bag(TWICE.view(4, 6) // 2, x.view(6, 2), mode="sum"), 6, False),
+    "what is turned of a matrix product": (lambda x: (MATRIX @ x).view(3, 4).mT.reshape(12), 12, True),
+    "a matrix product of what is turned": (lambda x: MATRIX @ x.view(3, 4).mT.reshape(12), 12, True),
+    "a triangle of a product": (lambda x: (MATRIX * (MATRIX @ x)).tril(), 12, False),
 }
 
 
@@ -53,6 +75,13 @@ def test_known(name: str) -> None:
     x = leaf(12)
     found = _C.forecast_columns(function(x), [x])
     assert found == (pytest.approx(columns), is_full)
+
+
+def test_what_is_full_stays_full_where_it_is_turned() -> None:
+    """While the other product is yet to come."""
+    x, y = leaf(12), leaf(12)
+    f = MATRIX @ y + MATRIX @ x.view(3, 4).mT.reshape(12)
+    assert _C.forecast_columns(f, [x, y]) == (24, True)
 
 
 def test_rows_are_alike_now_and_then() -> None:

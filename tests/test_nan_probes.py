@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -14,7 +16,7 @@ from highgrad_ext import _C
 Found = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-def probe(matrix: np.ndarray, order: np.ndarray, **budget: float) -> Found | None:
+def probe(matrix: np.ndarray, order: np.ndarray, **budget: Any) -> Found | None:
     """The pattern, the full columns and the colours of rows that are found."""
     limits = _C.ProbeBudget()
     for name, value in budget.items():
@@ -66,6 +68,7 @@ def check(matrix: np.ndarray, found: Found) -> None:
     is_in_order=st.booleans(),
     first_blocks=st.integers(1, 20),
     samples=st.integers(0, 8),
+    are_known=st.booleans(),
     wide_blocks=st.sampled_from([0, 0, 2, 4]),
     split=st.integers(2, 5),
     max_probes=st.sampled_from([0, 20, 1000]),
@@ -74,7 +77,13 @@ def check(matrix: np.ndarray, found: Found) -> None:
     max_full_columns=st.integers(0, 2),
 )
 def test_nothing_is_missed(
-    matrix: np.ndarray, is_in_order: bool, first_blocks: int, samples: int, sweep_cost: float, **budget: float
+    matrix: np.ndarray,
+    is_in_order: bool,
+    first_blocks: int,
+    samples: int,
+    are_known: bool,
+    sweep_cost: float,
+    **budget: float,
 ) -> None:
     rows = len(matrix)
     order = np.arange(0) if is_in_order else np.random.default_rng(rows).permutation(rows)
@@ -84,6 +93,7 @@ def test_nothing_is_missed(
         order,
         first_blocks=first_blocks,
         samples=min(samples, blocks),
+        sampled=[list(np.flatnonzero(row)) for row in matrix[: samples if are_known else 0]],
         max_colors=rows,
         sweep_cost=sweep_cost,
         **budget,
@@ -104,3 +114,12 @@ def test_blocks_that_are_not_split_have_what_their_samples_hit(sample: int) -> N
     found = probe(matrix, np.arange(0), first_blocks=4, samples=4, max_probes=0, max_colors=20, sweep_cost=1000.0)
     assert found is not None
     check(matrix, found)
+
+
+@pytest.mark.parametrize(("sampled", "is_found"), [([[49, 50, 51]], True), ([list(range(100))], False)])
+def test_rows_that_were_probed_before_tell_whether_to_go_on(sampled: list[list[int]], is_found: bool) -> None:
+    matrix = banded(100, 1, 1).astype(bool)
+    found = probe(matrix, np.arange(0), first_blocks=8, samples=4, sampled=sampled, max_probes=100, max_colors=20)
+    assert (found is not None) == is_found
+    if found is not None:
+        check(matrix, found)

@@ -153,7 +153,15 @@ def unfolded(rng: random.Random, x: Tensor) -> Tensor:
     return u.sum(-1) if rng.random() < 0.5 else u
 
 
+def resampled(rng: random.Random, x: Tensor) -> Tensor:
+    """Its last two axes."""
+    mode = rng.choice(["nearest", "nearest-exact", "bilinear", "bicubic"])
+    images = x.reshape(1, -1, x.shape[-2] if x.dim() > 1 else 1, x.shape[-1])
+    return F.interpolate(images, scale_factor=[rng.randint(1, 3), rng.randint(1, 2)], mode=mode)
+
+
 STEPS: dict[str, Step] = {
+    "resample": resampled,
     "write": written,
     "elements": by_elements,
     "positions": positions,
@@ -266,7 +274,47 @@ def test_one_figure_for_all_axes() -> None:
     assert check(f, x) and f.grad_fn._saved_stride == (2,)
 
 
+RESAMPLED = {
+    "nearest": (1, 3),
+    "nearest-exact": (1, 3),
+    "linear": (1, 1),
+    "bilinear": (2, 2),
+    "bicubic": (2, 2),
+    "trilinear": (3, 3),
+}
+
+
+@pytest.mark.parametrize("mode", RESAMPLED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_resampling(mode: str, dtype: torch.dtype) -> None:
+    """By whole factors, told by sizes or by scales; and by others, of which nothing is known."""
+    fewest, most = RESAMPLED[mode]
+    for rank in range(fewest, most + 1):
+        size = {1: 9, 2: 5, 3: 3}[rank]
+        for factor in (1, 2, 3, 4, 5, 6, 7) if rank == 1 else (2, 3, 5) if rank == 2 else (2, 3):
+            x = leaf(1, 1, *[size] * rank).detach().to(dtype).requires_grad_()
+            by_size = F.interpolate(x, size=[factor * size] * rank, mode=mode)
+            by_scale = F.interpolate(x, scale_factor=factor, mode=mode)
+            for f in (by_size, by_scale):
+                assert check(f, x) or (factor, mode) == (1, "bicubic")
+            for scale in (0.6, 1.5):
+                check(F.interpolate(x, scale_factor=scale, mode=mode), x)
+            check(F.interpolate(x, size=[2 * size + 1] * rank, mode=mode), x)
+            if "linear" in mode or "cubic" in mode:
+                check(F.interpolate(x, scale_factor=factor, mode=mode, align_corners=True), x)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.9, 2.0, 3.0, -1.0])
+def test_scales_that_contradict_the_sizes(scale: float) -> None:
+    x = leaf(1, 1, 9)
+    ops = torch.ops.aten
+    check(ops.upsample_nearest1d(x, [18], scale), x)
+    check(ops.upsample_linear1d(x, [18], False, scale), x)
+
+
 EXACT = {
+    "resampled to the nearest": (lambda x: F.interpolate(x, scale_factor=2), (1, 1, 8, 8), 1),
+    "resampled between two": (lambda x: F.interpolate(x, scale_factor=2, mode="linear"), (1, 1, 40), 5),
     "convolution": (lambda x: F.conv2d(x, weights(1, 1, 3, 3), padding=1), (1, 1, 9, 9), 9),
     "of what is valid": (lambda x: F.conv3d(x, weights(1, 1, 2, 1, 3), padding="valid"), (1, 1, 4, 1, 9), 6),
     "of rows alone": (lambda x: F.conv2d(x, weights(1, 1, 1, 3)), (1, 1, 9, 9), 3),

@@ -26,10 +26,11 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # The quickest first, but for faults whose name begins with a word of FIRST. The second group takes long to collect.
 TESTS = [
     ["windows", "columns", "pde_codes", "batched_nodes", "sparse_results", "structure", "coloring", "nan_probes"],
-    ["dependencies", "kept_indices", "node_table"],
+    ["dependencies", "kept_indices", "node_table", "forecast"],
 ]
 FIRST = {
     "sets": "dependencies",
+    "forecast": "forecast",
     "matrices": "batched_nodes",
     "solvers": "batched_nodes",
     "first axis": "batched_nodes",
@@ -75,7 +76,42 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("matrices: one axis too many is kept", "axis + own < static_cast", "axis + own <= static_cast"),
         ("matrices: a broadcast batch is none", "return in.size() < out.size() ? unknown", "return false ? unknown"),
+        ("axes: kernels have the input's channels", "return axis == 0 ? 1 : -1; }", "return axis == 1 ? 1 : -1; }"),
+        (
+            "axes: transposed kernels are as others",
+            "slides.front().kind != Slide::Kind::kUnder",
+            "slides.front().kind == Slide::Kind::kUnder",
+        ),
+        ("axes: transposed kernels mix groups", "channels[0], all_free(in[0] / groups)", "all_free(in[0])"),
         ("first axis: of every in", "return k > 0 ? unknown : rearranged([]", "return false ? unknown : rearranged([]"),
+    ],
+    # None of these makes a value wrong: zeros are not looked for, or in vain.
+    "structure/forecast.cpp": [
+        ("forecast: added elements count once", "k > 0 ? FanIn{share(in, out)} : FanIn{1, true}", "FanIn{1, true}"),
+        (
+            "forecast: rows of bags count once",
+            "{static_cast<double>(attributes.indices.at(0).numel()) / static_cast<double>(out.at(0))}",
+            "{1}",
+        ),
+        ("forecast: triangles are full", "facts.placing == Placing::kTaken && !may_be_none}", "true}"),
+        ("forecast: transposed kernels are not thinned", "FanIn{kernel * each}", "FanIn{kernel}"),
+        ("forecast: strides leave nothing out", "std::min(1.0, each / static_cast<double>(slide.stride))", "1.0"),
+        ("forecast: parts are wholes", "slide.stride)), in_size >= out_size}", "slide.stride)), true}"),
+        (
+            "forecast: groups of channels mix",
+            "static_cast<double>(in[1]) / static_cast<double>(attributes.groups)",
+            "static_cast<double>(in[1])",
+        ),
+        ("forecast: what is not free is all", "found.is_all &= digit.is_free();", ""),
+        ("forecast: equal axes count", "digit.is_equal() ? 1 :", "false ? 1 :"),
+        ("forecast: the last path alone", "known.parts = std::move(both);", "known.parts = more.parts;"),
+        ("forecast: elementwise Nodes are paths", "if (is_elementwise && (", "if (false && is_elementwise && ("),
+        ("forecast: some rows are all", "if (reached.is_sure && (fan_in.is_all", "if ((fan_in.is_all"),
+        ("forecast: what is full is not so before", "reached.is_all && !picks &&", "false && !picks &&"),
+        ("forecast: what is picked of all is all", "reached.is_all && !picks &&", "reached.is_all &&"),
+        ("forecast: writes mix", "      fan_in = {1};", "      fan_in = all_of(*in);"),
+        ("forecast: what is full counts as open", "(more.is_all ? 0 : 1) -", "1 -"),
+        ("forecast: no path is full", "const bool picks = writes ||", "const bool picks = true || writes ||"),
     ],
     "structure/axes.cpp": [
         (
@@ -231,6 +267,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "engine/find_structure.cpp": [
+        (
+            "forecast: does not count",
+            "is_promising = forecast_columns_ *",
+            "is_promising = false && forecast_columns_ *",
+        ),
+        ("forecast: no rows are probed", "return is_promising || are_samples_sparse();", "return is_promising;"),
         ("kept: any tape will do", "axes->signature == kept->signature &&", ""),
         ("kept: local patterns are kept", "kept->is_global || picks_the_same ?", "kept != nullptr ?"),
         ("doubt: anomaly mode is ignored", " && !torch::autograd::AnomalyMode::is_enabled()", ""),

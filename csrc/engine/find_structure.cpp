@@ -259,7 +259,14 @@ class Search {
     }
     const LinearMap map = reverse_map(problem_);
     structure::HitBits hits(samples, columns_);
-    return probe_of(map, samples)(group_of_row, hits) && hits.count(samples) * 2 * kLeastGain <= samples * columns_;
+    if (!probe_of(map, samples)(group_of_row, hits)) {
+      return false;
+    }
+    for (int64_t s = 0; s < samples; ++s) {
+      std::vector<int64_t>& columns = sampled_.emplace_back();
+      hits.for_each(s, [&](int64_t column) { columns.push_back(column); });
+    }
+    return hits.count(samples) * 2 * kLeastGain <= samples * columns_;
   }
 
   // What flows along the tape: see structure's Note [Sets of columns].
@@ -395,6 +402,7 @@ class Search {
       return nullptr;
     }
     budget->max_full_columns = std::min(budget->max_full_columns, columns_ / kMostFull);
+    budget->sampled = sampled_;
     const LinearMap map = reverse_map(problem_);
     const structure::Probe probe = probe_of(map, budget->max_probes);
     auto found = structure::find_pattern(rows_, columns_, {}, *budget, probe);
@@ -464,6 +472,7 @@ class Search {
   const int64_t columns_;
   mutable std::optional<bool> may_go_forward_;
   plan::Work work_; // of a row
+  std::vector<std::vector<int64_t>> sampled_; // columns of rows that were probed by themselves
   double dense_ = 0; // nanoseconds without more structure
   double allowed_ = 0; // of a single call, to find more
 };

@@ -23,6 +23,28 @@ bool are_free(const Digits& digits) {
   return std::all_of(digits.begin(), digits.end(), [](const Digit& digit) { return digit.is_free(); });
 }
 
+// Windows of long axes, most of which they have, cost more to follow than they may save.
+constexpr int64_t kLongAxis = 64;
+
+bool is_wide(const Digit& digit) {
+  if (digit.window == nullptr || digit.window->size < kLongAxis) {
+    return false;
+  }
+  int64_t count = 0;
+  for (const Arc& arc : digit.window->arcs) {
+    count += arc.count;
+  }
+  return 4 * count > 3 * digit.window->size * digit.size;
+}
+
+void free_wide_windows(Digits& digits) {
+  for (Digit& digit : digits) {
+    if (is_wide(digit)) {
+      digit = {digit.size};
+    }
+  }
+}
+
 struct State {
   bool is_reached = false;
   bool is_free = false; // nothing is tied above, and nothing will be
@@ -236,7 +258,12 @@ class Walk {
         if (facts->is_full && state.ties.lower.has_value()) {
           ties.lower = flow(*state.ties.lower);
         }
-        join(at(links[k]), std::move(ties));
+        State& target = at(links[k]);
+        join(target, std::move(ties));
+        if (detail_ == Detail::kTies && !target.is_free) {
+          free_wide_windows(target.ties.upper);
+          target.is_free = are_free(target.ties.upper);
+        }
       }
     }
     return true;

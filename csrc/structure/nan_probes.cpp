@@ -38,7 +38,13 @@ class Search {
       const std::vector<int64_t>& row_at,
       const ProbeBudget& budget,
       const Probe& probe)
-      : rows_(rows), columns_(columns), row_at_(row_at), budget_(budget), probe_(probe), is_full_(columns, false) {}
+      : rows_(rows),
+        columns_(columns),
+        row_at_(row_at),
+        budget_(budget),
+        probe_(probe),
+        is_full_(columns, false),
+        columns_of_samples_(budget.sampled) {}
 
   std::optional<ProbedPattern> run() {
     if (!may_be_sparse() || !probe_first_blocks()) {
@@ -100,6 +106,11 @@ class Search {
     return longest;
   }
 
+  // How many rows are yet to be probed by themselves, at most one a block.
+  int64_t samples_of(int64_t blocks) const {
+    return columns_of_samples_.empty() ? std::min(budget_.samples, blocks) : 0;
+  }
+
   // Even blocks, and with them so many single rows.
   std::optional<HitBits> probe_blocks(int64_t blocks, int64_t samples) {
     start_ = even_blocks(rows_, blocks);
@@ -132,7 +143,7 @@ class Search {
     if (blocks == 0) {
       return true;
     }
-    const auto hits = probe_blocks(blocks, std::min(budget_.samples, blocks));
+    const auto hits = probe_blocks(blocks, samples_of(blocks));
     const double all = static_cast<double>(blocks) * static_cast<double>(columns_);
     return hits.has_value() &&
         (are_samples_sparse() || static_cast<double>(hits->count(blocks)) < kMaxWideDensity * all);
@@ -140,7 +151,7 @@ class Search {
 
   bool probe_first_blocks() {
     const int64_t blocks = std::min(budget_.first_blocks, rows_);
-    const auto hits = probe_blocks(blocks, budget_.wide_blocks > 0 ? 0 : std::min(budget_.samples, blocks));
+    const auto hits = probe_blocks(blocks, samples_of(blocks));
     if (!hits.has_value()) {
       return false;
     }
@@ -176,7 +187,7 @@ class Search {
 
   // Or sure, since the rows of a block need no more than one each.
   bool is_promising(const Coloring& coloring) const {
-    return is_refined_ || budget_.samples == 0 || coloring.num_colors * longest_block() <= budget_.max_colors ||
+    return is_refined_ || columns_of_samples_.empty() || coloring.num_colors * longest_block() <= budget_.max_colors ||
         are_samples_sparse();
   }
 

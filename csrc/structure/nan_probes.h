@@ -20,6 +20,8 @@ struct ProbeBudget {
   // promise few colours, these tell whether there is more to find. None: blocks are always refined.
   int64_t first_blocks = 16;
   int64_t samples = 0;
+  // Of rows that have been probed by themselves before, the columns of each: no others are then.
+  std::vector<std::vector<int64_t>> sampled = {};
   // Before these, so many wider ones, with the samples: where these are not sparse, and all blocks hit nearly all
   // columns, there is nothing to be found. None: the samples are probed with the first blocks.
   int64_t wide_blocks = 0;

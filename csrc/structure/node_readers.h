@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -243,6 +244,71 @@ void read_pool(Node& node, Reader& reader) {
   for (int64_t axis = 0; axis < count; ++axis) {
     reader.attributes.slides.push_back({Slide::Kind::kOver, kernel[axis], stride[axis], padding[axis], dilation[axis]});
   }
+}
+
+// By how many times an axis grew where that is a whole number, which no scale contradicts, or 0.
+int64_t whole_factor(int64_t in, int64_t out, const std::optional<double>& scale) {
+  const int64_t factor = in > 0 ? out / in : 0;
+  const bool is_whole = factor > 0 && factor * in == out;
+  // A scale that is not positive is not used.
+  const bool is_said = !scale.has_value() || *scale <= 0 || *scale == static_cast<double>(factor);
+  return is_whole && is_said ? factor : 0;
+}
+
+// Where an element of in is one of so many taps of an element of out, an axis of which is `factor` times as long:
+// position p of out lies at (p + 1/2) / factor - 1/2 in in. Taps of weight zero count, and, unless the quotients are
+// exact, a position more on both sides.
+Slide resampled(int64_t factor, int64_t taps, int64_t out) {
+  constexpr int64_t kExact = int64_t{1} << 20;
+  const int64_t margin = (factor & (factor - 1)) == 0 && out < kExact ? 0 : 1;
+  int64_t before = 0;
+  int64_t after = factor - 1;
+  if (taps == 2) {
+    before = factor; // positions before the first are taken to it, and have the second with weight zero
+    after = (3 * factor - 1) / 2;
+  } else if (taps == 4) {
+    before = (3 * factor + 1) / 2;
+    after = (5 * factor - 1) / 2;
+  }
+  return {Slide::Kind::kUnder, before + after + 1 + 2 * margin, factor, before + margin};
+}
+
+template <int64_t count, typename Upsample>
+std::array<std::optional<double>, count> scales_of(const Upsample& upsample) {
+  if constexpr (count == 1) {
+    return {upsample.scales};
+  } else if constexpr (count == 2) {
+    return {upsample.scales_h, upsample.scales_w};
+  } else {
+    return {upsample.scales_d, upsample.scales_h, upsample.scales_w};
+  }
+}
+
+// The last axes, of whose elements so many make one of out, along each.
+template <int64_t taps, int64_t count, typename Upsample>
+void read_upsampled(Node& node, Reader& reader) {
+  read_last<count>(node, reader);
+  const auto& upsample = static_cast<Upsample&>(node);
+  if constexpr (taps > 1) {
+    if (upsample.align_corners) {
+      return;
+    }
+  }
+  const auto scales = scales_of<count>(upsample);
+  if (upsample.self_sym_sizes.size() != count + 2 || upsample.output_size.size() != count) {
+    return;
+  }
+  std::vector<Slide> slides;
+  for (size_t axis = 0; axis < count; ++axis) {
+    const int64_t in = reader.number(upsample.self_sym_sizes[axis + 2]);
+    const int64_t out = reader.number(upsample.output_size[axis]);
+    const int64_t factor = whole_factor(in, out, scales[axis]);
+    if (factor == 0) {
+      return;
+    }
+    slides.push_back(resampled(factor, taps, out));
+  }
+  reader.attributes.slides = std::move(slides);
 }
 
 template <typename Patches>
