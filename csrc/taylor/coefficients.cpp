@@ -31,10 +31,6 @@ using tape::TapeNode;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 
-torch::autograd::Edge edge_of(const at::Tensor& tensor) {
-  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
-}
-
 edge_list edges_of(const std::vector<at::Tensor>& tensors) {
   edge_list edges;
   for (const at::Tensor& tensor : tensors) {
@@ -130,6 +126,8 @@ int64_t nested_orders_of(const Node& node) {
       {typeid(ScaledDotProductEfficientAttentionBackward0), 1},
       {typeid(ScaledDotProductFlashAttentionBackward0), 1},
       {typeid(ScaledDotProductFlashAttentionForCpuBackward0), 1},
+      // The second takes the saved norm for a constant.
+      {typeid(WeightNormInterfaceBackward0), 1},
       // The third takes saved moments for constants, or logarithms of cotangents.
       {typeid(LogcumsumexpBackward0), 2},
       {typeid(NativeBatchNormBackward0), 2},
@@ -218,6 +216,10 @@ bool keeps_axes_apart(
 }
 
 } // namespace
+
+torch::autograd::Edge edge_of(const at::Tensor& tensor) {
+  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
+}
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
   const edge_list edges = edges_of(inputs);
