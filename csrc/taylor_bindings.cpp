@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <tuple>
@@ -13,6 +14,8 @@
 #include "engine/check_arguments.h"
 #include "plan/chunking.h"
 #include "sweep_bindings.h"
+#include "tape/node_rules.h"
+#include "tape/tape.h"
 #include "taylor/coefficients.h"
 #include "taylor/gradients.h"
 #include "taylor/jet.h"
@@ -93,6 +96,21 @@ std::variant<std::optional<at::Tensor>, std::string> partials(
   } catch (const taylor::Unsupported& unsupported) {
     return unsupported.what();
   }
+}
+
+// The custom Functions, as Python sees them, that `output` depends on the inputs through.
+py::list custom_functions(const at::Tensor& output, const Tensors& inputs) {
+  torch::autograd::edge_list edges;
+  for (const at::Tensor& input : inputs) {
+    edges.push_back(taylor::edge_of(input));
+  }
+  py::list functions;
+  for (const tape::TapeNode& node : tape::read_tape(taylor::edge_of(output), edges).nodes) {
+    if (node.runs && tape::is_custom(*node.node)) {
+      functions.append(py::reinterpret_steal<py::object>(torch::autograd::functionToPyObject(node.node->getptr())));
+    }
+  }
+  return functions;
 }
 
 engine::JacobianOptions options_of_gradients(int64_t batch_dims, bool create_graph) {
@@ -203,6 +221,7 @@ void bind_taylor(py::module_& m) {
       py::arg("inputs"),
       py::arg("count"),
       py::arg("everywhere") = false);
+  m.def("custom_functions", torch::wrap_pybind_function(&custom_functions), py::arg("output"), py::arg("inputs"));
   m.def(
       "automatic_chunk_size",
       torch::wrap_pybind_function(&automatic_chunk_size),

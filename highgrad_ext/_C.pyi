@@ -104,6 +104,7 @@ def check_arguments(
 def taylor_inspect(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor]
 ) -> list[tuple[int, list[bool], str, bool, int, int, bool, int]]: ...
+def custom_functions(output: Tensor, inputs: Sequence[Tensor]) -> list[object]: ...
 def taylor_coefficients(
     outputs: Sequence[Tensor],
     inputs: Sequence[Tensor],

@@ -7,10 +7,14 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import _C
 from ._progress import Report
 from ._symmetric import expand, growth
+
+# Of every backward that is marked with it.
+_ONCE = once_differentiable(lambda ctx: None).__code__
 
 # Elements of a Jacobian that unmixed derivatives take the diagonal of at once.
 _DIAGONAL_ELEMENTS = 1 << 22
@@ -125,6 +129,19 @@ class Orders:
             first += rows.numel()
         with torch.set_grad_enabled(self.create_graph or order < self.n):
             return torch.cat(parts).view(block.shape)
+
+
+def check_derivable_again(output: Tensor, inputs: list[Tensor]) -> None:
+    """Raises RuntimeError where a custom Function has a first derivative alone: what torch records of it leads nowhere,
+    as a constant does."""
+    for context in _C.custom_functions(output, inputs):
+        function = getattr(type(context), "_forward_cls", None)
+        for backward in (getattr(function, "backward", None), getattr(function, "vjp", None)):
+            if getattr(backward, "__code__", None) is _ONCE:
+                raise RuntimeError(
+                    "trying to differentiate twice a function that was marked with @once_differentiable: "
+                    f"{getattr(function, '__name__', function)}"
+                )
 
 
 def _sum(tensor: Tensor) -> Tensor:

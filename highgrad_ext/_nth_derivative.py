@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._nested import Orders
+from ._nested import Orders, check_derivable_again
 from ._options import check_fits, check_flags, check_real, check_sweep_options, outside_inference_mode, warn
 from ._progress import Report, reporter
 from ._samples import check_batch
@@ -264,6 +264,8 @@ def _warn(reason: str) -> None:
 
 def _nested(shapes: _Shapes, orders: Orders, output: Tensor, packed: bool) -> list[Tensor]:
     inputs = shapes.inputs
+    if shapes.n > 1 and not packed:
+        check_derivable_again(output, inputs)
     if shapes.reduce == "sum":
         return orders.contracted(output, inputs)
     if shapes.batch_dims == 0 and shapes.reduce == "diagonal":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _C
+from ._nested import check_derivable_again
 from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
@@ -268,6 +269,8 @@ def _by_gradients(sweeps: Sweeps, output: Tensor, needed: tuple[Exponents, ...])
     """By gradients of gradients of all elements of a sample's output; each serves for all variables."""
     paths = {exponents: tuple(i for i, count in exponents for _ in range(count)) for exponents in needed}
     derived = {path[:k] for path in paths.values() for k in range(1, len(path))}
+    if derived:
+        check_derivable_again(output, sweeps.inputs)
     samples = prod(output.shape[: sweeps.batch_dims])
     with torch.enable_grad():
         values: dict[tuple[int, ...], Tensor] = {(): output.reshape(samples, -1)}

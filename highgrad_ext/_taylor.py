@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._nested import Orders
+from ._nested import Orders, check_derivable_again
 from ._progress import Report
 from ._symmetric import directions, expand, interpolate, packed_size
 
@@ -335,6 +335,8 @@ class Sweeps:
         shape = (order, count, *output.shape)
         if count == 0 or output.numel() == 0 or not pairs or not output.requires_grad:
             return torch.zeros(shape, dtype=output.dtype, device=output.device)
+        if order > 1:
+            check_derivable_again(output, self.inputs)
         samples = prod(output.shape[: self.batch_dims])
         columns = output.numel() // samples
         # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are

@@ -35,13 +35,14 @@ def nest(blocks: Sequence[Any], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int
     if f_spec is _LEAF and wrt_spec is _LEAF:
         return blocks[0]
     remaining = iter(blocks)
+    return tree_unflatten([_nest_inside(remaining, wrt_spec, order) for _ in range(f_spec.num_leaves)], f_spec)
 
-    def inside(depth: int) -> TensorTree:
-        if depth == 0:
-            return next(remaining)
-        return tree_unflatten([inside(depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
 
-    return tree_unflatten([inside(order) for _ in range(f_spec.num_leaves)], f_spec)
+# Not a closure: one that calls itself keeps the blocks alive until the garbage collector comes.
+def _nest_inside(remaining: Iterator[Any], wrt_spec: TreeSpec, depth: int) -> TensorTree:
+    if depth == 0:
+        return next(remaining)
+    return tree_unflatten([_nest_inside(remaining, wrt_spec, depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
 
 
 def flatten_out(caller: str, out: TensorTree, f_spec: TreeSpec, wrt_spec: TreeSpec, order: int = 1) -> list[Tensor]:

@@ -48,6 +48,14 @@ def _coarsest_epsilon(output: Tensor) -> float:
     return epsilon
 
 
+def _backward(caller: str, output: Tensor, v: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """By input: v^T J, by torch's own backward."""
+    with torch.enable_grad():
+        weighted = (output * v).sum()
+    options = (caller, False, True, True, False, None, "reverse", "dense", torch.strided, 0, (), None, None)
+    return _C.full_jacobian([weighted], inputs, *options)
+
+
 @outside_inference_mode
 def verify(
     caller: str, blocks: Sequence[Tensor], outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int
@@ -63,11 +71,8 @@ def verify(
             continue
         generator = torch.Generator(output.device).manual_seed(i)
         v = torch.randn(output.shape, generator=generator, device=output.device).to(output.dtype)
-        with torch.enable_grad():
-            weighted = (output * v).sum()
-        options = (caller, False, True, True, False, None, "reverse", "dense", torch.strided, 0, (), None, None)
         epsilon = _coarsest_epsilon(output)
-        products = _C.full_jacobian([weighted], inputs, *options)
+        products = _backward(caller, output, v, inputs)
         for j, product in enumerate(products):
             block = blocks[i * len(inputs) + j].detach()
             expected = product.reshape(-1)
@@ -78,6 +83,13 @@ def verify(
             allowed = epsilon**0.5 * scale + 100 * epsilon * largest
             error = (got - expected).abs()
             wrong = (error > allowed) & error.isfinite()
+            if wrong.any():
+                # Where large terms cancel on their way, all that is left changes with how they are rounded. What
+                # changes more is no rounding, but a backward that is not linear.
+                again = _backward(caller, output, 0.7 * v, [inputs[j]])[0].reshape(-1) / 0.7
+                noise = (again - expected).abs().max()
+                if noise < 1e4 * epsilon * v.abs().max():
+                    wrong &= error > allowed + 100 * noise
             if wrong.any():
                 worst = int((error * wrong).argmax())
                 raise RuntimeError(

@@ -21,6 +21,7 @@ from highgrad_ext import (
     hessian,
     laplacian,
     nth_derivative,
+    partials,
     plan,
 )
 
@@ -48,6 +49,8 @@ class NotOnThisDevice(Exception):
 
 def record(problem: Problem, device: str) -> tuple[Tensor, Tensor]:
     """f and its leaf on the device."""
+    if problem.name == "autocast" and device != "cpu":
+        raise NotOnThisDevice("it casts what is on the CPU, and nothing else")
     x = torch.linspace(-1.3, 1.1, problem.size, dtype=torch.float64).to(device).requires_grad_()
     torch.manual_seed(0)
     try:
@@ -137,7 +140,143 @@ def attention(x: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, q.sin(), q.cos()).flatten()
 
 
+def normalized(x: Tensor) -> Any:
+    """By the parameters of layer norms and of an elementwise scale."""
+    w, b, s = weights(x, 3), weights(x, 3), weights(x, 3)
+    return full_jacobian(functional.layer_norm(x.detach().sin(), (3,), w, b).tanh() * s, (w, b, s), create_graph=False)
+
+
+def line(x: Tensor, numel: int = 120) -> Tensor:
+    """A leaf long enough for structure to be looked for."""
+    return leaf(x.device.type, numel)
+
+
+def band_of_a_convolution(x: Tensor) -> Tensor:
+    y = line(x)
+    return full_jacobian(functional.conv1d(y.view(1, 1, -1), weights(x, 1, 1, 5).detach()).sin().flatten(), y)
+
+
+def rolled(x: Tensor) -> Tensor:
+    y = line(x)
+    return full_jacobian(y * y.roll(1).sin() - y.roll(-1), y, create_graph=False)
+
+
+def gathered(x: Tensor) -> Tensor:
+    y = line(x)
+    places = torch.arange(119, -1, -1, device=y.device)
+    return full_jacobian((y[places] * y).sin(), y, create_graph=False)
+
+
+def scattered(x: Tensor) -> Tensor:
+    y = line(x)
+    places = torch.arange(120, device=y.device) // 2
+    return full_jacobian(torch.zeros_like(y[:60]).index_add(0, places, y * y.exp()), y, create_graph=False)
+
+
+def where(x: Tensor) -> Tensor:
+    y = line(x)
+    return full_jacobian(torch.where(y > 0, y.sin(), y.roll(1).exp()), y, create_graph=False)
+
+
+def written_in_place(x: Tensor) -> Tensor:
+    y = line(x)
+    z = y.sin().clone()
+    z[1:-1] = y[2:] * y[:-2]
+    return full_jacobian(z, y, create_graph=False)
+
+
+def sparse_by_a_kept_plan(x: Tensor) -> Tensor:
+    y = line(x)
+    kept = plan(y[1:] * y[:-1], y, layout=torch.sparse_csr)
+    return full_jacobian(y[1:] * y[:-1], y, plan=kept, create_graph=False).to_dense()
+
+
+def hessian_of_a_chain(x: Tensor) -> Tensor:
+    y = line(x)
+    return nth_derivative((y[1:] * y[:-1].square()).sum(), y, 2, create_graph=False)
+
+
+def trained_through_structure(x: Tensor) -> Any:
+    y = line(x)
+    return torch.autograd.grad(full_jacobian(y[1:] * y[:-1].sin(), y).square().sum(), y)
+
+
+def into_structure(x: Tensor) -> Tensor:
+    y = line(x)
+    return full_jacobian(y * y.roll(1), y, create_graph=False, out=y.new_empty(120, 120).detach())
+
+
+def recurrent(x: Tensor) -> Tensor:
+    h = x.new_zeros(4, 3)
+    for _ in range(3):
+        h = (h @ weights(x, 3, 3).detach() + x).tanh()
+    return h
+
+
+def embedded(x: Tensor) -> Tensor:
+    table = weights(x, 7, 3)
+    return full_jacobian(functional.embedding(torch.arange(4, device=x.device), table).sin(), table, create_graph=False)
+
+
+def single_precision(x: Tensor) -> Any:
+    y = x.detach().float().requires_grad_()
+    return laplacian(scalar(y), y, batch_dims=1), nth_derivative(scalar(y), y, 2, batch_dims=1, create_graph=False)
+
+
+def graph_freed(x: Tensor) -> Any:
+    return full_jacobian(vector(x), x, retain_graph=False), laplacian(scalar(x), x, batch_dims=1, retain_graph=False)
+
+
 CASES: dict[str, Callable[[Tensor], Any]] = {
+    "partials": lambda x: partials(scalar(x), x, [(0,), (1, 1), (0, 1, 2)], batch_dims=1),
+    "partials of layers": lambda x: partials(layers(x), x, [(0, 1), (2, 2)], batch_dims=1),
+    "first partials": lambda x: partials(layers(x), x, [(0,), (2,)], batch_dims=1, create_graph=False),
+    "partials without samples": lambda x: partials(layers(x[:1]).sum(), x, [(0, 1), (3,)]),
+    "partials of several": lambda x: partials((scalar(x), vector(x)), x, [(0, 1, 1)], batch_dims=1),
+    "laplacian without samples": lambda x: laplacian(scalar(x).sum(), x),
+    "hessian without samples": lambda x: hessian(layers(x).sum(), x),
+    "divergence without samples": lambda x: divergence(vector(x), x),
+    "laplacian of a container": lambda x: laplacian({"u": scalar(x), "v": layers(x).sum(-1)}, x, batch_dims=1),
+    "biharmonic without a graph": lambda x: biharmonic(scalar(x), x, batch_dims=1, create_graph=False),
+    "first order along a direction": lambda x: directional(layers(x), x, torch.ones_like(x), 1),
+    "norms": lambda x: laplacian(x.norm(dim=-1) + torch.cdist(x, x.detach() + 1).sum(-1), x, batch_dims=1),
+    "jets of losses": lambda x: nth_derivative(
+        functional.cross_entropy(layers(x), torch.arange(4, device=x.device) % 3), x, 2, method="taylor"
+    ),
+    "jets of attention": lambda x: nth_derivative(attention(x)[:4], x, 2, method="taylor", create_graph=False),
+    "jets of a convolution": lambda x: nth_derivative(
+        functional.conv1d(x.unsqueeze(1), weights(x, 2, 1, 2).detach()).tanh().sum((1, 2)), x, 2, batch_dims=1
+    ),
+    "jets of a normalization": lambda x: hessian(functional.layer_norm(x, (3,)).sin().sum(-1), x, batch_dims=1),
+    "nested, samples, order 4": lambda x: nth_derivative(
+        scalar(x), x, 4, method="nested", batch_dims=1, create_graph=False
+    ),
+    "jets of interpolation": lambda x: nth_derivative(
+        scalar(x), x, 3, method="taylor", batch_dims=1, chunk_size=2, create_graph=False
+    ),
+    "sum, samples": lambda x: nth_derivative(vector(x).sum(), x, 2, reduce="sum", create_graph=False),
+    "diagonal, nested": lambda x: nth_derivative(scalar(x), x, 2, reduce="diagonal", method="nested"),
+    "diagonal, samples": lambda x: nth_derivative(scalar(x), x, 3, reduce="diagonal", batch_dims=1),
+    "normalized": normalized,
+    "band of a convolution": band_of_a_convolution,
+    "rolled": rolled,
+    "gathered": gathered,
+    "scattered": scattered,
+    "where": where,
+    "written in place": written_in_place,
+    "sparse by a kept plan": sparse_by_a_kept_plan,
+    "hessian of a chain": hessian_of_a_chain,
+    "trained through structure": trained_through_structure,
+    "into structure": into_structure,
+    "recurrent": lambda x: full_jacobian(recurrent(x), x, create_graph=False),
+    "recurrent, samples": lambda x: full_jacobian(recurrent(x), x, batch_dims=1),
+    "embedded": embedded,
+    "single precision": single_precision,
+    "graph freed": graph_freed,
+    "forward mode of many rows": lambda x: full_jacobian(
+        (weights(x, 60, 12).detach() @ x.flatten().sin()).exp(), x, mode="forward", create_graph=False
+    ),
+    "an elementwise head": lambda x: full_jacobian(functional.linear(x[0], weights(x, 9, 3)).sigmoid(), x),
     "arrow": arrow,
     "halves": halves,
     "complex input": complex_input,

@@ -313,6 +313,16 @@ def rows() -> list[Row]:
         Row("euclidean_dist", lambda x: torch.cdist(x, fixed(40, 3)), oracle=lambda x: pairwise(x, fixed(40, 3))),
         Row("dist", lambda x: torch.dist(x.sin(), m)),
         Row(
+            "weight_norm",
+            lambda x: torch._weight_norm(x, x[:, :1].sin(), 0),
+            oracle=lambda x: x * x[:, :1].sin() / x.norm(dim=1, keepdim=True),
+        ),
+        Row(
+            "weight_norm_last",
+            lambda x: torch._weight_norm(x, fixed(1, 3), -1 + x.dim()),
+            oracle=lambda x: x * fixed(1, 3) / x.norm(dim=0, keepdim=True),
+        ),
+        Row(
             "group_norm",
             lambda x: F.group_norm(x, 2, fixed(4), fixed(4)),
             (2, 4, 3),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -126,6 +127,19 @@ def test_kink_where_double_backward_takes_the_other_slope() -> None:
     x = torch.tensor([0.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     f = torch.nn.functional.prelu(x.expand(4, 3), torch.tensor([0.2], dtype=x.dtype))
     assert_close(full_jacobian(f, x, mode="forward"), full_jacobian_loop(f, x))
+
+
+def test_embeddings_scaled_by_frequency_go_in_reverse() -> None:
+    weight = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    index = torch.tensor([1, 2, 1, 4] * 20)
+    f = F.embedding(index, weight, scale_grad_by_freq=True).exp() @ torch.randn(3, 9, dtype=torch.float64)
+    expected = full_jacobian_loop(f, weight)
+    assert_close(full_jacobian(f, weight, create_graph=False), expected)
+    with pytest.warns(UserWarning, match="forward"):
+        assert_close(full_jacobian(f, weight, mode="forward"), expected)
+    total = f.sum()
+    for method in ("nested", "auto"):
+        assert_close(nth_derivative(total, weight, 2, method=method), nth_derivative_loop(total, weight, 2))
 
 
 def test_retain_graph_false_frees_the_graph() -> None:

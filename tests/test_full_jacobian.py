@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from threading import Event, Thread
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from highgrad_ext import directional, full_jacobian, nth_derivative, plan
 from highgrad_ext._reference import full_jacobian_loop
@@ -534,3 +537,18 @@ def test_out_has_the_structure_of_the_result() -> None:
     out = {"a": buffers["a"], "b": buffers["b"]}
     assert full_jacobian(f, x, create_graph=False, out=out) is out
     assert_close(buffers["a"], torch.diag(x.detach().cos()))
+
+
+@pytest.mark.parametrize("derive", [full_jacobian, lambda f, x: nth_derivative(f, x, 2)])
+def test_results_go_with_their_last_name(derive: Callable[[Any, Any], Any]) -> None:
+    """And not when the garbage collector comes: they may be large."""
+    x = torch.rand(3, requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        derivative = derive((x.sin(), {"g": x.prod()}), [x])
+        block = weakref.ref(tree_leaves(derivative)[-1])
+        del derivative
+        assert block() is None
+    finally:
+        gc.enable()

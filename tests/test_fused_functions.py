@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from test_recorded_jets import COMPOSED, nodes
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from highgrad_ext import directional, laplacian
 
@@ -143,3 +144,16 @@ def test_gradients_by_parameters(name: str) -> None:
         for value in (found, expected)
     ]
     assert_close(*grads)
+
+
+def test_under_a_checkpoint() -> None:
+    """What is saved is recorded again when it is unpacked."""
+    x, factors = point(), torch.linspace(0.5, 2, 3, dtype=torch.float64)
+
+    def function(x: Tensor) -> Tensor:
+        return torch.exp(x * factors)
+
+    f = checkpoint(function, x, use_reentrant=False)
+    v = torch.randn_like(x)
+    assert_close(directional(f, x, v, 2)[2], along(function, x, v, 2))
+    assert_close(laplacian(f, x, create_graph=False), laplacian(function(x), x, create_graph=False))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import directional, full_jacobian, laplacian, nth_derivative
+from highgrad_ext import directional, full_jacobian, laplacian, nth_derivative, partials
 from highgrad_ext._reference import nth_derivative_loop
 
 
@@ -53,6 +53,58 @@ def test_zeros_past_the_degree_cost_no_pass() -> None:
     derivative = nth_derivative(3 * x, x, 4, progress=lambda *seen: passes.append(seen))
     assert derivative.shape == (4,) * 5 and torch.count_nonzero(derivative) == 0
     assert passes == []
+
+
+class Once(torch.autograd.Function):
+    """Torch records of its backward nothing that reaches x, as of a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 3 * ctx.saved_tensors[0] ** 2
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda f, x: nth_derivative(f, x, 2),
+        lambda f, x: nth_derivative(f, x, 2, strict=True),
+        lambda f, x: nth_derivative(f, x, 3, method="nested", create_graph=False),
+        lambda f, x: nth_derivative(f, x, 2, reduce="sum"),
+        lambda f, x: nth_derivative(f, x, 2, reduce="diagonal"),
+        laplacian,
+        lambda f, x: directional(f, x, torch.ones_like(x), 2),
+        lambda f, x: partials(f, x, [(0, 1)]),
+    ],
+)
+@pytest.mark.parametrize("outer", [lambda y: y, torch.sin, lambda y: y.exp().sum()])
+def test_what_has_no_second_derivative_raises(
+    derive: Callable[[Tensor, Tensor], Any], outer: Callable[[Tensor], Tensor]
+) -> None:
+    x = leaf(3)
+    f = outer(Once.apply(x)) + x.prod()
+    with pytest.raises(RuntimeError, match=r"trying to differentiate twice .* @once_differentiable: Once"):
+        derive(f, x)
+    assert nth_derivative(f, x, 1).shape == (*f.shape, 3)
+    # Not on the way to wrt.
+    y = leaf(3)
+    assert_close(nth_derivative((f * y.square()).sum(), y, 2), 2 * (f * torch.eye(3, dtype=f.dtype)))
+
+
+@pytest.mark.parametrize("method", ["auto", "nested"])
+def test_norms_of_weights_have_second_derivatives(method: Literal["auto", "nested"]) -> None:
+    """Torch's own take the norm for a constant."""
+    v, g, x = leaf(3, 2), leaf(3, 1), torch.randn(2, dtype=torch.float64)
+    f, written_out = (torch._weight_norm(v, g, 0) @ x).sin(), ((v * g / v.norm(dim=1, keepdim=True)) @ x).sin()
+    assert_close(nth_derivative(f, v, 2, method=method), nth_derivative_loop(written_out, v, 2))
+    hessian = nth_derivative_loop(written_out.sum(), v, 2)
+    assert_close(nth_derivative(f.sum(), v, 2, method=method), hessian)
+    assert_close(full_jacobian(full_jacobian(f.sum(), v), v), hessian)
 
 
 def test_contracted_form_of_a_non_leaf() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from problems import PROBLEMS, Problem
 from test_planner import leaf, network
 from test_structure import tridiagonal
@@ -95,6 +96,16 @@ def test_the_environment_turns_it_on() -> None:
     assert not _verify.ALWAYS
     code = "import highgrad_ext; assert highgrad_ext._verify.ALWAYS"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "HIGHGRAD_VERIFY": "1"}, check=True)
+
+
+def test_rounding_where_all_cancels_passes() -> None:
+    """Sums of what is normalized do not depend on its mean, nor on a bias before it."""
+    x = leaf(30).detach().view(2, 3, 5).requires_grad_()
+    f = F.group_norm(x, 3).sum(2)
+    assert full_jacobian(f, x, create_graph=False, verify=True).abs().max() < 1e-12
+    bias = leaf(4)
+    f = F.batch_norm(leaf(24).view(6, 4) + bias, None, None, training=True)
+    assert full_jacobian(f, bias, create_graph=False, verify=True).abs().max() < 1e-12
 
 
 def test_newton_steps_pass() -> None:

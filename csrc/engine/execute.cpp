@@ -20,6 +20,7 @@
 #include "engine/run_plan.h"
 #include "engine/special_results.h"
 #include "structure/passes.h"
+#include "tape/streams.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
@@ -253,6 +254,7 @@ std::vector<at::Tensor> full_jacobian(
   const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
   check_paths(outputs, inputs, tapes, options);
 
+  const tape::JoinedStreams streams(tapes);
   RetainedGrads retained_grads;
   int64_t total_rows = 0;
   for (const auto i : c10::irange(outputs.size())) {
@@ -332,6 +334,7 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
   const edge_list input_edges = edges_of(inputs);
   const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
   check_paths(outputs, inputs, tapes, options);
+  const tape::JoinedStreams streams(tapes);
   RetainedGrads retained_grads;
   for (const Tape& tape : tapes) {
     retained_grads.suspend(tape);

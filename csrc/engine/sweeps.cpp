@@ -11,6 +11,7 @@
 #include "engine/failure.h"
 #include "ops/seed_basis.h"
 #include "plan/chunking.h"
+#include "tape/node_rules.h"
 
 namespace highgrad::engine {
 
@@ -90,10 +91,16 @@ void RowSweeps::run(
 }
 
 // Without engine and vmap, where that can be; a loop that the user asks for is torch's own. So is a single row that is
-// recorded: torch's own Nodes have the shorter backward.
+// recorded: torch's own Nodes have the shorter backward, if it can be differentiated again.
 void RowSweeps::compile(const edge_list& inputs) {
-  const bool is_recorded_row = sweep_.create_graph && num_rows_ == 1;
-  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1 && !is_recorded_row) {
+  const auto is_better_alone = [&] {
+    const bool is_recorded_row = sweep_.create_graph && num_rows_ == 1;
+    return !is_recorded_row ||
+        (tape_ != nullptr && std::any_of(tape_->nodes.begin(), tape_->nodes.end(), [](const tape::TapeNode& node) {
+           return node.runs && tape::is_recorded_wrong(*node.node);
+         }));
+  };
+  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1 && is_better_alone()) {
     program_ = tape_ != nullptr && tape::is_tape_of(*tape_, roots_[0], inputs)
         ? vjp::Program::compile(*tape_)
         : vjp::Program::compile(tape::read_tape(roots_[0], inputs));

@@ -8,17 +8,20 @@
 //
 // Every `order` is at least 1.
 
+#include <type_traits>
+
 #include "ops/index_math.h"
 
 namespace highgrad::ops {
 
 constexpr int kMaxOrder = 64;
 
-// Neither is negative. Where n is less than k, one of the factors is zero.
-HIGHGRAD_HOST_DEVICE int64_t binomial(int64_t n, int64_t k) {
-  int64_t result = 1;
+// Neither is negative, and result * k fits. Where n is less than k, one of the factors is zero.
+template <typename number_t = int64_t>
+HIGHGRAD_HOST_DEVICE number_t binomial(std::type_identity_t<number_t> n, std::type_identity_t<number_t> k) {
+  number_t result = 1;
   HIGHGRAD_NO_UNROLL
-  for (int64_t i = 1; i <= k; ++i) {
+  for (number_t i = 1; i <= k; ++i) {
     result = result * (n - k + i) / i;
   }
   return result;
@@ -70,9 +73,8 @@ HIGHGRAD_HOST_DEVICE void add_to_digit(MultiIndex& index, int k, int64_t value) 
 }
 
 // Bits that hold every digit below `size`.
-HIGHGRAD_HOST_DEVICE int digit_width(int64_t size) {
+inline int digit_width(int64_t size) {
   int width = 0;
-  HIGHGRAD_NO_UNROLL
   while (width < 62 && size > int64_t{1} << width) {
     width += 1;
   }
@@ -133,17 +135,16 @@ HIGHGRAD_HOST_DEVICE void sort_digits(MultiIndex& index, int order) {
   } while (++k < order);
 }
 
-// Takes the term of a digit of a sorted multi-index, which grows with the digit, off its rank: the largest that is at
-// most what is left. No digit is above `most`.
-template <typename Term>
-HIGHGRAD_HOST_DEVICE int64_t take_largest(int64_t& rank, int64_t most, const Term& term) {
+// Takes the term of the k-th digit of a sorted multi-index, k at least 1, which grows with the digit, off its rank: the
+// largest that is at most what is left. No digit is above `most`.
+HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
   int64_t low = 0;
   int64_t taken = 0; // the term of `low`
   int64_t high = most;
   HIGHGRAD_NO_UNROLL
   do {
     const int64_t middle = high - ((high - low) >> 1);
-    const int64_t next = term(middle);
+    const int64_t next = rank_term(middle, k);
     if (next <= rank) {
       low = middle;
       taken = next;
@@ -153,11 +154,6 @@ HIGHGRAD_HOST_DEVICE int64_t take_largest(int64_t& rank, int64_t most, const Ter
   } while (low < high);
   rank -= taken;
   return low;
-}
-
-// Of the k-th digit, k at least 1.
-HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
-  return take_largest(rank, most, [k](int64_t digit) { return rank_term(digit, k); });
 }
 
 // The sorted multi-index of rank `rank`, from the last digit on. The first is what is left.

@@ -56,12 +56,13 @@ struct SymmetricUnit {
 HIGHGRAD_HOST_DEVICE SymmetricUnit place_symmetric_unit(const SymmetricCubes& cubes, int64_t index, int blocks) {
   const unsigned int side = cubes.side;
   const int64_t in_cube = int64_t{side} * side * side * blocks;
-  const int64_t number = index / in_cube;
-  const int64_t lane = number / cubes.in_row;
-  int64_t cube_i = number - lane * cubes.in_row; // the rank, of which the other digits are taken
+  const int64_t lane = index / (cubes.in_row * in_cube);
+  const int64_t in_lane = index - lane * (cubes.in_row * in_cube);
+  const int64_t number = in_lane / in_cube;
+  int64_t cube_i = number; // the rank, of which the other digits are taken
   const int64_t cube_k = take_digit(cube_i, cubes.across - 1, 2);
   const int64_t cube_j = take_digit(cube_i, cube_k, 1);
-  const auto place = static_cast<unsigned int>(index - number * in_cube);
+  const auto place = static_cast<unsigned int>(in_lane - number * in_cube);
   const unsigned int unit = place / blocks;
   return {
       lane,
@@ -82,6 +83,7 @@ struct SymmetricTiles {
   int64_t in_matrix; // of one multi-index of the others
   int64_t in_row; // blocks, some of which have nothing to do
   SymmetricCubes cubes;
+  int width; // of a digit
 };
 
 // Of three tiles: each of the digits is the middle index once.
@@ -92,23 +94,23 @@ inline SymmetricTiles plan_symmetric_tiles(int64_t size, int order, int64_t elem
   const int64_t across = (size + kSymmetricTile - 1) / kSymmetricTile;
   const int64_t in_matrix = packed_size(across, 2);
   if (order != 3) {
-    return {across, in_matrix, in_matrix * packed_size(size, order - 2), {}};
+    return {across, in_matrix, in_matrix * packed_size(size, order - 2), {}, digit_width(size)};
   }
   const SymmetricCubes cubes = plan_symmetric_cubes(size, kSymmetricTile, element_size, cache);
-  return {across, in_matrix, units_in_row(cubes) * kBlocksInTriple, cubes};
+  return {across, in_matrix, units_in_row(cubes) * kBlocksInTriple, cubes, digit_width(size)};
 }
 
 // One tile. The first index has all of a tile's side, but on the diagonal, where it is at most the last.
 struct SymmetricTile {
   int64_t lane;
-  MultiIndex middle; // all indices but the first and the last, sorted
+  uint64_t middle; // the word of all indices but the first and the last, sorted
   int64_t first_a;
   int64_t first_z;
-  int size_z; // of the last index; 0 where a block has nothing to do
+  int64_t size_z; // of the last index; 0 where a block has nothing to do
 };
 
 HIGHGRAD_HOST_DEVICE SymmetricTile
-tile_at(int64_t lane, const MultiIndex& middle, int64_t tile_a, int64_t tile_z, int64_t size) {
+tile_at(int64_t lane, uint64_t middle, int64_t tile_a, int64_t tile_z, int64_t size) {
   const int64_t first_z = tile_z * kSymmetricTile;
   int64_t size_z = size - first_z;
   if (size_z < 0) {
@@ -116,7 +118,7 @@ tile_at(int64_t lane, const MultiIndex& middle, int64_t tile_a, int64_t tile_z, 
   } else if (size_z > kSymmetricTile) {
     size_z = kSymmetricTile;
   }
-  return {lane, middle, tile_a * kSymmetricTile, first_z, static_cast<int>(size_z)};
+  return {lane, middle, tile_a * kSymmetricTile, first_z, size_z};
 }
 
 // Tile `index` of all lanes, of order 3.
@@ -126,8 +128,7 @@ HIGHGRAD_HOST_DEVICE SymmetricTile place_tile_of_three(const SymmetricTiles& til
   const int64_t middle = (role == 0 ? i : role == 1 ? j : k) * kSymmetricTile + block % kSymmetricTile;
   // Where two of the digits have the same tile, they are the middle index alike, which is done once.
   const bool is_done = i <= j && j <= k && middle < size && (role == 0 || (role == 1 ? i < j : j < k));
-  const MultiIndex others{static_cast<uint64_t>(middle), digit_width(size)};
-  SymmetricTile tile = tile_at(lane, others, role == 0 ? j : i, role == 2 ? j : k, size);
+  SymmetricTile tile = tile_at(lane, static_cast<uint64_t>(middle), role == 0 ? j : i, role == 2 ? j : k, size);
   tile.size_z = is_done ? tile.size_z : 0;
   return tile;
 }
@@ -140,11 +141,11 @@ place_symmetric_tile(const SymmetricTiles& tiles, int64_t index, int64_t size, i
   }
   const int64_t lane = index / tiles.in_row;
   int64_t tile_a = index - lane * tiles.in_row; // the rank of the pair, of which the other digit is taken
-  MultiIndex middle{0, 0};
+  uint64_t middle = 0;
   if (order > 2) {
     const int64_t matrix = tile_a / tiles.in_matrix;
     tile_a -= matrix * tiles.in_matrix;
-    middle = unrank(matrix, size, order - 2, digit_width(size));
+    middle = unrank(matrix, size, order - 2, tiles.width).word;
   }
   const int64_t tile_z = take_digit(tile_a, tiles.across - 1, 1);
   return tile_at(lane, middle, tile_a, tile_z, size);
@@ -183,33 +184,14 @@ HIGHGRAD_HOST_DEVICE SymmetricBrick place_symmetric_brick(const SymmetricCubes& 
 // neighbouring largest digits are done together: of a group of them, all that have the same smaller digits, then those
 // of the next. A group is as large as the cache allows for the second largest digit, of which the same is true.
 // Groups are of order 4 and above: none of the terms is written out.
-HIGHGRAD_HOST_DEVICE int64_t grouped_rank(int64_t place, int64_t size, int order, int group) {
-  if (group == 1) {
-    return place;
-  }
-  const auto term = [order](int64_t largest) { return later_rank_term(largest, order - 1); };
-  int64_t smaller = place;
-  const int64_t first = take_largest(smaller, size - 1, term) / group * group;
-  const int64_t end = first + group < size ? first + group : size;
-  int64_t left = place - term(first);
-  int64_t below = 0; // ranks of the smaller digits that were done
-  int64_t largest = first;
-  HIGHGRAD_NO_UNROLL
-  while (true) {
-    // These have no digit above `largest`, so they go with it and all larger ones of the group.
-    const int64_t ranks = later_rank_term(largest + 1, order - 2) - below;
-    const int64_t times = end - largest;
-    if (left < ranks * times) {
-      const int64_t rank = left / times;
-      return term(largest + left - rank * times) + below + rank;
-    }
-    left -= ranks * times;
-    below += ranks;
-    largest += 1;
-  }
-}
+struct SymmetricGroups {
+  int64_t in_row; // places, of which some have nothing to do where groups are of several
+  int64_t in_group;
+  int64_t group; // largest digits
+  int width; // of a digit
+};
 
-inline int plan_symmetric_group(int64_t size, int order, int64_t element_size, int64_t cache) {
+inline int64_t plan_symmetric_group(int64_t size, int order, int64_t element_size, int64_t cache) {
   if (order < 4) {
     return 1;
   }
@@ -223,27 +205,53 @@ inline int plan_symmetric_group(int64_t size, int order, int64_t element_size, i
     return 1;
   }
   const double fits = static_cast<double>(cache) / (static_cast<double>(packed_size(size, order - 2)) * bytes);
-  const int in_sector = static_cast<int>(32 / element_size);
-  return fits < 1 ? 1 : fits < in_sector ? static_cast<int>(fits) : in_sector;
+  const int64_t in_sector = 32 / element_size;
+  return fits < 1 ? 1 : fits < static_cast<double>(in_sector) ? static_cast<int64_t>(fits) : in_sector;
+}
+
+inline SymmetricGroups plan_symmetric_groups(int64_t size, int order, int64_t element_size, int64_t cache) {
+  const int64_t group = plan_symmetric_group(size, order, element_size, cache);
+  if (group == 1) {
+    const int64_t packed = packed_size(size, order);
+    return {packed, packed, 1, digit_width(size)};
+  }
+  const int64_t in_group = packed_size(size, order - 1) * group;
+  return {(size + group - 1) / group * in_group, in_group, group, digit_width(size)};
+}
+
+// The entry at a place, or -1 where there is nothing to do: a largest digit of a group's does not go with smaller ones
+// that are above it.
+HIGHGRAD_HOST_DEVICE int64_t grouped_rank(int64_t place, const SymmetricGroups& groups, int64_t size, int order) {
+  if (groups.group == 1) {
+    return place;
+  }
+  const int64_t number = place / groups.in_group;
+  const int64_t in_group = place - number * groups.in_group;
+  const int64_t smaller = in_group / groups.group; // the rank of the smaller digits
+  const int64_t largest = (number - smaller) * groups.group + in_group;
+  const bool is_sorted = largest < size && smaller < later_rank_term(largest + 1, order - 2);
+  return is_sorted ? later_rank_term(largest, order - 1) + smaller : -1;
 }
 
 // Where there are no tiles, a thread does one column of all indices but the first, and so many values of the first: one
 // where there are fewer columns than half a warp has threads, so that neighbours still write neighbouring elements.
 constexpr int kExpandValues = 4;
 
-// Most numbers in a table of order x size, where rows are that short: size^order is at most 2^63.
+// Most numbers in a table of order x size, where rows are that short: size^order is at most 2^63. Of tensors that any
+// memory holds, below 2^48 elements, each is below 2^32 / order.
 constexpr int kMostShortTerms = 31 * 12;
 
 struct SymmetricColumns {
   int64_t columns;
   int64_t threads; // of a row
   int values;
+  int width; // of a digit
 };
 
 inline SymmetricColumns plan_symmetric_columns(int64_t size, int64_t full) {
   const int64_t columns = full / size;
   const int values = columns < 16 ? 1 : kExpandValues;
-  return {columns, (size + values - 1) / values * columns, values};
+  return {columns, (size + values - 1) / values * columns, values, digit_width(size)};
 }
 
 // Which rows of order 2 and above are expanded tile by tile, and how many threads a row takes.
@@ -260,7 +268,7 @@ inline int64_t expand_threads(int64_t size, int order, int64_t full, int64_t ele
                                           : plan_symmetric_columns(size, full).threads;
 }
 
-// Likewise for the adjoint: tiles of order 2, bricks of order 3, and one thread an entry of all others.
+// Likewise for the adjoint: tiles of order 2, bricks of order 3, and one thread a place of all others.
 inline bool has_fold_tiles(int64_t size, int order) {
   return order == 2 && has_symmetric_tiles(size, order);
 }
@@ -273,11 +281,12 @@ HIGHGRAD_HOST_DEVICE int64_t brick_blocks(const SymmetricCubes& cubes) {
   return units_in_row(cubes) * kBlocksInBrick;
 }
 
-inline int64_t fold_threads(int64_t size, int order, int64_t packed, int64_t element_size, int64_t cache) {
+inline int64_t fold_threads(int64_t size, int order, int64_t element_size, int64_t cache) {
   if (has_fold_bricks(size, order)) {
     return brick_blocks(plan_symmetric_bricks(size, element_size, cache)) * kBlockThreads;
   }
-  return has_fold_tiles(size, order) ? tile_threads(size, order, element_size, cache) : packed;
+  return has_fold_tiles(size, order) ? tile_threads(size, order, element_size, cache)
+                                     : plan_symmetric_groups(size, order, element_size, cache).in_row;
 }
 
 } // namespace highgrad::ops

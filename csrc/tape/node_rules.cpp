@@ -1,6 +1,7 @@
 #include "tape/node_rules.h"
 
 #include <torch/csrc/autograd/functions/tensor.h>
+#include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
 #include <array>
@@ -93,7 +94,12 @@ bool is_vjp_linear(torch::autograd::Node& node) {
 }
 
 bool is_vjp_recorded(torch::autograd::Node& node) {
+  using torch::autograd::generated::EmbeddingBackward0;
   const std::type_info& type = typeid(node);
+  // Double backward leaves the frequencies out.
+  if (type == typeid(EmbeddingBackward0) && static_cast<EmbeddingBackward0&>(node).scale_grad_by_freq) {
+    return false;
+  }
   if (type == typeid(torch::autograd::CopySlices)) {
     auto& wrapped = static_cast<torch::autograd::CopySlices&>(node).fn;
     return is_vjp_linear(node) && (!wrapped || is_vjp_recorded(*wrapped));
@@ -115,6 +121,11 @@ bool is_custom(torch::autograd::Node& node) {
   // torch::autograd::PyNode and torch::autograd::CppNode<T> are the custom Functions.
   return !is_in("N8highgrad") &&
       (!is_in("N5torch8autograd") || is_in("N5torch8autograd6PyNode") || is_in("N5torch8autograd7CppNode"));
+}
+
+bool is_recorded_wrong(const torch::autograd::Node& node) {
+  // Takes the saved norm for a constant.
+  return typeid(node) == typeid(torch::autograd::generated::WeightNormInterfaceBackward0);
 }
 
 std::vector<std::string> distrusted_nodes() {

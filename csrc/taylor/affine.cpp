@@ -203,7 +203,7 @@ bool is_affine(Node& node) {
   }
   // The transpose is batched as the product itself would be.
   const bool trusted = tape::distrust_of(node, [](size_t) { return true; }) == tape::Distrust::kNone;
-  return trusted && affine_names().count(class_name(typeid(node).name())) > 0;
+  return trusted && tape::is_vjp_recorded(node) && affine_names().count(class_name(typeid(node).name())) > 0;
 }
 
 std::vector<Jet> transposed_vjp(const Call& call) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "structure/axes.h"
+#include "tape/streams.h"
 #include "tape/tape.h"
 #include "taylor/contraction.h"
 #include "taylor/polynomials.h"
@@ -29,10 +30,6 @@ using tape::Tape;
 using tape::TapeNode;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
-
-torch::autograd::Edge edge_of(const at::Tensor& tensor) {
-  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
-}
 
 edge_list edges_of(const std::vector<at::Tensor>& tensors) {
   edge_list edges;
@@ -129,6 +126,8 @@ int64_t nested_orders_of(const Node& node) {
       {typeid(ScaledDotProductEfficientAttentionBackward0), 1},
       {typeid(ScaledDotProductFlashAttentionBackward0), 1},
       {typeid(ScaledDotProductFlashAttentionForCpuBackward0), 1},
+      // The second takes the saved norm for a constant.
+      {typeid(WeightNormInterfaceBackward0), 1},
       // The third takes saved moments for constants, or logarithms of cotangents.
       {typeid(LogcumsumexpBackward0), 2},
       {typeid(NativeBatchNormBackward0), 2},
@@ -218,6 +217,10 @@ bool keeps_axes_apart(
 
 } // namespace
 
+torch::autograd::Edge edge_of(const at::Tensor& tensor) {
+  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
+}
+
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
   const edge_list edges = edges_of(inputs);
   std::vector<Outlook> outlooks;
@@ -283,6 +286,7 @@ std::vector<at::Tensor> coefficients(
     }
     dtype = widest_dtype(tapes.back(), dtype);
   }
+  const tape::JoinedStreams streams(tapes);
   Frame frame{options.order, 0, dtype, options.collapsed && options.order > 1, {}};
   frame.counts = options.counts;
   std::vector<at::Tensor> seeds;
@@ -317,6 +321,7 @@ at::Tensor partials(
   if (!obstacle.empty()) {
     throw Unsupported(obstacle);
   }
+  const tape::JoinedStreams streams(tape);
   const at::AutoGradMode grad_mode(create_graph);
   const at::IntArrayRef batch = output.sizes().slice(0, batch_dims);
   const int64_t samples = c10::multiply_integers(batch);

@@ -1,12 +1,16 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/edge.h>
 
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace highgrad::taylor {
+
+// Where a tensor's cotangent goes; no Edge for one without a graph.
+torch::autograd::Edge edge_of(const at::Tensor& tensor);
 
 // What a tape tells of one output before any work.
 struct Outlook {

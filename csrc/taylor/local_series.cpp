@@ -1,5 +1,6 @@
 #include "taylor/local_series.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/ones.h>
 
@@ -22,8 +23,12 @@ at::Tensor expand_at(const PointwiseFunction& function, const at::Tensor& anchor
 
 LocalSeries local_series(const PointwiseFunction& function, const at::Tensor& anchor, int64_t orders) {
   const at::NoGradGuard not_recorded;
-  return function.local ? function.local(anchor.detach())
-                        : LocalSeries{LocalKind::kGiven, {expand_at(function, anchor, orders)}};
+  if (!function.local) {
+    // By Nodes, which may unpack what they have saved by hooks that record it again, as checkpoints do.
+    return {LocalKind::kGiven, {expand_at(function, anchor, orders)}};
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return function.local(anchor.detach());
 }
 
 } // namespace highgrad::taylor

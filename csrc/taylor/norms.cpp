@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/WrapDimUtils.h>
+#include <ATen/ops/norm_except_dim.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/triu_indices.h>
 #include <ATen/ops/where.h>
@@ -91,6 +92,21 @@ Jet distances_of_pairs(const Call& c, const PdistBackward0& node) {
   return norm_of(c.frame, add(c.frame, part(0), part(1), -1), node.p, c.saved(node.result_), {-1}, false).jet(c.frame);
 }
 
+// v * g / |v|, with the norm of all of v but dimension `dim`.
+Jet weight_norm(const Call& c, const WeightNormInterfaceBackward0& node) {
+  const at::Tensor v = c.saved(node.v_), g = c.saved(node.g_);
+  const int64_t kept = at::maybe_wrap_dim(node.dim, v.dim()) - v.dim();
+  std::vector<int64_t> dims;
+  for (int64_t dim = -v.dim(); dim < 0; ++dim) {
+    if (dim != kept) {
+      dims.push_back(dim);
+    }
+  }
+  const Series direction = c.series(0, v);
+  const Series norm = norm_of(c.frame, direction, 2, at::norm_except_dim(v, 2, node.dim), dims, /*keepdim=*/true);
+  return multiply(c.frame, direction, divide(c.frame, c.series(1, g), norm)).jet(c.frame);
+}
+
 } // namespace
 
 void add_norm_rules(RuleTable& table) {
@@ -117,6 +133,7 @@ void add_norm_rules(RuleTable& table) {
   add_rule<EuclideanDistBackward0>(table, nonlinear_degree, [](const Call& c, const EuclideanDistBackward0& node) {
     return distances(c, c.saved(node.x1_), c.saved(node.x2_), c.saved(node.result_), 2);
   });
+  add_rule<WeightNormInterfaceBackward0>(table, nonlinear_degree, &weight_norm);
   add_rule<PdistBackward0>(table, nonlinear_degree, &distances_of_pairs);
 }
 

@@ -212,12 +212,11 @@ std::optional<Jet> compose_function(
       !is_composed_by_element(frame, jet.rows, anchor)) {
     return std::nullopt;
   }
-  LocalSeries local;
+  LocalSeries local = local_series(*function, anchor, frame.order + (recorded ? 1 : 0));
   at::Tensor rows;
   {
     const at::AutoDispatchBelowADInplaceOrView below;
     const at::NoGradGuard not_recorded;
-    local = local_series(*function, anchor, frame.order + (recorded ? 1 : 0));
     rows = compose_by_element(frame, jet, local, anchor.sizes());
   }
   if (recorded) {

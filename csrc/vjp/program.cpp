@@ -3,7 +3,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
@@ -43,7 +42,7 @@ struct NodeMutex : Node {
   }
 };
 
-// Whether all cotangents of the tape are plain tensors like `output`, and no stream but the current one made them.
+// Whether all cotangents of the tape are plain tensors like `output`.
 bool are_plain(const Tape& tape, const InputMetadata& output) {
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
@@ -55,13 +54,6 @@ bool are_plain(const Tape& tape, const InputMetadata& output) {
       }
       if (metadata.was_default_constructed() || metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
           metadata.dtype() != output.dtype() || metadata.device() != output.device()) {
-        return false;
-      }
-    }
-    if (!output.device().is_cpu()) {
-      const auto stream = node.node->stream();
-      if (stream.has_value() &&
-          *stream != c10::impl::VirtualGuardImpl(output.device().type()).getStream(output.device())) {
         return false;
       }
     }

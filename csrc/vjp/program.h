@@ -19,7 +19,7 @@ namespace highgrad::vjp {
 // Nodes have saved is unpacked, and the factors of elementwise Nodes are computed, once for all sweeps.
 //
 // Only engine and vmap can do the rest: hooks, custom Functions, hooks of saved tensors (checkpoint), complex or mixed
-// dtypes, several devices or streams, anomaly mode, transforms of torch.func.
+// dtypes, several devices, anomaly mode, transforms of torch.func. Of streams, see Note [Streams of the graph].
 class Program {
  public:
   // Whether all Nodes of the tape are in the table, and nothing around them needs the engine: what they have saved, and

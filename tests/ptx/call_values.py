@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+# Of so many elements.
+Values = Callable[[int, torch.dtype], Tensor]
+
 
 def name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
@@ -19,6 +22,11 @@ def first_and_last(pieces: int) -> Callable[[int], list[int]]:
 
 def normal_values(numel: int, dtype: torch.dtype) -> Tensor:
     return _in_dtype(torch.randn(numel, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), dtype)
+
+
+def negative_zeros(numel: int, dtype: torch.dtype) -> Tensor:
+    """What a sum that starts with zero makes positive."""
+    return _in_dtype(torch.full([numel], -0.0, dtype=torch.float64), dtype)
 
 
 def _in_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 import torch
-from call_values import awkward_values, name, normal_values
+from call_values import Values, awkward_values, name, negative_zeros, normal_values
 from launching import COMPLEX, REAL, Call, HugeInput, HugeOutput, Input, Output, Stream, Struct, huge_value
 from ptx_memory import Ints
 from torch import Tensor
@@ -73,13 +73,38 @@ class Symmetric:
     def fold_threads(self, element_size: int) -> int:
         if self.in_bricks:
             return self._in_cubes(8, 2, element_size)[0] * 256
-        return self.expand_threads(element_size) if self.tiled and self.order == 2 else self.packed
+        return self.expand_threads(element_size) if self.tiled and self.order == 2 else self._places(element_size)[0]
 
-    def blocks(self, threads: int) -> Callable[[int], list[int]]:
-        """Those that do the first and the last columns, or tiles, of the first and the last row, and some between."""
+    def group(self, element_size: int) -> int:
+        """Of the largest digit: plan_symmetric_group."""
+        factorial = math.factorial(self.order - 1)
+        bytes_of_entry = factorial * ((self.order - 1) * element_size + 32)
+        if self.order < 4 or math.comb(self.size + self.order - 2, self.order - 1) * bytes_of_entry <= self.cache:
+            return 1
+        fits = self.cache // (math.comb(self.size + self.order - 3, self.order - 2) * bytes_of_entry)
+        return min(max(fits, 1), 32 // element_size)
+
+    def _places(self, element_size: int) -> tuple[int, int]:
+        """Of a row, and the last that has something to do."""
+        group = self.group(element_size)
+        if group == 1:
+            return self.packed, self.packed - 1
+        in_row = -(-self.size // group) * group * math.comb(self.size + self.order - 2, self.order - 1)
+        return in_row, in_row - group + (self.size - 1) % group
+
+    def fold_blocks(self, element_size: int) -> Callable[[int], list[int]]:
+        if self.in_bricks:
+            return self.blocks_in_cubes(8, 2, element_size)
+        tiled = self.tiled and self.order == 2
+        return self.blocks(self.fold_threads(element_size), None if tiled else self._places(element_size)[1])
+
+    def blocks(self, threads: int, last: int | None = None) -> Callable[[int], list[int]]:
+        """Those that do the first and the last columns, or tiles, of the first and the last row, and some between:
+        `last` is the last that has something to do."""
+        last = threads - 1 if last is None else last
         last_lane = (self.rows - 1) % self.lanes * threads
         some = (threads * part // 7 for part in (2, 3, 5))
-        every = (0, *some, threads - 1, last_lane, last_lane + threads - 1, self.lanes * threads - 1)
+        every = (0, *some, last, last_lane, last_lane + last, (self.lanes - 1) * threads + last)
         return lambda grid: sorted({item // 256 % grid for item in every})
 
     def blocks_in_cubes(self, unit: int, blocks: int, element_size: int) -> Callable[[int], list[int]]:
@@ -141,7 +166,7 @@ SYMMETRIC = [
     *(Symmetric(32, 2, 3, 2), Symmetric(75, 2, 2, 1), Symmetric(33, 3, 1, 1)),
 ]
 # Where a cache is too small for the plain walk.
-SMALL_CACHE = [Symmetric(43, 3, 2, 1, 90_000), Symmetric(9, 4, 3, 2, 37_000), Symmetric(6, 5, 1, 1, 115_000)]
+SMALL_CACHE = [Symmetric(43, 3, 2, 1, 150_000), Symmetric(9, 4, 3, 2, 37_000), Symmetric(6, 5, 1, 1, 115_000)]
 
 
 def expand_call(dtype: torch.dtype, shape: Symmetric) -> Call:
@@ -177,8 +202,10 @@ HUGE_SYMMETRIC = [
     *(Symmetric(2**20 + 3, 2, 1, 1), Symmetric(77501, 2, 3, 2), Symmetric(1301, 3, 3, 2)),
     *(Symmetric(81, 5, 2, 1), Symmetric(2, 33, 1, 1)),
 ]
-# More tiles, or more entries, than 2^32: their numbers take 64-bit division, and blocks several turns.
-MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(21_500, 3, 1, 1), Symmetric(700, 4, 1, 1)]
+# More cubes, tiles or entries than 2^32: their numbers take 64-bit division, and blocks several turns.
+MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(21_500, 3, 2, 2)]
+MANY_TILES = Symmetric(2500, 4, 1, 1)
+MANY_PLACES = Symmetric(400, 5, 1, 1, 1 << 36)
 HUGE_DTYPES = (torch.half, torch.float32, torch.float64, torch.bfloat16, torch.complex128)
 
 
@@ -204,6 +231,7 @@ def expand_quick() -> Iterator[Call]:
             HUGE_SYMMETRIC[3],
             large_cubes,
             *MANY_ENTRIES,
+            MANY_TILES,
             Symmetric(31, 9, 1, 1),
             Symmetric(40, 6, 1, 1),
         ):
@@ -222,9 +250,8 @@ def expand_busy() -> Iterator[Call]:
             yield expand_call(dtype, shape)
 
 
-def fold_call(dtype: torch.dtype, shape: Symmetric, awkward: bool = False) -> Call:
+def fold_call(dtype: torch.dtype, shape: Symmetric, values: Values = normal_values) -> Call:
     """Awkward values make a NaN of most sums."""
-    values = awkward_values if awkward else normal_values
     full = values(shape.rows * shape.full, dtype).view(shape.rows, shape.full)
 
     def op(device: str) -> Tensor:
@@ -238,7 +265,7 @@ def fold_calls() -> Iterator[Call]:
     for dtype in REAL + COMPLEX:
         for shape in (*SYMMETRIC, *SMALL_CACHE):
             yield fold_call(dtype, shape)
-        yield fold_call(dtype, Symmetric(17, 2, 5, 2), awkward=True)
+        yield fold_call(dtype, Symmetric(17, 2, 5, 2), awkward_values)
 
 
 def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
@@ -250,9 +277,7 @@ def huge_fold_call(dtype: torch.dtype, shape: Symmetric) -> Call:
     out, source = HugeOutput(shape.rows * shape.packed, dtype, expected), HugeInput(shape.rows * shape.full, dtype)
     arguments = (out, source, dtype, shape.layout(), Stream())
     label = f"fold_symmetric {name(dtype)} huge {shape}"
-    size = dtype.itemsize
-    blocks = shape.blocks_in_cubes(8, 2, size) if shape.in_bricks else shape.blocks(shape.fold_threads(size))
-    return Call(label, "launch_fold_symmetric", arguments, blocks=blocks)
+    return Call(label, "launch_fold_symmetric", arguments, blocks=shape.fold_blocks(dtype.itemsize))
 
 
 def fold_huge() -> Iterator[Call]:
@@ -266,9 +291,10 @@ def fold_quick() -> Iterator[Call]:
             yield fold_call(dtype, shape)
         yield fold_call(dtype, Symmetric(36, 3, 2, 1))
         yield fold_call(dtype, Symmetric(70, 3, 1, 1))  # of several bricks
-        yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward=True)
-        yield fold_call(dtype, Symmetric(33, 3, 1, 1), awkward=True)
-        for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, Symmetric(1300, 4, 3, 2)):
+        yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward_values)
+        yield fold_call(dtype, Symmetric(33, 3, 1, 1), awkward_values)
+        yield fold_call(dtype, Symmetric(70, 2, 1, 1), negative_zeros)
+        for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, Symmetric(1300, 4, 3, 2), MANY_PLACES):
             yield huge_fold_call(dtype, shape)
 
 

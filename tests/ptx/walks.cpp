@@ -139,11 +139,11 @@ void expand_tiles(Walk& walk, const Shape& shape) {
     for (int z = 0; z < tile.size_z; ++z) {
       for (int a = 0; a < (is_ahead ? kSymmetricTile : z + 1); ++a) {
         walk.packed(
-            pair_term(tile.middle, others, tile.first_a + a, false) +
-            pair_term(tile.middle, others, tile.first_z + z, true));
+            pair_term({tile.middle, tiles.width}, others, tile.first_a + a, false) +
+            pair_term({tile.middle, tiles.width}, others, tile.first_z + z, true));
       }
     }
-    MultiIndex middle = tile.middle;
+    MultiIndex middle{tile.middle, tiles.width};
     do {
       const int64_t between = join_index(middle, shape.size, others) * shape.size;
       for (int a = 0; a < kSymmetricTile; ++a) {
@@ -200,12 +200,13 @@ void fold_bricks(Walk& walk, const Shape& shape) {
 }
 
 void fold_entries(Walk& walk, const Shape& shape) {
-  const int width = digit_width(shape.size);
-  const int group = plan_symmetric_group(shape.size, shape.order, shape.element_size, shape.cache);
-  for (int64_t place = 0; place < shape.packed; ++place) {
-    const int64_t rank = grouped_rank(place, shape.size, shape.order, group);
-    walk.packed(rank);
-    all_permutations(walk, unrank(rank, shape.size, shape.order, width), shape);
+  const SymmetricGroups groups = plan_symmetric_groups(shape.size, shape.order, shape.element_size, shape.cache);
+  for (int64_t place = 0; place < groups.in_row; ++place) {
+    const int64_t rank = grouped_rank(place, groups, shape.size, shape.order);
+    if (rank >= 0) {
+      walk.packed(rank);
+      all_permutations(walk, unrank(rank, shape.size, shape.order, groups.width), shape);
+    }
     if ((place + 1) % kBlockThreads == 0) {
       walk.end_block(true);
     }

@@ -37,8 +37,8 @@ void launch_fold_symmetric(
     using element_t = typename decltype(tag)::type;
     auto* to = static_cast<element_t*>(packed);
     const auto* from = static_cast<const element_t*>(full);
-    const LaunchPlan plan = plan_launch(
-        layout.lanes * fold_threads(layout.size, layout.order, layout.packed, sizeof(element_t), layout.cache));
+    const LaunchPlan plan =
+        plan_launch(layout.lanes * fold_threads(layout.size, layout.order, sizeof(element_t), layout.cache));
     if (has_fold_tiles(layout.size, layout.order)) {
       const SymmetricTiles tiles = plan_symmetric_tiles(layout.size, layout.order, sizeof(element_t), layout.cache);
       fold_tiles_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, tiles);
@@ -46,8 +46,8 @@ void launch_fold_symmetric(
       const SymmetricCubes bricks = plan_symmetric_bricks(layout.size, sizeof(element_t), layout.cache);
       fold_bricks_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, bricks);
     } else {
-      const int group = plan_symmetric_group(layout.size, layout.order, sizeof(element_t), layout.cache);
-      fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, group);
+      const SymmetricGroups groups = plan_symmetric_groups(layout.size, layout.order, sizeof(element_t), layout.cache);
+      fold_entries_kernel<element_t><<<plan.grid, plan.block, 0, stream>>>(to, from, layout, groups);
     }
   };
   if (is_complex(type)) {

@@ -19,10 +19,9 @@ constexpr int kTilePitch = kSymmetricTile + 1;
 constexpr int kTileRows = kBlockThreads / kSymmetricTile;
 constexpr int kTileItems = kSymmetricTile / kTileRows;
 
-// So that a <= z + this tells, by places in the tile, whether the first index is at most the last: always, but on the
-// diagonal.
-__device__ inline int tile_is_ahead(const SymmetricTile& tile) {
-  return tile.first_a == tile.first_z ? 0 : kSymmetricTile;
+// Whether the first index is below the last everywhere in the tile.
+__device__ inline bool is_off_diagonal(const SymmetricTile& tile) {
+  return tile.first_a != tile.first_z;
 }
 
 // full: [rows, size^order]. packed: [rows, packed]. A tile of every `lanes`-th row, then a grid further on. Tiles and
@@ -50,10 +49,10 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
     if (threadIdx.x < 2 * kSymmetricTile) {
       const bool is_larger = threadIdx.x >= kSymmetricTile;
       const int64_t value = (is_larger ? tile.first_z : tile.first_a) + fast;
-      (is_larger ? as_larger : as_smaller)[fast] = pair_term(tile.middle, others, value, is_larger);
+      (is_larger ? as_larger : as_smaller)[fast] = pair_term({tile.middle, tiles.width}, others, value, is_larger);
     }
     __syncthreads();
-    const int ahead = tile_is_ahead(tile);
+    const bool is_ahead = is_off_diagonal(tile);
     const int64_t upper = tile.first_a * outer_stride + tile.first_z;
     const int64_t lower = tile.first_z * outer_stride + tile.first_a;
 #pragma unroll 1
@@ -62,26 +61,26 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
 #pragma unroll
       for (int k = 0; k < kTileItems; ++k) {
         const int z = slow + k * kTileRows;
-        if (z < tile.size_z && fast <= z + ahead) {
+        if (z < tile.size_z && (is_ahead || fast <= z)) {
           values[z * kTilePitch + fast] = from[as_smaller[fast] + as_larger[z]];
         }
       }
       __syncthreads();
-      MultiIndex middle = tile.middle;
+      MultiIndex middle{tile.middle, tiles.width};
 #pragma unroll 1
       do {
         element_t* to = full + row * layout.full + join_index(middle, layout.size, others) * layout.size;
 #pragma unroll 2
         for (int k = 0; k < kTileItems; ++k) {
           const int a = slow + k * kTileRows;
-          if (fast < tile.size_z && a <= fast + ahead) {
+          if (fast < tile.size_z && (is_ahead || a <= fast)) {
             to[upper + a * outer_stride + fast] = values[fast * kTilePitch + a];
           }
         }
 #pragma unroll 2
         for (int k = 0; k < kTileItems; ++k) {
           const int z = slow + k * kTileRows;
-          if (z < tile.size_z && fast < z + ahead) {
+          if (z < tile.size_z && (is_ahead || fast < z)) {
             to[lower + z * outer_stride + fast] = values[z * kTilePitch + fast];
           }
         }
@@ -101,13 +100,12 @@ __global__ void expand_columns_kernel(
     SymmetricLayout layout,
     SymmetricColumns plan) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  const int width = digit_width(layout.size);
   const int others = layout.order - 1;
   __shared__ int64_t terms[kMostShortTerms];
 #pragma unroll 1
   for (int i = threadIdx.x; i < layout.order * static_cast<int>(layout.size); i += kBlockThreads) {
     const int k = i / static_cast<int>(layout.size);
-    terms[i] = binomial(i - k * layout.size + k, k + 1);
+    terms[i] = binomial<unsigned int>(i - k * static_cast<int>(layout.size) + k, k + 1);
   }
   __syncthreads();
 #pragma unroll 1
@@ -116,7 +114,7 @@ __global__ void expand_columns_kernel(
     const int64_t lane = item / plan.threads;
     const int64_t group = (item - lane * plan.threads) / plan.columns;
     const int64_t column = item - lane * plan.threads - group * plan.columns;
-    MultiIndex sorted = split_index(column, layout.size, others, width);
+    MultiIndex sorted = split_index(column, layout.size, others, plan.width);
     sort_digits(sorted, others);
     InsertedRank rank = start_inserting(sorted, others, terms, layout.size);
     int64_t ranks[kExpandValues];
@@ -177,14 +175,14 @@ __global__ void fold_tiles_kernel(
       tile = place_symmetric_tile(tiles, index, layout.size, 2);
     }
     __syncthreads();
-    const int ahead = tile_is_ahead(tile);
+    const bool is_ahead = is_off_diagonal(tile);
 #pragma unroll 1
     for (int64_t row = tile.lane; row < layout.rows; row += layout.lanes) {
       const element_t* from = full + row * layout.full;
 #pragma unroll
       for (int k = 0; k < kTileItems; ++k) {
         const int a = slow + k * kTileRows;
-        if (fast < tile.size_z && a <= fast + ahead) {
+        if (fast < tile.size_z && (is_ahead || a <= fast)) {
           values[fast * kTilePitch + a] = from[(tile.first_a + a) * layout.size + tile.first_z + fast];
         }
       }
@@ -192,10 +190,10 @@ __global__ void fold_tiles_kernel(
 #pragma unroll
       for (int k = 0; k < kTileItems; ++k) {
         const int z = slow + k * kTileRows;
-        if (z < tile.size_z && fast <= z + ahead) {
+        if (z < tile.size_z && (is_ahead || fast <= z)) {
           Sum<element_t> sum = plus_element<element_t>(Sum<element_t>{}, values[z * kTilePitch + fast]);
           const int64_t last = tile.first_z + z;
-          if (fast < z + ahead) {
+          if (is_ahead || fast < z) {
             sum = plus_element<element_t>(sum, from[last * layout.size + tile.first_a + fast]);
           }
           packed[row * layout.packed + rank_term(last, 1) + tile.first_a + fast] =
@@ -270,24 +268,26 @@ __global__ void __launch_bounds__(kBlockThreads, 4) fold_bricks_kernel(
 template <typename element_t>
 constexpr int kFoldRows = sizeof(element_t) <= 8 ? 4 : 2;
 
-// The adjoint of any order. One thread an entry of every `lanes`-th row, then a grid further on: it adds the
-// permutations of its multi-index in the CPU's order. Neighbouring threads have neighbouring elements of `packed`, or
-// see Note [Groups of the largest digit]; each is written by one thread, once.
+// The adjoint of any order. One thread a place of every `lanes`-th row, then a grid further on: it adds the
+// permutations of its entry's multi-index in the CPU's order. Neighbouring threads have neighbouring elements of
+// `packed`, or see Note [Groups of the largest digit]; each is written by one thread, once.
 template <typename element_t>
 __global__ void __launch_bounds__(kBlockThreads, 4) fold_entries_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout,
-    int group) {
+    SymmetricGroups groups) {
   const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  const int64_t items = layout.lanes * layout.packed;
-  const int width = digit_width(layout.size);
+  const int64_t items = layout.lanes * groups.in_row;
   constexpr int kRows = kFoldRows<element_t>;
 #pragma unroll 1
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += threads) {
-    const int64_t lane = item / layout.packed;
-    const int64_t rank = grouped_rank(item - lane * layout.packed, layout.size, layout.order, group);
-    const MultiIndex sorted = unrank(rank, layout.size, layout.order, width);
+    const int64_t lane = item / groups.in_row;
+    const int64_t rank = grouped_rank(item - lane * groups.in_row, groups, layout.size, layout.order);
+    if (rank < 0) {
+      continue;
+    }
+    const MultiIndex sorted = unrank(rank, layout.size, layout.order, groups.width);
 #pragma unroll 1
     for (int64_t first_row = lane; first_row < layout.rows; first_row += kRows * layout.lanes) {
       Sum<element_t> sums[kRows] = {};

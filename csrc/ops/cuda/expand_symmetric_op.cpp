@@ -63,7 +63,7 @@ at::Tensor fold_symmetric_cuda(const at::Tensor& full, int64_t size, int64_t ord
     return at::add_out(result, source, 0); // the sum of one, which a zero of either sign is in
   }
   const int64_t cache = cache_bytes();
-  const int64_t threads = fold_threads(shape.size, shape.order, shape.packed, result.element_size(), cache);
+  const int64_t threads = fold_threads(shape.size, shape.order, result.element_size(), cache);
   launch_fold_symmetric(
       result.mutable_data_ptr(),
       source.const_data_ptr(),

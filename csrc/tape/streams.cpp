@@ -1,0 +1,50 @@
+#include "tape/streams.h"
+
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <exception>
+
+namespace highgrad::tape {
+namespace {
+
+// Lets `later` wait for all that `earlier` has been given.
+void let_wait(const c10::Stream& later, const c10::Stream& earlier) {
+  c10::Event event(earlier.device_type());
+  event.record(earlier);
+  event.block(later);
+}
+
+} // namespace
+
+JoinedStreams::JoinedStreams(c10::ArrayRef<Tape> tapes) {
+  for (const Tape& tape : tapes) {
+    for (const TapeNode& node : tape.nodes) {
+      const auto stream = node.node->stream(); // none on the CPU
+      if (!stream.has_value() ||
+          std::any_of(pairs_.begin(), pairs_.end(), [&](const Pair& pair) { return pair.other == *stream; })) {
+        continue;
+      }
+      const c10::Stream current = c10::impl::VirtualGuardImpl(stream->device_type()).getStream(stream->device());
+      if (current != *stream) {
+        pairs_.push_back({*stream, current});
+      }
+    }
+  }
+  for (const Pair& pair : pairs_) {
+    let_wait(pair.current, pair.other);
+  }
+}
+
+JoinedStreams::~JoinedStreams() {
+  try {
+    for (const Pair& pair : pairs_) {
+      let_wait(pair.other, pair.current);
+    }
+  } catch (const std::exception&) {
+    // The device has failed, which whatever is launched next tells.
+  }
+}
+
+} // namespace highgrad::tape

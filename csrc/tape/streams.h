@@ -1,0 +1,33 @@
+#pragma once
+
+#include <c10/core/Stream.h>
+#include <c10/util/ArrayRef.h>
+
+#include <vector>
+
+#include "tape/tape.h"
+
+namespace highgrad::tape {
+
+// Note [Streams of the graph]
+// torch's engine runs a Node on the stream that its operation ran on, and lets that stream and the caller's wait for
+// each other, so a caller need not. What Nodes have saved is read without the engine, too: on the caller's current
+// stream. While an object of this class lives, that stream has waited for those of the tapes; in the end they wait for
+// it, so that memory that they are given again is not written to before it was read. Nothing on the CPU waits.
+class JoinedStreams {
+ public:
+  explicit JoinedStreams(c10::ArrayRef<Tape> tapes);
+  JoinedStreams(const JoinedStreams&) = delete;
+  JoinedStreams& operator=(const JoinedStreams&) = delete;
+  ~JoinedStreams();
+
+ private:
+  struct Pair {
+    c10::Stream other;
+    c10::Stream current; // of the same device
+  };
+
+  std::vector<Pair> pairs_;
+};
+
+} // namespace highgrad::tape
