@@ -296,7 +296,7 @@ def test_resampling(mode: str, dtype: torch.dtype) -> None:
             by_size = F.interpolate(x, size=[factor * size] * rank, mode=mode)
             by_scale = F.interpolate(x, scale_factor=factor, mode=mode)
             for f in (by_size, by_scale):
-                assert check(f, x) or (factor, mode) == (1, "bicubic")
+                assert check(f, x) != (mode == "bicubic")
             for scale in (0.6, 1.5):
                 check(F.interpolate(x, scale_factor=scale, mode=mode), x)
             check(F.interpolate(x, size=[2 * size + 1] * rank, mode=mode), x)

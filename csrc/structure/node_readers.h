@@ -266,9 +266,6 @@ Slide resampled(int64_t factor, int64_t taps, int64_t out) {
   if (taps == 2) {
     before = factor; // positions before the first are taken to it, and have the second with weight zero
     after = (3 * factor - 1) / 2;
-  } else if (taps == 4) {
-    before = (3 * factor + 1) / 2;
-    after = (5 * factor - 1) / 2;
   }
   return {Slide::Kind::kUnder, before + after + 1 + 2 * margin, factor, before + margin};
 }

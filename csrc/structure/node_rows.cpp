@@ -416,7 +416,7 @@ constexpr Row kRows[] = {
     {"ReplicationPad3DBackward0",
      with_pick(kResizing, Pick::kReplicated),
      read_last<3, &generated::ReplicationPad3DBackward0::padding>},
-    {"UpsampleBicubic2DBackward0", kResizing, read_upsampled<4, 2, generated::UpsampleBicubic2DBackward0>},
+    {"UpsampleBicubic2DBackward0", kLookup, read_last<2>},
     {"UpsampleBicubic2DAaBackward0", kLookup, read_last<2>},
     {"UpsampleBilinear2DAaBackward0", kLookup, read_last<2>},
     {"UpsampleBilinear2DBackward0", kResizing, read_upsampled<2, 2, generated::UpsampleBilinear2DBackward0>},
