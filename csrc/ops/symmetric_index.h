@@ -238,7 +238,7 @@ start_inserting(const MultiIndex& sorted, int others, const int64_t* terms, int6
 HIGHGRAD_HOST_DEVICE int64_t
 insert(InsertedRank& rank, const MultiIndex& sorted, int others, const int64_t* terms, int64_t size, int64_t value) {
   HIGHGRAD_NO_UNROLL
-  while (rank.place < others && digit(sorted, rank.place) <= value) {
+  while (rank.place < others && digit(sorted, rank.place) < value) {
     const int64_t term = rank.place * size + digit(sorted, rank.place);
     rank.below += terms[term];
     rank.above -= terms[term + size];

@@ -57,11 +57,11 @@ class Ranks {
       MultiIndex sorted = index;
       sort_digits(sorted, others);
       InsertedRank inserted = start_inserting(sorted, others, terms_.data(), size_);
-      // Between two of the others, only the term of the last index changes.
+      // From one of the others to the next, that included, only the term of the last index changes.
       for (int64_t last = 0; last < size_;) {
         const int64_t first_rank = insert(inserted, sorted, others, terms_.data(), size_, last);
         const int64_t* terms = terms_.data() + inserted.place * size_;
-        const int64_t until = inserted.place < others ? digit(sorted, inserted.place) : size_;
+        const int64_t until = inserted.place < others ? digit(sorted, inserted.place) + 1 : size_;
         const int64_t rest = first_rank - terms[last];
         for (; last < until; ++last) {
           *rank++ = rest + terms[last];
