@@ -8,8 +8,6 @@
 //
 // Every `order` is at least 1.
 
-#include <type_traits>
-
 #include "ops/index_math.h"
 
 namespace highgrad::ops {
@@ -17,14 +15,18 @@ namespace highgrad::ops {
 constexpr int kMaxOrder = 64;
 
 // Neither is negative, and result * k fits. Where n is less than k, one of the factors is zero.
-template <typename number_t = int64_t>
-HIGHGRAD_HOST_DEVICE number_t binomial(std::type_identity_t<number_t> n, std::type_identity_t<number_t> k) {
+template <typename number_t>
+HIGHGRAD_HOST_DEVICE number_t binomial_in(number_t n, number_t k) {
   number_t result = 1;
   HIGHGRAD_NO_UNROLL
   for (number_t i = 1; i <= k; ++i) {
     result = result * (n - k + i) / i;
   }
   return result;
+}
+
+HIGHGRAD_HOST_DEVICE int64_t binomial(int64_t n, int64_t k) {
+  return binomial_in<int64_t>(n, k);
 }
 
 // C(digit + k, k + 1): what a digit adds to the rank as the k-th of a sorted multi-index, k at least 1.

@@ -105,7 +105,7 @@ __global__ void expand_columns_kernel(
 #pragma unroll 1
   for (int i = threadIdx.x; i < layout.order * static_cast<int>(layout.size); i += kBlockThreads) {
     const int k = i / static_cast<int>(layout.size);
-    terms[i] = binomial<unsigned int>(i - k * static_cast<int>(layout.size) + k, k + 1);
+    terms[i] = binomial_in<unsigned int>(i - k * static_cast<int>(layout.size) + k, k + 1);
   }
   __syncthreads();
 #pragma unroll 1
@@ -160,7 +160,7 @@ __device__ Sum<element_t> plus_element(Sum<element_t> sum, element_t value) {
 // The adjoint of expand_tiles_kernel, of order 2: every entry is the sum of an element and its mirror image. The tile
 // comes by way of shared memory, its mirror image as the threads need it.
 template <typename element_t>
-__global__ void fold_tiles_kernel(
+__global__ void __launch_bounds__(kBlockThreads, 6) fold_tiles_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout,
