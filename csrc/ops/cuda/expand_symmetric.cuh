@@ -157,17 +157,10 @@ __device__ Sum<element_t> plus_element(Sum<element_t> sum, element_t value) {
   return plus(sum, Convert<Sum<element_t>, element_t>::apply(value));
 }
 
-// Blocks that a multiprocessor shall hold, for which the compiler saves registers. Those before sm_80 hold 1024 threads.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kFoldTilesBlocks = 4;
-#else
-constexpr int kFoldTilesBlocks = 6;
-#endif
-
 // The adjoint of expand_tiles_kernel, of order 2: every entry is the sum of an element and its mirror image. The tile
 // comes by way of shared memory, its mirror image as the threads need it.
 template <typename element_t>
-__global__ void __launch_bounds__(kBlockThreads, kFoldTilesBlocks) fold_tiles_kernel(
+__global__ void fold_tiles_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout,
