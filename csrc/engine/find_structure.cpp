@@ -64,8 +64,9 @@ constexpr double kKeptNanoseconds = 20e6;
 // What an entry takes to be found, coloured and put into its place.
 constexpr double kNanosecondsPerEntry = 20;
 
-// Likewise of a pattern that axes tell.
-constexpr double kNanosecondsPerTiedEntry = 12;
+// Likewise of a pattern that axes tell, and what it takes besides.
+constexpr double kNanosecondsPerTiedEntry = 6;
+constexpr double kNanosecondsOfTies = 15e3;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
@@ -208,7 +209,7 @@ class Search {
     double most = passes;
     if (!is_thorough()) {
       const double entries = structure::entries_of_ties(rows_, upper);
-      const double handling = kNanosecondsPerSweep + kNanosecondsPerTiedEntry * entries;
+      const double handling = kNanosecondsOfTies + kNanosecondsPerTiedEntry * entries;
       most = std::min(most, problem_.dense_cost.value_or(static_cast<double>(rows_)) - handling * passes / dense_);
       if (most < 1) {
         return nullptr;
