@@ -100,12 +100,8 @@ std::variant<std::optional<at::Tensor>, std::string> partials(
 
 // The custom Functions, as Python sees them, that `output` depends on the inputs through.
 py::list custom_functions(const at::Tensor& output, const Tensors& inputs) {
-  torch::autograd::edge_list edges;
-  for (const at::Tensor& input : inputs) {
-    edges.push_back(taylor::edge_of(input));
-  }
   py::list functions;
-  for (const tape::TapeNode& node : tape::read_tape(taylor::edge_of(output), edges).nodes) {
+  for (const tape::TapeNode& node : tape::read_tape(taylor::edge_of(output), taylor::edges_of(inputs)).nodes) {
     if (node.runs && tape::is_custom(*node.node)) {
       functions.append(py::reinterpret_steal<py::object>(torch::autograd::functionToPyObject(node.node->getptr())));
     }

@@ -31,14 +31,6 @@ using tape::TapeNode;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 
-edge_list edges_of(const std::vector<at::Tensor>& tensors) {
-  edge_list edges;
-  for (const at::Tensor& tensor : tensors) {
-    edges.push_back(edge_of(tensor));
-  }
-  return edges;
-}
-
 bool is_same(const Slot& a, const Slot& b) {
   return a.node == b.node && a.input_nr == b.input_nr;
 }
@@ -219,6 +211,14 @@ bool keeps_axes_apart(
 
 torch::autograd::Edge edge_of(const at::Tensor& tensor) {
   return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
+}
+
+edge_list edges_of(const std::vector<at::Tensor>& tensors) {
+  edge_list edges;
+  for (const at::Tensor& tensor : tensors) {
+    edges.push_back(edge_of(tensor));
+  }
+  return edges;
 }
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {

@@ -15,7 +15,6 @@
 #include <utility>
 
 #include "engine/batched_vjp.h"
-#include "engine/endpoint.h"
 #include "engine/execute.h"
 #include "ops/joined_shape.h"
 #include "tape/plain_tensor.h"
@@ -25,7 +24,6 @@ namespace highgrad::taylor {
 namespace {
 
 using engine::JacobianOptions;
-using torch::autograd::edge_list;
 using Tensors = std::vector<at::Tensor>;
 
 // Up to how many directions it is looked whether they are the unit vectors.
@@ -68,15 +66,8 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
   Tensors blocks;
   const bool is_single = output.numel() == samples;
   if (is_single) {
-    edge_list edges;
-    for (const at::Tensor& input : inputs) {
-      edges.push_back(engine::endpoint_of(input).edge);
-    }
     blocks = engine::plain_vjp(
-        {engine::endpoint_of(output).edge},
-        {at::ones_like(output)},
-        edges,
-        {/*keep_graph=*/true, options.create_graph});
+        {edge_of(output)}, {at::ones_like(output)}, edges_of(inputs), {/*keep_graph=*/true, options.create_graph});
   } else {
     // Samples are independent, so that the sum over them loses nothing.
     at::Tensor row;
