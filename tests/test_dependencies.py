@@ -78,6 +78,15 @@ def test_recorded_moves(name: str) -> None:
     assert tried >= 8, f"only {tried} were tried"
 
 
+def check_many_columns(f: Tensor, wrt: list[Tensor], found: np.ndarray[Any, Any]) -> None:
+    """The same sets as lists of columns, of which there are too many for bits."""
+    many = leaf(2100)
+    both = dependencies(f * many[: f.numel()].view(f.shape), *wrt, many)
+    assert both is not None
+    assert np.array_equal(both[:, : found.shape[1]], found)
+    assert np.array_equal(both[:, found.shape[1] :], np.eye(f.numel(), many.numel(), dtype=bool))
+
+
 @pytest.mark.parametrize("first", range(0, 1600, 100))
 def test_chains(first: int) -> None:
     steps = {**MOVES, **MIXES}
@@ -102,6 +111,8 @@ def test_chains(first: int) -> None:
             continue  # a tensor on the way is empty
         assert not (nonzeros(f, *wrt) & ~found).any(), f"seed {seed}: {names}: a nonzero was missed"
         sparse += not found.all()
+        if seed % 4 == 0:
+            check_many_columns(f, wrt, found)
         if f.numel() > 1:
             structure = find(f, *wrt)
             if structure is not None:
@@ -185,8 +196,10 @@ def test_database(op: Any) -> None:
 def test_work_is_limited() -> None:
     x = leaf(50)
     f = (x[:, None] * x[draw(random.Random(0), 0, 50, 50)]).sum(0)
-    assert dependencies(f, x, work=3_000) is None
-    assert dependencies(f, x) is not None
+    for wrt in ([x], [x, leaf(2100)]):
+        g = f * wrt[-1][:50]
+        assert dependencies(g, *wrt, work=10_000) is None
+        assert dependencies(g, *wrt) is not None
 
 
 def test_masks_of_modes_and_transforms() -> None:

@@ -145,6 +145,27 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "k < reached.count; ++k",
             "k < std::min<int64_t>(reached.count, 1); ++k",
         ),
+        (
+            "windows: around the first of several in order",
+            "window.arcs[reached.first + reached.count - 1];",
+            "window.arcs[reached.first];",
+        ),
+        ("windows: all arcs are in order", "arc.first < before.first ||", ""),
+        (
+            "windows: scans begin late",
+            "return clipped(position, size - 1, size);",
+            "return clipped(position + 1, size - 1, size);",
+        ),
+        (
+            "windows: adaptive pools share nothing",
+            "-floor_divide(-(position + 1) * size, slide.kernel) - 1",
+            "floor_divide((position + 1) * size, slide.kernel) - 1",
+        ),
+        (
+            "windows: resampled ones end early",
+            "first_at_least(position + slide.kernel + 1) - 1",
+            "first_at_least(position)",
+        ),
     ],
     "structure/node_table.cpp": [
         ("windows: written at the beginning", "1, step, -starts[d]}", "1, step, 0}"),
@@ -167,12 +188,33 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "start += true ? 0 : sizes.size() == 1",
         ),
         ("table: roll's shifts are not read", "{Slide::Kind::kTurn, 1, 1, shift}", "{Slide::Kind::kTurn, 1, 1, 0}"),
+        ("resampling: the second tap is left out", "after = (3 * factor - 1) / 2;", "after = factor - 1;"),
+        ("resampling: positions before the first", "before = factor; //", "before = 0; //"),
+        ("resampling: all factors are whole", "factor > 0 && factor * in == out", "factor > 0"),
+        ("resampling: scales are not read", "*scale == static_cast<double>(factor);", "true;"),
+        ("resampling: corners are not aligned", "aligns_corners = upsample.align_corners;", "aligns_corners = false;"),
+        ("resampling: any scale will do", "*scale * static_cast<double>(in) == static_cast<double>(out);", "true;"),
+        (
+            "resampling: corners are centres",
+            "Slide::Kind::kNear, taps, out > 1 ? in - 1 : 0, 0,",
+            "Slide::Kind::kNear, taps, in, 0,",
+        ),
+        (
+            "adaptive pools: of another axis",
+            "Slide::Kind::kShare, input->size(axis)",
+            "Slide::Kind::kShare, input->size(-1)",
+        ),
         ("table: sparse factors are dense", "!factor->defined() || factor->layout() == at::kStrided", "true"),
         ("solvers: vectors only", "b->dim() + 1 == a->dim()", "b->dim() <= a->dim()"),
         ("solvers: vectors are kept for matrices", "  reader.attributes.others = {reader.attributes.is_vector};", ""),
         ("batch norm: does not mix in training", "if (!norm.training)", "if (true)"),
     ],
     "structure/node_rows.cpp": [
+        (
+            "table: what is accumulated is elementwise",
+            '{"CumprodBackward0", kSorting',
+            '{"CumprodBackward0", kSmooth',
+        ),
         ("table: softmax is elementwise", '{"SoftmaxBackward0", kMixing', '{"SoftmaxBackward0", kSmooth'),
         ("table: cumsum is elementwise", '{"CumsumBackward0", kMoving', '{"CumsumBackward0", kSmooth'),
         ("table: where is the same for all values", '{"WhereBackward0", kChosen}', '{"WhereBackward0", kSmooth}'),
@@ -228,6 +270,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     "structure/coloring.cpp": [
         (
+            "colouring: bits of other columns",
+            "taken[color * words + place] |= word;",
+            "taken[color * words + place] = word;",
+        ),
+        ("colouring: colours share bits", "taken.data() + color * words;", "taken.data();"),
+        (
             "colouring: a column's last row is overlooked",
             "; ++l) {\n        const int64_t color",
             " - 1; ++l) {\n        const int64_t color",
@@ -269,10 +317,10 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "engine/find_structure.cpp": [
         (
             "forecast: does not count",
-            "is_promising = forecast_columns_ *",
-            "is_promising = false && forecast_columns_ *",
+            "if (entries > most) {",
+            "if (true) {",
         ),
-        ("forecast: no rows are probed", "return is_promising || are_samples_sparse();", "return is_promising;"),
+        ("forecast: no rows are probed", "return are_samples_sparse();", "return false;"),
         ("kept: any tape will do", "axes->signature == kept->signature &&", ""),
         ("kept: local patterns are kept", "kept->is_global || picks_the_same ?", "kept != nullptr ?"),
         ("doubt: anomaly mode is ignored", " && !torch::autograd::AnomalyMode::is_enabled()", ""),
@@ -301,6 +349,13 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     # That hashes are compared before sets saves time alone.
     "structure/column_sets.cpp": [
+        ("sets: bits of the last alone", "to[w] |= from[w];", "to[w] = from[w];"),
+        (
+            "sets: all sets of bits are one",
+            "own + words_per_set_, words_.data() + set * words_per_set_);",
+            "own, words_.data() + set);",
+        ),
+        ("sets: bits of the first word", "to.push_back(w * kBits +", "to.push_back("),
         ("sets: a union has the first alone", "known = {a, b, intern(begin)};", "known = {a, b, a};"),
         ("sets: unions of one hash are one", "if (known.a == a && known.b == b)", "if (known.a != 0)"),
         (

@@ -7,8 +7,8 @@
 #include "engine/compressed.h"
 #include "engine/forward_mode.h"
 #include "engine/probe.h"
+#include "engine/structure_costs.h"
 #include "plan/chunking.h"
-#include "plan/cost.h"
 #include "structure/axes.h"
 #include "structure/dependencies.h"
 #include "structure/forecast.h"
@@ -24,15 +24,11 @@ using structure::AxisAnalysis;
 using structure::Compression;
 using structure::Digits;
 
-// Below this many bytes of cotangents, all rows together, a dense Jacobian takes about as long as finding out.
-constexpr int64_t kLeastBytes = int64_t{1} << 18;
-
-// Of the dense Jacobian's time, or of all, what probes may take that find nothing.
-constexpr double kShareOfDense = 0.03;
-constexpr double kFreeNanoseconds = 30e3;
-
 // Of the dense Jacobian's time, what sets may take in a single call where they promise to be small, and so to pay.
 constexpr double kShareOfPromising = 0.1;
+
+// Likewise where nothing promises that: half of what may be lost, since estimates err by two.
+constexpr double kShareOfSearch = kShareOfDense / 2;
 
 // Single rows that tell whether a Jacobian is dense: at most so many, one of so many, and for a share of what may be
 // lost in all.
@@ -40,33 +36,17 @@ constexpr int64_t kMostSamples = 4;
 constexpr int64_t kRowsPerSample = 128;
 constexpr double kShareOfSamples = 0.5;
 
-// What the forecast and axes take, in nanoseconds for each Node.
-constexpr double kNanosecondsPerLook = 400;
-
-// What a batched sweep takes, in nanoseconds: by itself, with the seeds and hits of probes; a Node; and a byte of
-// cotangents, when there are few rows, which fit the caches, or all, and a part of it where Nodes are elementwise; and
-// a multiplication by a factor, which few rows read from memory, and all once. Recording the graph for forward mode
-// dispatches about so many times the operators of one sweep.
-constexpr double kNanosecondsPerSweep = 25e3;
-constexpr double kNanosecondsPerNode = 6e3;
-constexpr double kNanosecondsPerProbedByte = 0.05;
-constexpr double kNanosecondsPerDenseByte = 0.09;
-constexpr double kElementwiseBytes = 0.25;
-constexpr double kNanosecondsPerProbedMultiplication = 0.035;
-constexpr double kNanosecondsPerDenseMultiplication = 0.01;
-constexpr double kRecordingSweeps = 3;
-
 // What a step of the sets that flow along the tape takes; and what they may take where the dense Jacobian is cheap, but
 // the structure is kept.
 constexpr double kNanosecondsPerStep = 1.5;
 constexpr double kKeptNanoseconds = 20e6;
 
-// What an entry takes to be found, coloured and put into its place.
+// What an entry takes to be coloured and put into its place, and to be found by sets.
 constexpr double kNanosecondsPerEntry = 20;
+constexpr double kNanosecondsPerFoundEntry = 40;
 
-// Likewise of a pattern that axes tell, and what it takes besides.
-constexpr double kNanosecondsPerTiedEntry = 6;
-constexpr double kNanosecondsOfTies = 15e3;
+// Of what a dense Jacobian is estimated to take, what one by the ties of axes may: estimates are rough.
+constexpr double kNeededShare = 0.7;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
@@ -120,13 +100,6 @@ std::optional<std::vector<Digits>> ties_of(const OutputProblem& problem, const A
   return ties;
 }
 
-// What sweeps over a map take, in nanoseconds: before the first, each, and each of its products.
-struct SweepTimes {
-  double setup;
-  double dispatch;
-  double product;
-};
-
 class Search {
  public:
   // `columns` of a row are forecast for a single call.
@@ -135,6 +108,7 @@ class Search {
         axes_(axes),
         effort_(effort),
         forecast_columns_(columns),
+        costs_(problem),
         rows_(problem.output.numel()),
         columns_(problem.count_columns()) {}
 
@@ -147,16 +121,16 @@ class Search {
     if (!has_more && colors * kLeastGain > rows_) {
       return nullptr;
     }
-    for (const tape::TapeNode& node : problem_.tape.nodes) {
-      work_.add(plan::work_of(problem_.tape, node));
-    }
     // Without more structure: the rows that axes leave, or a plan that knows none.
+    const SweepTimes times = costs_.reverse();
     auto passes = static_cast<double>(colors);
-    if (problem_.dense_cost.has_value()) {
-      passes = std::min(passes, *problem_.dense_cost);
+    if (is_thorough()) {
+      passes = std::min(passes, problem_.dense_cost.value_or(passes));
+    } else {
+      passes = std::clamp((costs_.dense() - times.dispatch) / times.product, 1.0, passes);
     }
-    dense_ = row_time(kNanosecondsPerDenseByte, kNanosecondsPerDenseMultiplication) * passes;
-    allowed_ = std::max(kFreeNanoseconds, kShareOfDense * dense_);
+    dense_ = times.of(passes);
+    allowed_ = std::max(kFreeNanoseconds, kShareOfSearch * dense_);
     std::shared_ptr<Compression> result;
     if (has_more && may_be_found(colors)) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
@@ -198,8 +172,10 @@ class Search {
     structure::ColoringLimits limits{may_go_forward()};
     limits.is_thorough = is_thorough();
     if (!is_thorough()) {
-      const SweepTimes times = forward_times();
-      limits.recording_cost = std::max(1.0, (times.setup + times.dispatch) / reverse_times().product);
+      const SweepTimes times = costs_.forward();
+      const double row = costs_.reverse().product;
+      limits.recording_cost = std::max(1.0, (times.setup + times.dispatch + times.product) / row);
+      limits.column_cost = times.product / row;
     }
     return limits;
   }
@@ -210,7 +186,8 @@ class Search {
     if (!is_thorough()) {
       const double entries = structure::entries_of_ties(rows_, upper);
       const double handling = kNanosecondsOfTies + kNanosecondsPerTiedEntry * entries;
-      most = std::min(most, problem_.dense_cost.value_or(static_cast<double>(rows_)) - handling * passes / dense_);
+      const SweepTimes times = costs_.reverse();
+      most = std::min(most, (kNeededShare * costs_.dense() - handling - times.dispatch) / times.product);
       if (most < 1) {
         return nullptr;
       }
@@ -241,15 +218,23 @@ class Search {
     if (are_few && kShareOfDense * dense_ <= kFreeNanoseconds) {
       return false;
     }
-    const bool is_promising = forecast_columns_ * static_cast<double>(kLeastGain) <= static_cast<double>(columns_);
-    return is_promising || are_samples_sparse();
+    const auto most = static_cast<double>(rows_) * static_cast<double>(columns_) / static_cast<double>(kLeastGain);
+    const double entries = std::min(
+        forecast_columns_ * static_cast<double>(rows_),
+        structure::entries_of_ties(rows_, *ties_of(problem_, axes_, false)));
+    if (entries > most) {
+      return are_samples_sparse();
+    }
+    // What they would save must be more than handling so many entries.
+    const SweepTimes times = costs_.reverse();
+    const double handling = (kNanosecondsPerFoundEntry + kNanosecondsPerEntry) * entries;
+    return times.of(entries / static_cast<double>(rows_)) + handling < kNeededShare * dense_;
   }
 
   // Whether a few rows have so few columns that not even full ones among the passes would be too many.
   bool are_samples_sparse() {
     const int64_t samples = std::min(kMostSamples, rows_ / kRowsPerSample);
-    const SweepTimes times = reverse_times();
-    const double cost = times.dispatch + static_cast<double>(samples) * times.product;
+    const double cost = costs_.reverse_probes().of(static_cast<double>(samples));
     if (samples == 0 || !axes_.keeps_nan || cost > kShareOfSamples * allowed_) {
       return false;
     }
@@ -284,7 +269,7 @@ class Search {
     const structure::ColoringLimits limits = coloring_limits();
     double most = passes / static_cast<double>(kLeastGain);
     if (!is_thorough()) {
-      most -= kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) / (dense_ / passes);
+      most -= kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) / costs_.reverse().product;
     }
     if (!is_thorough() && limits.least_cost_of(*pattern) > most) {
       return nullptr;
@@ -341,24 +326,6 @@ class Search {
     return result;
   }
 
-  // A row of a batched sweep, but for what it takes to run its Nodes.
-  double row_time(double per_byte, double per_multiplication) const {
-    return per_byte * (work_.row.bytes - (1 - kElementwiseBytes) * work_.elementwise_bytes) +
-        per_multiplication * work_.row.multiplications;
-  }
-
-  SweepTimes reverse_times() const {
-    return {
-        0,
-        kNanosecondsPerSweep + kNanosecondsPerNode * static_cast<double>(problem_.tape.nodes.size()),
-        row_time(kNanosecondsPerProbedByte, kNanosecondsPerProbedMultiplication)};
-  }
-
-  SweepTimes forward_times() const {
-    const SweepTimes reverse = reverse_times();
-    return {kRecordingSweeps * reverse.dispatch, reverse.dispatch, structure::kColumnCost * reverse.product};
-  }
-
   // The budget for probes of so many rows, if what they find may replace so many passes; none if they are not to be
   // tried.
   std::optional<structure::ProbeBudget> plan_probes(int64_t count, double passes, const SweepTimes& times) const {
@@ -398,7 +365,7 @@ class Search {
   }
 
   std::shared_ptr<Compression> probe_rows(double passes) const {
-    auto budget = plan_probes(rows_, passes, reverse_times());
+    auto budget = plan_probes(rows_, passes, costs_.reverse_probes());
     if (!budget.has_value()) {
       return nullptr;
     }
@@ -415,7 +382,7 @@ class Search {
   }
 
   std::shared_ptr<Compression> probe_columns(double passes) const {
-    auto budget = plan_probes(columns_, passes, forward_times());
+    auto budget = plan_probes(columns_, passes, costs_.forward_probes());
     if (!budget.has_value() || columns_ < 2) {
       return nullptr;
     }
@@ -469,27 +436,19 @@ class Search {
   const AxisAnalysis& axes_;
   const Effort effort_;
   const double forecast_columns_; // of a row
+  const StructureCosts costs_;
   const int64_t rows_;
   const int64_t columns_;
   mutable std::optional<bool> may_go_forward_;
-  plan::Work work_; // of a row
   std::vector<std::vector<int64_t>> sampled_; // columns of rows that were probed by themselves
   double dense_ = 0; // nanoseconds without more structure
   double allowed_ = 0; // of a single call, to find more
 };
 
-// Whether the Jacobian is so large that looking at every Node once is next to nothing.
-bool is_worth_a_look(const OutputProblem& problem) {
-  const double bytes = static_cast<double>(problem.output.numel()) * static_cast<double>(problem.tape.bytes_per_row);
-  return bytes >= static_cast<double>(kLeastBytes) &&
-      kNanosecondsPerLook * static_cast<double>(problem.tape.nodes.size()) <=
-      std::max(kFreeNanoseconds, kShareOfDense * kNanosecondsPerDenseByte * bytes);
-}
-
 } // namespace
 
 std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, Effort effort) {
-  if (!may_compress(problem) || (effort == Effort::kSmall && !is_worth_a_look(problem))) {
+  if (!may_compress(problem) || (effort == Effort::kSmall && !StructureCosts(problem).is_worth_a_look())) {
     return nullptr;
   }
   double columns = 0;

@@ -27,7 +27,7 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
   if (mode != Mode::kReverse) {
     obstacle = plain_obstacle(problem.output, problem.inputs);
     request.may_split = request.may_forward = obstacle.empty();
-    request.needs_engine = !vjp::Program::covers(problem.tape);
+    request.needs_engine = problem.needs_engine;
   }
   OutputPlan plan = plan::plan_output(request);
   if (!plan.needs_double_backward()) {
@@ -54,13 +54,17 @@ std::shared_ptr<const OutputPlan> make_plan(
     const OutputProblem& problem,
     const JacobianOptions& options,
     Effort effort) {
-  auto plan = std::make_shared<OutputPlan>(plan_segments(problem, options.mode));
+  OutputProblem structured = problem;
+  structured.needs_engine = options.mode == Mode::kReverse || !vjp::Program::covers(problem.tape);
+  auto plan = std::make_shared<OutputPlan>(plan_segments(structured, options.mode));
   if (options.use_structure && options.mode != Mode::kForward) {
     const int64_t samples = samples_of_layers(problem).value_or(1);
     const double shared_passes = static_cast<double>(problem.output.numel()) / static_cast<double>(samples);
-    OutputProblem structured = problem;
     structured.may_go_forward = options.mode == Mode::kAuto;
     structured.dense_cost = std::min(plan->cost, shared_passes);
+    if (plan->nanoseconds > 0) {
+      structured.dense_nanoseconds = plan->nanoseconds * *structured.dense_cost / plan->cost;
+    }
     plan->structure = find_structure(structured, effort);
     const bool has_better = plan->structure != nullptr &&
         structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) < shared_passes;

@@ -45,6 +45,9 @@ struct OutputProblem {
   bool may_go_forward = true;
   // What the Jacobian costs without structure, in rows of reverse mode; all rows, unless there is a better plan.
   std::optional<double> dense_cost = std::nullopt;
+  // Likewise, in nanoseconds, where that was estimated; and whether sweeps need torch's engine.
+  std::optional<double> dense_nanoseconds = std::nullopt;
+  bool needs_engine = true;
 
   // Elements of all inputs.
   int64_t count_columns() const {

@@ -30,6 +30,7 @@ struct OutputPlan {
   std::vector<Segment> segments;
   std::string reason; // one sentence
   double cost = 0; // estimated, in rows of reverse mode over the whole tape
+  double nanoseconds = 0; // likewise; 0 where nothing was estimated
   // Why the mode that was asked for is not used, or an empty string.
   std::string obstacle = {};
   // If the Jacobian has one, it is computed by its structure, and by its segments only where that fails.

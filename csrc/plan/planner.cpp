@@ -196,15 +196,17 @@ OutputPlan plan_output(const Request& request) {
   const CostModel& model = cost_model(request.device, request.needs_engine);
   const Chains chains(request, model);
   const double reverse = chains.reverse_cost();
+  OutputPlan all_rows = plain();
+  all_rows.nanoseconds = reverse;
   if (reverse < kWorthPlanning) {
-    return plain();
+    return all_rows;
   }
   auto [segments, cost] = chains.cheapest();
   if (cost > kNeededShare * reverse) {
-    return plain();
+    return all_rows;
   }
   std::string reason = describe(request, segments);
-  return {std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows)};
+  return {std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows), cost};
 }
 
 } // namespace highgrad::plan

@@ -207,12 +207,16 @@ class Walk {
           return false;
         }
         in_rank = in_rank < 0 ? static_cast<int64_t>(ins[k]->size()) : in_rank;
-        hash_.add(static_cast<int64_t>(k));
-        hash_.add(links[k]);
-        hash_.add(*ins[k]);
+        if (detail_ == Detail::kAll) {
+          hash_.add(static_cast<int64_t>(k));
+          hash_.add(links[k]);
+          hash_.add(*ins[k]);
+        }
       }
     }
-    hash_.add(static_cast<int64_t>(std::hash<std::string_view>()(typeid(node).name())));
+    if (detail_ == Detail::kAll) {
+      hash_.add(static_cast<int64_t>(std::hash<std::string_view>()(typeid(node).name())));
+    }
     std::optional<NodeAttributes> attributes;
     bool is_first = true;
     for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
@@ -227,20 +231,21 @@ class Walk {
       if (state.is_short) {
         state.ties = free_ties(numel_of(*out), state.ties.lower.has_value());
       }
-      hash_.add(nr);
-      hash_.add(*out);
+      if (detail_ == Detail::kAll) {
+        hash_.add(nr);
+        hash_.add(*out);
+      }
       if (is_first && facts.has_value()) {
         attributes = attributes_of(node, in_rank, static_cast<int64_t>(out->size()));
-        if (attributes.has_value()) {
+        if (attributes.has_value() && detail_ == Detail::kAll) {
           hash_.add(attributes->dims);
           hash_.add(attributes->others);
           analysis_.indices.insert(analysis_.indices.end(), attributes->indices.begin(), attributes->indices.end());
           for (const Slide& slide : attributes->slides) {
             hash_.add({static_cast<int64_t>(slide.kind), slide.kernel, slide.stride, slide.padding, slide.dilation});
           }
-        } else {
-          analysis_.is_global = false;
         }
+        analysis_.is_global &= attributes.has_value();
       }
       is_first = false;
       for (size_t k = 0; k < links.size(); ++k) {

@@ -24,6 +24,20 @@ void give_first_free_color(Coloring& coloring, std::vector<int64_t>& taken_for, 
 
 constexpr int64_t kNone = -1;
 
+// Bits of colours by columns, and all of them at most.
+constexpr int64_t kBits = 64;
+constexpr int64_t kMostWords = int64_t{1} << 22;
+
+// Of one order of rows.
+constexpr int64_t kMostPasses = 3;
+
+// A row looks at about so many words of each colour.
+constexpr int64_t kWordsPerColor = 2;
+
+int64_t work_by_bits(const SparsityPattern& pattern, const SparsityPattern& transposed) {
+  return pattern.nnz() + kWordsPerColor * pattern.rows * max_row_degree(transposed);
+}
+
 int64_t degree(const SparsityPattern& pattern, int64_t row) {
   return pattern.row_ptr[row + 1] - pattern.row_ptr[row];
 }
@@ -199,7 +213,50 @@ int64_t greedy_work(const SparsityPattern& transposed) {
   return work;
 }
 
+bool may_color_by_bits(const SparsityPattern& pattern, const SparsityPattern& transposed) {
+  return (pattern.columns / kBits + 1) <= kMostWords / std::max<int64_t>(pattern.rows, 1) &&
+      work_by_bits(pattern, transposed) < greedy_work(transposed);
+}
+
+// Each colour has the columns of all its rows, as bits: a row takes the first that has none of its own.
+Coloring color_by_bits(const SparsityPattern& pattern, const std::vector<int64_t>& sequence) {
+  Coloring coloring{std::vector<int64_t>(pattern.rows, kNone), 0};
+  const int64_t words = pattern.columns / kBits + 1;
+  std::vector<uint64_t> taken;
+  std::vector<std::pair<int64_t, uint64_t>> own; // places of words that are not zero, and these
+  for (const int64_t row : sequence) {
+    own.clear();
+    for (int64_t k = pattern.row_ptr[row]; k < pattern.row_ptr[row + 1]; ++k) {
+      const int64_t place = pattern.col_ind[k] / kBits;
+      if (own.empty() || own.back().first != place) {
+        own.emplace_back(place, 0);
+      }
+      own.back().second |= uint64_t{1} << (pattern.col_ind[k] % kBits);
+    }
+    int64_t color = 0;
+    const auto is_free = [&] {
+      const uint64_t* of_color = taken.data() + color * words;
+      return std::none_of(own.begin(), own.end(), [&](const auto& word) { return of_color[word.first] & word.second; });
+    };
+    while (color < coloring.num_colors && !is_free()) {
+      ++color;
+    }
+    if (color == coloring.num_colors) {
+      ++coloring.num_colors;
+      taken.resize(coloring.num_colors * words, 0);
+    }
+    for (const auto& [place, word] : own) {
+      taken[color * words + place] |= word;
+    }
+    coloring.colors[row] = color;
+  }
+  return coloring;
+}
+
 Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order) {
+  if (may_color_by_bits(pattern, transposed)) {
+    return color_by_bits(pattern, sequence_of(pattern, transposed, order));
+  }
   Coloring coloring{std::vector<int64_t>(pattern.rows, kNone), 0};
   // The last row for which each colour was found taken.
   std::vector<int64_t> taken_for;
@@ -255,15 +312,18 @@ std::optional<Coloring> color_rows(
     return best;
   }
   const int64_t lower_bound = max_row_degree(transposed);
-  const int64_t work = greedy_work(transposed);
+  const int64_t neighbor_work = std::min(greedy_work(transposed), std::numeric_limits<int64_t>::max() / kMostPasses);
+  const int64_t natural_work =
+      may_color_by_bits(pattern, transposed) ? work_by_bits(pattern, transposed) : neighbor_work;
   // The orders besides the natural one walk over all neighbours two or three times.
   constexpr std::pair<Order, int64_t> kOrders[] = {
       {Order::kNatural, 1}, {Order::kLargestFirst, 2}, {Order::kSmallestLast, 3}, {Order::kIncidenceDegree, 3}};
   for (const auto& [order, passes] : kOrders) {
-    if (work > max_work / passes) {
+    const int64_t work = passes == 1 ? natural_work : neighbor_work * passes;
+    if (work > max_work) {
       break;
     }
-    max_work -= work * passes;
+    max_work -= work;
     Coloring coloring = greedy_coloring(pattern, transposed, order);
     if (!best.has_value() || coloring.num_colors < best->num_colors) {
       best = std::move(coloring);

@@ -23,7 +23,8 @@ struct Coloring {
 enum class Order { kNatural, kLargestFirst, kSmallestLast, kIncidenceDegree };
 
 // Each row in turn takes the least colour that no row has with which it shares a column. `transposed` is the transpose
-// of `pattern`. Memory linear in rows and entries; time linear in the sum of squared column degrees.
+// of `pattern`. Memory linear in rows and entries; time linear in the sum of squared column degrees
+// or, where that is less and the matrix has few elements, in rows times colours.
 Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order);
 
 // Least number of colours, without search, for rows whose first and last columns both ascend: diagonal, banded and

@@ -13,6 +13,11 @@ constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ULL;
 constexpr int64_t kFewestUnions = int64_t{1} << 8;
 constexpr int64_t kMostUnions = int64_t{1} << 18;
 constexpr int64_t kBits = 64;
+constexpr int64_t kMostBits = int64_t{1} << 11;
+constexpr int64_t kWordsPerStep = 8;
+
+// What a set of bits takes to be looked up, in steps.
+constexpr int64_t kLookUpSteps = 16;
 
 uint64_t mix(uint64_t state, uint64_t value) {
   state = (state ^ value) * kGolden;
@@ -22,6 +27,11 @@ uint64_t mix(uint64_t state, uint64_t value) {
 // A set's hash is the sum of its columns': no one waits for the one before.
 uint64_t hash_of(int32_t column) {
   return mix(kGolden, mix(0, static_cast<uint64_t>(column) + 1));
+}
+
+// Likewise of words of bits. All bits of a word change the first bytes of the product, few the last.
+uint64_t hash_of(int64_t place, uint64_t word) {
+  return __builtin_bswap64((word ^ (kGolden * (static_cast<uint64_t>(place) + 1))) * kGolden);
 }
 
 int64_t next_power_of_two(int64_t value) {
@@ -36,14 +46,11 @@ int64_t next_power_of_two(int64_t value) {
 
 ColumnSets::ColumnSets(int64_t columns, int64_t& work_left)
     : work_left_(work_left),
-      columns_(columns),
-      first_(columns + 2),
+      words_per_set_(columns <= kMostBits ? (columns + kBits - 1) / kBits : 0),
       table_(next_power_of_two(4 * (columns + 1)), -1),
       unions_(std::clamp(next_power_of_two(2 * columns), kFewestUnions, kMostUnions)),
-      seen_(columns, 0),
+      seen_(are_bits() ? 0 : columns, 0),
       bits_((columns + kBits - 1) / kBits, 0) {
-  std::iota(columns_.begin(), columns_.end(), 0);
-  std::iota(first_.begin() + 1, first_.end(), 0);
   hashes_.reserve(columns + 1);
   const auto add = [&](uint64_t hash) {
     const uint64_t mask = table_.size() - 1;
@@ -54,10 +61,45 @@ ColumnSets::ColumnSets(int64_t columns, int64_t& work_left)
     table_[place] = static_cast<int32_t>(hashes_.size());
     hashes_.push_back(hash);
   };
-  add(0);
-  for (int64_t column = 0; column < columns; ++column) {
-    add(hash_of(static_cast<int32_t>(column)));
+  uint64_t hash_of_none = 0;
+  for (int64_t place = 0; place < words_per_set_; ++place) {
+    hash_of_none += hash_of(place, 0);
   }
+  add(hash_of_none);
+  if (are_bits()) {
+    words_.resize((columns + 1) * words_per_set_, 0);
+  } else {
+    columns_.resize(columns);
+    std::iota(columns_.begin(), columns_.end(), 0);
+    first_.resize(columns + 2);
+    std::iota(first_.begin() + 1, first_.end(), 0);
+  }
+  for (int64_t column = 0; column < columns; ++column) {
+    const int64_t place = column / kBits;
+    const uint64_t word = uint64_t{1} << (column % kBits);
+    if (are_bits()) {
+      words_[(column + 1) * words_per_set_ + place] = word;
+    }
+    add(are_bits() ? hash_of_none - hash_of(place, 0) + hash_of(place, word) : hash_of(static_cast<int32_t>(column)));
+  }
+}
+
+bool ColumnSets::append_columns(int32_t set, std::vector<int64_t>& to) {
+  if (!are_bits()) {
+    const bool may_append = spend(first_[set + 1] - first_[set]);
+    if (may_append) {
+      to.insert(to.end(), columns_.begin() + first_[set], columns_.begin() + first_[set + 1]);
+    }
+    return may_append;
+  }
+  const auto before = static_cast<int64_t>(to.size());
+  const uint64_t* words = words_.data() + set * words_per_set_;
+  for (int64_t w = 0; w < words_per_set_ && !is_exhausted(); ++w) {
+    for (uint64_t word = words[w]; word != 0; word &= word - 1) {
+      to.push_back(w * kBits + __builtin_ctzll(word));
+    }
+  }
+  return spend(static_cast<int64_t>(to.size()) - before);
 }
 
 void ColumnSets::grow_table() {
@@ -72,37 +114,61 @@ void ColumnSets::grow_table() {
   }
 }
 
+// Of an old set that is_equal(set), the new one's columns are dropped.
+template <typename IsEqual, typename Drop>
+int32_t ColumnSets::find_or_add(uint64_t hash, IsEqual&& is_equal, Drop&& drop) {
+  const uint64_t mask = table_.size() - 1;
+  uint64_t place = hash & mask;
+  for (; table_[place] >= 0; place = (place + 1) & mask) {
+    const int32_t set = table_[place];
+    if (hashes_[set] == hash && is_equal(set)) {
+      drop();
+      return set;
+    }
+  }
+  if (hashes_.size() >= static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    work_left_ = -1;
+    drop();
+    return kEmpty;
+  }
+  const auto set = static_cast<int32_t>(hashes_.size());
+  table_[place] = set;
+  hashes_.push_back(hash);
+  if (2 * hashes_.size() > table_.size()) {
+    grow_table();
+  }
+  return set;
+}
+
 int32_t ColumnSets::intern(int64_t begin) {
   spend(static_cast<int64_t>(columns_.size()) - begin);
   uint64_t hash = 0;
   for (auto k = static_cast<size_t>(begin); k < columns_.size(); ++k) {
     hash += hash_of(columns_[k]);
   }
-  const uint64_t mask = table_.size() - 1;
-  uint64_t place = hash & mask;
-  for (; table_[place] >= 0; place = (place + 1) & mask) {
-    const int32_t set = table_[place];
-    if (hashes_[set] == hash) {
-      const auto known = columns_of(set);
-      if (std::equal(known.begin(), known.end(), columns_.begin() + begin, columns_.end())) {
-        columns_.resize(begin);
-        return set;
-      }
-    }
-  }
-  if (hashes_.size() >= static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    work_left_ = -1;
-    columns_.resize(begin);
-    return kEmpty;
-  }
-  const auto set = static_cast<int32_t>(hashes_.size());
-  table_[place] = set;
-  hashes_.push_back(hash);
-  first_.push_back(static_cast<int64_t>(columns_.size()));
-  if (2 * hashes_.size() > table_.size()) {
-    grow_table();
+  const auto is_equal = [&](int32_t set) {
+    const auto known = columns_.begin();
+    return std::equal(known + first_[set], known + first_[set + 1], columns_.begin() + begin, columns_.end());
+  };
+  const int32_t set = find_or_add(hash, is_equal, [&] { columns_.resize(begin); });
+  if (static_cast<size_t>(set) + 1 == first_.size()) {
+    first_.push_back(static_cast<int64_t>(columns_.size()));
   }
   return set;
+}
+
+int32_t ColumnSets::intern_bits() {
+  spend(kLookUpSteps + words_per_set_ / 2);
+  const auto begin = static_cast<int64_t>(words_.size()) - words_per_set_;
+  const uint64_t* own = words_.data() + begin;
+  uint64_t hash = 0;
+  for (int64_t w = 0; w < words_per_set_; ++w) {
+    hash += hash_of(w, own[w]);
+  }
+  const auto is_equal = [&](int32_t set) {
+    return std::equal(own, own + words_per_set_, words_.data() + set * words_per_set_);
+  };
+  return find_or_add(hash, is_equal, [&] { words_.resize(begin); });
 }
 
 int32_t ColumnSets::unite_different(int32_t a, int32_t b) {
@@ -117,6 +183,10 @@ int32_t ColumnSets::unite_different(int32_t a, int32_t b) {
   if (known.a == a && known.b == b) {
     return known.both;
   }
+  if (are_bits()) {
+    known = {a, b, unite_bits({a, b})};
+    return known.both;
+  }
   const auto size = first_[a + 1] - first_[a] + first_[b + 1] - first_[b];
   if (!spend(size)) {
     return kEmpty;
@@ -128,6 +198,23 @@ int32_t ColumnSets::unite_different(int32_t a, int32_t b) {
       std::set_union(at(first_[a]), at(first_[a + 1]), at(first_[b]), at(first_[b + 1]), at(begin)), columns_.end());
   known = {a, b, intern(begin)};
   return known.both;
+}
+
+int32_t ColumnSets::unite_bits(c10::ArrayRef<int32_t> sets) {
+  const auto count = static_cast<int64_t>(sets.size());
+  if (!spend(count * (1 + words_per_set_ / kWordsPerStep))) {
+    return kEmpty;
+  }
+  const auto begin = static_cast<int64_t>(words_.size());
+  words_.resize(begin + words_per_set_, 0);
+  uint64_t* to = words_.data() + begin;
+  for (const int32_t set : sets) {
+    const uint64_t* from = words_.data() + set * words_per_set_;
+    for (int64_t w = 0; w < words_per_set_; ++w) {
+      to[w] |= from[w];
+    }
+  }
+  return intern_bits();
 }
 
 int32_t ColumnSets::next_union() {
@@ -180,6 +267,9 @@ int32_t ColumnSets::unite(std::vector<int32_t>& sets) {
   sets.resize(count);
   if (count <= 2) {
     return count == 0 ? kEmpty : unite(sets.front(), sets.back());
+  }
+  if (are_bits()) {
+    return unite_bits(sets);
   }
   const auto begin = static_cast<int64_t>(columns_.size());
   int32_t first = std::numeric_limits<int32_t>::max();

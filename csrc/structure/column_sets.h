@@ -8,21 +8,20 @@
 namespace highgrad::structure {
 
 // Sets of columns, each kept once and known by its number: equal sets have equal numbers. (E. Goto, "Monocopy and
-// associative algorithms in an extended Lisp", 1974: hash consing.)
+// associative algorithms in an extended Lisp", 1974: hash consing.) Of few columns, a set is kept as one bit for each,
+// of many as their numbers.
 class ColumnSets {
  public:
   // The set without columns is 0, that of column j alone is j + 1.
   static constexpr int32_t kEmpty = 0;
 
-  // A step of work is one comparison of two numbers, or one column that is looked at. `work_left` counts down, and
-  // outlives this. Once it is negative nothing more is done, and all unions are empty: no exception, since unwinding
-  // takes longer than small budgets.
+  // A step of work is one comparison of two numbers, or one column, or eight words of bits, that are looked at.
+  // `work_left` counts down, and outlives this. Once it is negative nothing more is done, and all unions are empty: no
+  // exception, since unwinding takes longer than small budgets.
   ColumnSets(int64_t columns, int64_t& work_left);
 
-  // Ascending.
-  c10::ArrayRef<int32_t> columns_of(int32_t set) const {
-    return {columns_.data() + first_[set], static_cast<size_t>(first_[set + 1] - first_[set])};
-  }
+  // Ascending. Appends nothing, and returns false, where there is too much work.
+  bool append_columns(int32_t set, std::vector<int64_t>& to);
 
   int32_t unite(int32_t a, int32_t b) {
     if (a == b || b == kEmpty) {
@@ -51,18 +50,29 @@ class ColumnSets {
     int32_t both = kEmpty;
   };
 
+  bool are_bits() const {
+    return words_per_set_ > 0;
+  }
+
   int32_t unite_different(int32_t a, int32_t b);
+  int32_t unite_bits(c10::ArrayRef<int32_t> sets);
   // The number of the next union, for `united_` and `seen_`.
   int32_t next_union();
   // Of the columns from `begin` on, which lie between first and last.
   void sort_columns(int64_t begin, int32_t first, int32_t last);
-  // The number of the set whose columns are the last ones in columns_, from `begin` on: an old one, or the next.
+  // The number of the set whose columns are the last ones in columns_, from `begin` on, or whose bits are the last in
+  // words_: an old one, or the next.
   int32_t intern(int64_t begin);
+  int32_t intern_bits();
+  template <typename IsEqual, typename Drop>
+  int32_t find_or_add(uint64_t hash, IsEqual&& is_equal, Drop&& drop);
   void grow_table();
 
   int64_t& work_left_;
   std::vector<int32_t> columns_; // of all sets, one after the other
   std::vector<int64_t> first_; // of each set in columns_, and the end
+  int64_t words_per_set_ = 0; // none where columns are listed
+  std::vector<uint64_t> words_; // of the bits of all sets, one after the other
   std::vector<uint64_t> hashes_;
   std::vector<int32_t> table_; // of sets by hash, open addressing; -1 for a free place
   std::vector<Known> unions_;

@@ -105,11 +105,9 @@ class Propagation {
     const at::Tensor sets = found.defined() ? found.contiguous() : at::zeros({rows}, kLabels);
     const auto* data = sets.const_data_ptr<int32_t>();
     for (int64_t row = 0; row < rows; ++row) {
-      const auto own = sets_.columns_of(data[row]);
-      if (!sets_.spend(static_cast<int64_t>(own.size()))) {
+      if (!sets_.append_columns(data[row], pattern.col_ind)) {
         return std::nullopt;
       }
-      pattern.col_ind.insert(pattern.col_ind.end(), own.begin(), own.end());
       pattern.row_ptr.push_back(pattern.nnz());
     }
     return pattern;

@@ -56,6 +56,16 @@ FanIn fan_in_of_picks(
 FanIn fan_in_of(const Slide& slide, int64_t in_size, int64_t out_size) {
   const auto kernel = static_cast<double>(slide.kernel);
   const double each = static_cast<double>(in_size) / static_cast<double>(out_size);
+  switch (slide.kind) {
+    case Slide::Kind::kUpTo:
+      return {static_cast<double>(in_size), true};
+    case Slide::Kind::kShare:
+      return {each + 1, true};
+    case Slide::Kind::kNear:
+      return {2 * kernel + 1, true};
+    default:
+      break;
+  }
   return slide.kind == Slide::Kind::kUnder
       ? FanIn{kernel * each}
       : FanIn{kernel * std::min(1.0, each / static_cast<double>(slide.stride)), in_size >= out_size};

@@ -246,6 +246,23 @@ void read_pool(Node& node, Reader& reader) {
   }
 }
 
+// The last axes, of which each element of out has an equal part.
+template <int64_t count, typename Pool>
+void read_adaptive_pool(Node& node, Reader& reader) {
+  read_last<count>(node, reader);
+  const std::optional<at::Tensor> input = saved_tensor(static_cast<Pool&>(node).self_, node);
+  for (int64_t axis = -count; input.has_value() && input->dim() >= count && axis < 0; ++axis) {
+    reader.attributes.slides.push_back({Slide::Kind::kShare, input->size(axis)});
+  }
+}
+
+// Along one axis, from its first position on.
+template <auto dim>
+void read_scan(Node& node, Reader& reader) {
+  read_dims<dim>(node, reader);
+  reader.attributes.slides = {{Slide::Kind::kUpTo}};
+}
+
 // By how many times an axis grew where that is a whole number, which no scale contradicts, or 0.
 int64_t whole_factor(int64_t in, int64_t out, const std::optional<double>& scale) {
   const int64_t factor = in > 0 ? out / in : 0;
@@ -253,6 +270,11 @@ int64_t whole_factor(int64_t in, int64_t out, const std::optional<double>& scale
   // A scale that is not positive is not used.
   const bool is_said = !scale.has_value() || *scale <= 0 || *scale == static_cast<double>(factor);
   return is_whole && is_said ? factor : 0;
+}
+
+// Whether no scale contradicts the sizes.
+bool is_ratio(int64_t in, int64_t out, const std::optional<double>& scale) {
+  return !scale.has_value() || *scale <= 0 || *scale * static_cast<double>(in) == static_cast<double>(out);
 }
 
 // Where an element of in is one of so many taps of an element of out, an axis of which is `factor` times as long:
@@ -270,6 +292,16 @@ Slide resampled(int64_t factor, int64_t taps, int64_t out) {
   return {Slide::Kind::kUnder, before + after + 1 + 2 * margin, factor, before + margin};
 }
 
+// Of sizes without a whole factor, or where corners are aligned: to the nearest of in's positions, or those that one
+// lies between. A position more on both sides, for what is rounded.
+Slide resampled_between(int64_t in, int64_t out, int64_t taps, bool aligns_corners, bool from_centres) {
+  if (aligns_corners) {
+    return {Slide::Kind::kNear, taps, out > 1 ? in - 1 : 0, 0, std::max<int64_t>(out - 1, 1)};
+  }
+  return from_centres ? Slide{Slide::Kind::kNear, taps, 2 * in, taps > 1 ? in - out : in, 2 * out}
+                      : Slide{Slide::Kind::kNear, taps, in, 0, out};
+}
+
 template <int64_t count, typename Upsample>
 std::array<std::optional<double>, count> scales_of(const Upsample& upsample) {
   if constexpr (count == 1) {
@@ -281,15 +313,14 @@ std::array<std::optional<double>, count> scales_of(const Upsample& upsample) {
   }
 }
 
-// The last axes, of whose elements so many make one of out, along each.
-template <int64_t taps, int64_t count, typename Upsample>
+// The last axes, of whose elements so many make one of out, along each; whether positions are those of centres.
+template <int64_t taps, int64_t count, typename Upsample, bool from_centres = true>
 void read_upsampled(Node& node, Reader& reader) {
   read_last<count>(node, reader);
   const auto& upsample = static_cast<Upsample&>(node);
+  bool aligns_corners = false;
   if constexpr (taps > 1) {
-    if (upsample.align_corners) {
-      return;
-    }
+    aligns_corners = upsample.align_corners;
   }
   const auto scales = scales_of<count>(upsample);
   if (upsample.self_sym_sizes.size() != count + 2 || upsample.output_size.size() != count) {
@@ -300,10 +331,12 @@ void read_upsampled(Node& node, Reader& reader) {
     const int64_t in = reader.number(upsample.self_sym_sizes[axis + 2]);
     const int64_t out = reader.number(upsample.output_size[axis]);
     const int64_t factor = whole_factor(in, out, scales[axis]);
-    if (factor == 0) {
+    if (in == 0 || (factor == 0 && !aligns_corners && !is_ratio(in, out, scales[axis]))) {
       return;
     }
-    slides.push_back(resampled(factor, taps, out));
+    slides.push_back(
+        factor > 0 && !aligns_corners ? resampled(factor, taps, out)
+                                      : resampled_between(in, out, taps, aligns_corners, from_centres));
   }
   reader.attributes.slides = std::move(slides);
 }

@@ -22,12 +22,14 @@ struct ColoringLimits {
   // Whether columns may be computed, and what recording the graph for them costs, in passes over rows.
   bool may_use_columns = false;
   double recording_cost = 1;
+  // What a column costs, in rows.
+  double column_cost = kColumnCost;
   // Whether the compression is worth the time that more than one try takes.
   bool is_thorough = false;
 
   // What so many columns cost, in passes over rows.
   double cost_of_columns(int64_t count) const {
-    return count == 0 ? 0 : recording_cost + kColumnCost * static_cast<double>(count);
+    return count == 0 ? 0 : recording_cost + column_cost * static_cast<double>(count);
   }
   // What any colouring of rows, or of columns, takes at least: entries of one column, or row, share no colour.
   double least_cost_of(const SparsityPattern& pattern) const;

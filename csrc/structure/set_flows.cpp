@@ -11,6 +11,9 @@
 namespace highgrad::structure {
 namespace {
 
+// What the tensors that a flow makes take by themselves, in steps.
+constexpr int64_t kFlowSteps = 3000;
+
 bool says_nothing(const Digit& digit) {
   return digit.size == 1 && digit.window != nullptr && digit.window->size == 1 && digit.window->arcs[0].count == 1;
 }
@@ -55,7 +58,7 @@ at::Tensor SetFlows::united(const at::Tensor& a, const at::Tensor& b) {
   const int32_t* x = data_of(left);
   const int32_t* y = data_of(right);
   auto* to = both.mutable_data_ptr<int32_t>();
-  if (!sets_.spend(both.numel())) {
+  if (!sets_.spend(kFlowSteps / 2 + both.numel())) {
     return a;
   }
   int32_t last_x = 0;
@@ -78,7 +81,7 @@ at::Tensor SetFlows::put(const at::Tensor& base, bool keeps_base, const at::Tens
   const at::Tensor of_places = places.contiguous();
   const int32_t* place = data_of(of_places);
   const int64_t count = of_places.numel();
-  if (!sets_.spend(4 * out.numel() + 4 * count)) {
+  if (!sets_.spend(kFlowSteps + 4 * out.numel() + 4 * count)) {
     return out;
   }
   // Values by place: a counting sort.
@@ -129,6 +132,7 @@ at::Tensor SetFlows::without_free(Digits& digits, const at::Tensor& in) {
     rest.push_back(sizes[k]);
     of_rest.push_back(digits[k]);
   }
+  sets_.spend(kFlowSteps);
   kept.insert(kept.end(), free.begin(), free.end());
   sets = sets.permute(kept).contiguous();
   const int32_t* from = data_of(sets);
@@ -150,7 +154,7 @@ at::Tensor SetFlows::slide(const Window& window, const at::Tensor& in, int64_t d
   const auto in_size = static_cast<int64_t>(window.arcs.size());
   // In's positions by out's: a counting sort.
   std::vector<int64_t> begin(window.size + 2, 0);
-  int64_t reached = in_size + window.size;
+  int64_t reached = kFlowSteps + in_size + window.size;
   for (const Arc& arc : window.arcs) {
     reached += 2 * arc.count;
   }

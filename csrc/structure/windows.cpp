@@ -7,10 +7,13 @@ namespace {
 
 // Rounded towards minus infinity. `b` is positive.
 int64_t floor_divide(int64_t a, int64_t b) {
-  return a / b - (a % b < 0 ? 1 : 0);
+  return b == 1 ? a : a / b - (a % b < 0 ? 1 : 0);
 }
 
 int64_t wrap(int64_t a, int64_t size) {
+  if (a >= 0 && a < 2 * size) {
+    return a < size ? a : a - size;
+  }
   return a - floor_divide(a, size) * size;
 }
 
@@ -52,18 +55,66 @@ Arc positions_reached(const Slide& slide, int64_t position, int64_t size) {
       return {wrap(position + slide.padding, size), 1};
     case Slide::Kind::kFlip:
       return {size - 1 - position, 1};
+    case Slide::Kind::kUpTo:
+      return clipped(position, size - 1, size);
+    case Slide::Kind::kShare:
+      return clipped(
+          floor_divide(position * size, slide.kernel), -floor_divide(-(position + 1) * size, slide.kernel) - 1, size);
+    case Slide::Kind::kNear: {
+      if (slide.stride == 0) {
+        return {0, size};
+      }
+      // Of those rounded down, at least position - kernel, and less than position + kernel + 1.
+      const auto first_at_least = [&](int64_t place) {
+        return -floor_divide(slide.padding - place * slide.dilation, slide.stride);
+      };
+      return clipped(first_at_least(position - slide.kernel), first_at_least(position + slide.kernel + 1) - 1, size);
+    }
   }
   return {0, size};
 }
 
+namespace {
+
+// Whether arcs begin and end in order, and none goes past the end.
+bool are_in_order(const Window& window) {
+  for (size_t k = 0; k < window.arcs.size(); ++k) {
+    const Arc arc = window.arcs[k];
+    const Arc before = k == 0 ? arc : window.arcs[k - 1];
+    if (arc.count == 0 || arc.first + arc.count > window.size || arc.first < before.first ||
+        arc.first + arc.count < before.first + before.count) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Around those of `reached`'s positions.
+Arc hull_of(const Window& window, Arc reached, bool in_order) {
+  if (in_order && reached.count > 0) {
+    const Arc last = window.arcs[reached.first + reached.count - 1];
+    const int64_t first = window.arcs[reached.first].first;
+    const Arc around{first, last.first + last.count - first};
+    // None across the end is shorter.
+    if (2 * around.count <= window.size) {
+      return around;
+    }
+  }
+  Arc around;
+  for (int64_t k = 0; k < reached.count; ++k) {
+    around = hull(around, window.arcs[reached.first + k], window.size);
+  }
+  return around;
+}
+
+} // namespace
+
 Window slide_window(const Slide& slide, const Window& out, int64_t in_size) {
   const auto out_size = static_cast<int64_t>(out.arcs.size());
   Window in{out.size, std::vector<Arc>(in_size)};
+  const bool in_order = are_in_order(out);
   for (int64_t position = 0; position < in_size; ++position) {
-    const Arc reached = positions_reached(slide, position, out_size);
-    for (int64_t k = 0; k < reached.count; ++k) {
-      in.arcs[position] = hull(in.arcs[position], out.arcs[reached.first + k], out.size);
-    }
+    in.arcs[position] = hull_of(out, positions_reached(slide, position, out_size), in_order);
   }
   return in;
 }

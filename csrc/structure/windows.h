@@ -21,6 +21,10 @@ struct Slide {
     kUnder, // in's position i reaches out's positions i * stride - padding + j * dilation, for j < kernel
     kTurn, // in's position i is out's position i + padding, modulo their size
     kFlip, // in's position i is out's position size - 1 - i
+    kUpTo, // out's position o takes in's up to o
+    kShare, // out's position o takes what in's `kernel` positions share with its part of them, all parts being alike
+    // out's position o lies at (o * stride + padding) / dilation, rounded, and takes in's up to `kernel` positions away
+    kNear,
   };
   Kind kind = Kind::kOver;
   int64_t kernel = 1;
