@@ -25,16 +25,13 @@ using structure::Compression;
 using structure::Digits;
 
 // Of the dense Jacobian's time, what sets may take in a single call where they promise to be small, and so to pay.
-constexpr double kShareOfPromising = 0.1;
-
-// Likewise where nothing promises that: half of what may be lost, since estimates err by two.
-constexpr double kShareOfSearch = kShareOfDense / 2;
+constexpr double kShareOfPromising = 0.2;
 
 // Single rows that tell whether a Jacobian is dense: at most so many, one of so many, and for a share of what may be
 // lost in all.
 constexpr int64_t kMostSamples = 4;
 constexpr int64_t kRowsPerSample = 128;
-constexpr double kShareOfSamples = 0.5;
+constexpr double kShareOfSamples = 0.7;
 
 // What a step of the sets that flow along the tape takes; and what they may take where the dense Jacobian is cheap, but
 // the structure is kept.
@@ -43,7 +40,7 @@ constexpr double kKeptNanoseconds = 20e6;
 
 // What an entry takes to be coloured and put into its place, and to be found by sets.
 constexpr double kNanosecondsPerEntry = 20;
-constexpr double kNanosecondsPerFoundEntry = 40;
+constexpr double kNanosecondsPerFoundEntry = 10;
 
 // Of what a dense Jacobian is estimated to take, what one by the ties of axes may: estimates are rough.
 constexpr double kNeededShare = 0.7;
@@ -130,7 +127,7 @@ class Search {
       passes = std::clamp((costs_.dense() - times.dispatch) / times.product, 1.0, passes);
     }
     dense_ = times.of(passes);
-    allowed_ = std::max(kFreeNanoseconds, kShareOfSearch * dense_);
+    allowed_ = std::max(kFreeNanoseconds, kShareOfDense * dense_);
     std::shared_ptr<Compression> result;
     if (has_more && may_be_found(colors)) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
@@ -262,7 +259,9 @@ class Search {
     const auto steps = static_cast<int64_t>(allowed / kNanosecondsPerStep);
     int64_t steps_left = steps;
     auto pattern = structure::dependency_pattern(problem_.tape, steps_left);
-    allowed_ -= kNanosecondsPerStep * static_cast<double>(steps - steps_left);
+    if (!pattern.has_value()) {
+      allowed_ -= kNanosecondsPerStep * static_cast<double>(steps - steps_left);
+    }
     if (!pattern.has_value() || pattern->nnz() * kLeastGain > rows_ * columns_) {
       return nullptr;
     }

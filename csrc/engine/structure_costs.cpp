@@ -6,7 +6,7 @@ namespace highgrad::engine {
 namespace {
 
 // What the forecast and axes take for each Node.
-constexpr double kNanosecondsPerLook = 1500;
+constexpr double kNanosecondsPerLook = 600;
 
 // What a sweep of probes takes besides: seeds and hits. A multiplication by a factor takes longer, which few rows read
 // from memory, and all once.
