@@ -152,9 +152,9 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("windows: all arcs are in order", "arc.first < before.first ||", ""),
         (
-            "windows: scans begin late",
-            "return clipped(position, size - 1, size);",
-            "return clipped(position + 1, size - 1, size);",
+            "windows: scans have one position",
+            "around = hull(around, out.arcs[position], out.size);",
+            "around = out.arcs[position];",
         ),
         (
             "windows: adaptive pools share nothing",

@@ -31,7 +31,7 @@ constexpr double kShareOfPromising = 0.2;
 // lost in all.
 constexpr int64_t kMostSamples = 4;
 constexpr int64_t kRowsPerSample = 128;
-constexpr double kShareOfSamples = 0.7;
+constexpr double kShareOfSamples = 0.5;
 
 // What a step of the sets that flow along the tape takes; and what they may take where the dense Jacobian is cheap, but
 // the structure is kept.

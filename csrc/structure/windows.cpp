@@ -112,6 +112,15 @@ Arc hull_of(const Window& window, Arc reached, bool in_order) {
 Window slide_window(const Slide& slide, const Window& out, int64_t in_size) {
   const auto out_size = static_cast<int64_t>(out.arcs.size());
   Window in{out.size, std::vector<Arc>(in_size)};
+  if (slide.kind == Slide::Kind::kUpTo && in_size == out_size) {
+    // Each position has what the next one has.
+    Arc around;
+    for (int64_t position = in_size; position-- > 0;) {
+      around = hull(around, out.arcs[position], out.size);
+      in.arcs[position] = around;
+    }
+    return in;
+  }
   const bool in_order = are_in_order(out);
   for (int64_t position = 0; position < in_size; ++position) {
     in.arcs[position] = hull_of(out, positions_reached(slide, position, out_size), in_order);
