@@ -18,6 +18,7 @@ from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
+from ._symmetric import constant
 from ._taylor import UNBOUNDED, Obstacle, Sweeps, basis, jacobian
 from ._tree import TensorTree, flatten, nest_outputs
 
@@ -45,11 +46,12 @@ def partials(
 ) -> tuple[TensorTree, ...]:
     r"""Some partial derivatives of `f`, of any orders, mixed ones too: what the residual of a PDE is made of.
 
-    Most are found in one sweep of jets. These have as few rows as give the derivatives: each of them and all that it is a
-    derivative of, or derivatives along directions, sums and differences of unit vectors for mixed derivatives, as in
-    :math:`u_{tx} = \frac14 (D_{t+x}^2 - D_{t-x}^2) u`. What the residual does not need is not computed. First derivatives of an `f` of few elements a sample are columns of gradients; so are, to be
-    differentiated again, many mixed second ones of one element. Where the graph holds a Node that jets do not know, by
-    nested gradients that share the orders below.
+    Most are found in one sweep of jets, of as few rows as give the derivatives: one for each of them and for all that
+    it is a derivative of; or along directions, sums and differences of unit vectors for mixed derivatives, as in
+    :math:`u_{tx} = \frac14 (D_{t+x}^2 - D_{t-x}^2) u`. What the residual does not need is not computed. First
+    derivatives of an `f` of few elements a sample are columns of gradients; so are, to be differentiated again, many
+    mixed second ones of one element, of large tensors. Where the graph holds a Node that jets do not know, by nested
+    gradients that share the orders below.
 
     Args:
         f, wrt: as in :func:`laplacian`.
@@ -76,8 +78,7 @@ def partials(
     check_operator(_NAME, outputs, inputs, create_graph, retain_graph, None)
     check_batch(_NAME, outputs, inputs, batch_dims)
     width = sum(prod(x.shape[batch_dims:]) for x in inputs)
-    wanted = [_exponents(index, width) for index in indices]
-    needed = tuple(sorted({exponents for exponents in wanted if exponents}))
+    wanted, needed = _read(indices, width)
     found: list[dict[Exponents, Tensor]] = [{(): output} for output in outputs]
     columns = None
     if outputs and needed and all(_order(exponents) == 1 for exponents in needed):
@@ -97,6 +98,23 @@ def partials(
             of_output.update(more)
     release(outputs, inputs, retain_graph)
     return tuple(nest_outputs([of_output[exponents] for of_output in found], f_spec) for exponents in wanted)
+
+
+def _read(indices: Sequence[Sequence[int]], width: int) -> tuple[list[Exponents], tuple[Exponents, ...]]:
+    """The exponents of each, and all there are but those of f itself, in order."""
+    # True is 1, as a key too.
+    if all(type(index) in (tuple, list) and all(type(i) is int for i in index) for index in indices):
+        return _read_ints(tuple(map(tuple, indices)), width)
+    return _distinct([_exponents(index, width) for index in indices])
+
+
+@lru_cache(maxsize=256)
+def _read_ints(indices: tuple[tuple[int, ...], ...], width: int) -> tuple[list[Exponents], tuple[Exponents, ...]]:
+    return _distinct([_exponents(index, width) for index in indices])
+
+
+def _distinct(wanted: list[Exponents]) -> tuple[list[Exponents], tuple[Exponents, ...]]:
+    return wanted, tuple(sorted({exponents for exponents in wanted if exponents}))
 
 
 def _exponents(index: object, width: int) -> Exponents:
@@ -243,10 +261,7 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
         found = _by_polynomials(sweeps, chain)
         if found is not None:
             return found
-    width = sweeps.width
-    steps = [[vector.get(variable, 0) for variable in range(width)] for vector in plan.vectors]
-    coordinates = torch.tensor(steps, dtype=torch.float64, device="cpu")
-    moved = basis(sweeps.inputs, sweeps.batch_dims, coordinates)
+    moved = basis(sweeps.inputs, sweeps.batch_dims, _coordinates(needed, sweeps.width))
     if plan.is_sum:
         [(exponents, combination)] = plan.combinations.items()
         order = _order(exponents)
@@ -270,13 +285,23 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
     return found
 
 
+@constant(maxsize=256)
+def _coordinates(needed: tuple[Exponents, ...], width: int) -> Tensor:
+    """Of the directions that give these derivatives, [D, width]."""
+    steps = [[vector.get(variable, 0) for variable in range(width)] for vector in recipe(needed).vectors]
+    return torch.tensor(steps, dtype=torch.float64)
+
+
+@constant(maxsize=256)
+def _unit_vectors(variables: tuple[int, ...], width: int) -> Tensor:
+    return torch.eye(width, dtype=torch.float64)[list(variables)]
+
+
 def _by_polynomials(sweeps: Sweeps, chain: Divisors) -> list[dict[Exponents, Tensor]] | None:
     """By output, of jets with one row for each derivative and each that it is a derivative of; or None where memory
     does not hold all of them at once."""
-    coordinates = torch.zeros(len(chain.variables), sweeps.width, dtype=torch.float64, device="cpu")
-    for row, variable in enumerate(chain.variables):
-        coordinates[row, variable] = 1
-    found = sweeps.polynomials(basis(sweeps.inputs, sweeps.batch_dims, coordinates), chain.by_degree)
+    moved = basis(sweeps.inputs, sweeps.batch_dims, _unit_vectors(chain.variables, sweeps.width))
+    found = sweeps.polynomials(moved, chain.by_degree)
     if found is None:
         return None
     with torch.set_grad_enabled(sweeps.create_graph):

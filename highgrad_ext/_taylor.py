@@ -109,10 +109,6 @@ class Sweeps:
     def coefficients_by_order(self, moved: Directions, orders: Sequence[int]) -> list[list[Tensor]]:
         """By output, by order k = 1, ..., orders[0]: the coefficients along those directions, the first ones, that
         reach it. orders: of every direction, the highest first."""
-        if orders[0] == 1 and self.chunk_size is None:
-            found = _C.first_along(self.outputs, self.inputs, moved, self.batch_dims, self.create_graph)
-            if found is not None:
-                return [[along] for along in found]
         counts = [sum(n >= k for n in orders) for k in range(1, orders[0] + 1)]
         if counts[-1] == len(orders):
             return [list(result.unbind(0)) for result in self.coefficients(moved, orders[0])]
