@@ -12,7 +12,6 @@
 
 #include "taylor/known_orders.h"
 #include "taylor/lanes.h"
-#include "taylor/recurrence_element.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -30,7 +29,7 @@ struct Problem {
   // x has one order, of this many elements a direction, which repeat for all samples; or 0. Its rows are then one
   // vector longer, so that what is read from any place in them is there.
   int64_t period;
-  ElementEquation<T> equation;
+  ops::ElementEquation<T> equation;
   const T* weights; // [directions], or null for ones
   const T* y0; // [numel]
   const T* w0; // likewise, or null where y0 gives it
@@ -63,7 +62,7 @@ HIGHGRAD_INLINE void solve_stretch(
   Vector* const dx = kOrder > 0 ? arrays[0] : scratch;
   Vector* const y = kOrder > 0 ? arrays[1] : dx + order + 1;
   Vector* const w = kOrder > 0 ? arrays[2] : y + order + 1;
-  const ElementEquation<T> equation = p.equation;
+  const ops::ElementEquation<T> equation = p.equation;
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
@@ -151,7 +150,7 @@ at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, cons
       numel,
       frame.collapsed,
       0,
-      ElementEquation<T>(slope),
+      element_equation<T>(slope),
       pointer(frame.weights),
       pointer(y0),
       pointer(w0),

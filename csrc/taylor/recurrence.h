@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/recurrence_element.h"
 #include "taylor/series.h"
 
 namespace highgrad::taylor {
@@ -14,6 +15,16 @@ struct Slope {
   double square = 0;
   double companion = 0;
 };
+
+// The same in the dtype of the elements.
+template <typename T>
+ops::ElementEquation<T> element_equation(const Slope& slope) {
+  return {
+      static_cast<T>(slope.constant),
+      static_cast<T>(slope.linear),
+      static_cast<T>(slope.square),
+      static_cast<T>(slope.companion)};
+}
 
 // The value of w that y0 gives.
 at::Tensor slope_of_value(const Slope& slope, const at::Tensor& y0);
