@@ -255,6 +255,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("convolution_backward_overrideable", TORCH_FN(convolution_backward));
 }
 
+// By its own kernels jets know that a device can.
+TORCH_LIBRARY_IMPL(highgrad_ext, PrivateUse1, m) {
+  m.impl("compose_jet", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  m.impl("compose_jet_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+}
+
 // A copy is what resolves these, and so takes them as they are.
 TORCH_LIBRARY_IMPL(aten, Conjugate, m) {
   m.impl("_copy_from", torch::CppFunction::makeFallthrough());

@@ -20,6 +20,9 @@ enum class LocalKind {
 
 constexpr int kMostSeeds = 3;
 
+// Up to which order there are kernels for jets but on the CPU: what an element needs is in registers.
+constexpr int kMostComposedOrder = 6;
+
 template <typename T>
 struct LocalEquation {
   LocalKind kind;

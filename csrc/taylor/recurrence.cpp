@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "ops/compose_jet.h"
 #include "taylor/known_orders.h"
 #include "taylor/lanes.h"
 
@@ -156,7 +157,7 @@ at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, cons
       pointer(w0),
       {},
       rows.mutable_data_ptr<T>()};
-  const int64_t period = x.terms() == 1 && x[1].defined() ? find_period(x[1]) : 0;
+  const int64_t period = x.terms() == 1 && x[1].defined() ? ops::find_period(x[1]) : 0;
   std::vector<T> repeated;
   if (period > 0 && period < numel) {
     problem.period = whole_periods<T>(period);
@@ -188,20 +189,6 @@ at::Tensor slope_of_value(const Slope& slope, const at::Tensor& y0) {
   }
   const at::Tensor product = y0 * (slope.linear + y0 * slope.square);
   return slope.constant == 0 ? product : product + slope.constant;
-}
-
-int64_t find_period(const at::Tensor& rows) {
-  int64_t period = 1;
-  int64_t dim = rows.dim() - 1;
-  for (; dim > 0 && rows.stride(dim) == period; --dim) {
-    period *= rows.size(dim);
-  }
-  for (; dim > 0; --dim) {
-    if (rows.stride(dim) != 0 && rows.size(dim) != 1) {
-      return 0;
-    }
-  }
-  return rows.stride(0) == period ? period : 0;
 }
 
 bool is_solved_by_element(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0) {

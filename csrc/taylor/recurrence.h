@@ -62,10 +62,6 @@ Cotangents reverse_by_element(
     const Slope& slope,
     const at::Tensor& by_solution);
 
-// How many elements of [D, *shape] repeat along the leading dimensions of `shape`, or 0 if its memory is laid out
-// otherwise.
-int64_t find_period(const at::Tensor& rows);
-
 // Likewise of multivariate jets, with the rows of w beside those of y.
 struct Solution {
   at::Tensor y;

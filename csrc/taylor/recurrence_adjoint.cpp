@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "ops/compose_jet.h"
 #include "taylor/known_orders.h"
 #include "taylor/lanes.h"
 #include "taylor/recurrence.h"
@@ -187,7 +188,7 @@ Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& sl
   const at::Tensor cotangents = by_solution.contiguous();
   const at::Tensor weights = frame.weights.defined() ? frame.weights.contiguous() : at::Tensor();
   const at::TensorOptions options = y0.options().memory_format(at::MemoryFormat::Contiguous);
-  const int64_t period = operands.x.terms == 1 ? find_period(operands.x.rows) : 0;
+  const int64_t period = operands.x.terms == 1 ? ops::find_period(operands.x.rows) : 0;
   const bool repeats = period > 0 && period < y0.numel();
   const at::Tensor x = repeats ? operands.x.rows : operands.x.rows.contiguous();
   Cotangents result{at::Tensor(), at::empty(y0.sizes(), options), at::Tensor()};
