@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from call_values import first_and_last, name
@@ -47,6 +48,10 @@ class Function:
 
     def equation(self) -> LocalEquation:
         return LocalEquation(KINDS.index(self.kind), self.seeds > 1, *self.constants)
+
+    def threshold(self) -> float:
+        """The x above which softplus is linear."""
+        return self.constants[5] / self.constants[4]
 
     def seeds_at(self, x: Tensor, orders: int) -> list[Tensor]:
         """Of values x."""
@@ -97,9 +102,10 @@ class Jet:
         return sum(self.counts[:orders]) - (self.counts[-1] - 1 if self.collapsed and orders == self.order else 0)
 
     def label(self, dtype: torch.dtype) -> str:
-        """Odd where rows start inside of a sector."""
+        """Odd where rows start inside of a sector, shared where warps start anywhere in rows that repeat."""
         odd = "odd " if self.samples * self.width * dtype.itemsize % 32 else ""
-        return f"{name(dtype)} {odd}{self}"
+        shared = "shared " if self.repeats else ""
+        return f"{name(dtype)} {odd}{shared}{self}"
 
     def layout(self, seeds: list[Any], weights: Any, numel: int, period: int) -> Struct:
         """csrc/ops/cuda/launch.h"""
@@ -129,7 +135,9 @@ class Arguments:
 
         samples = 1 if jet.repeats else jet.samples
         x = draw(jet.rows(jet.terms), samples, jet.width).to(dtype)
-        seeds = function.seeds_at(draw(jet.samples, jet.width), jet.order + slope_orders)
+        values = draw(jet.samples, jet.width)
+        values[0, :2] = torch.tensor([0, function.threshold()], dtype=torch.float64)[: jet.width]  # where pieces meet
+        seeds = function.seeds_at(values, jet.order + slope_orders)
         weights = draw(jet.counts[0]).to(dtype) if jet.weighted else None
         by_rows = draw(jet.rows(jet.order), jet.samples, jet.width).to(dtype)
         return Arguments(jet, function, dtype, x, by_rows, [seed.to(dtype) for seed in seeds], weights)
@@ -190,8 +198,15 @@ JETS = [
     Jet((2,) * 6, 6, samples=2),
     Jet((2,) * 6, 1, repeats=True),
 ]
-# Each order that a kernel is for, with and without sums, and all that differs.
-QUICK = [Jet((3, 2), 2), JETS[5], JETS[7], JETS[3], JETS[9], JETS[10], Jet((2,) * 6, 6), JETS[12]]
+# Every order: all that directions end at, sums with and without a last row of x, and x of fewer orders.
+QUICK = [
+    *(Jet(tuple(range(order + 1, 1, -1)), order, samples=2) for order in range(1, MOST_ORDERS + 1)),
+    *(Jet((3,) * order, order, collapsed=True, weighted=True, samples=2) for order in range(2, MOST_ORDERS + 1)),
+    *(Jet((2,) * order, order - 1, collapsed=True, samples=2) for order in range(2, MOST_ORDERS + 1)),
+    *(Jet((2,) * order, 1, repeats=True) for order in (2, MOST_ORDERS)),
+    *(Jet((3, 2, 2, 1)[:order], order - 1, samples=2) for order in (3, 4)),
+    Jet((2,) * 6, 2, samples=2),
+]
 
 
 def of_all(make: Any) -> Iterator[Call]:
@@ -216,68 +231,93 @@ def of_quick(make: Any) -> Iterator[Call]:
         for jet in QUICK:
             yield make(dtype, "tanh", jet)
         for function in FUNCTIONS:
-            yield make(dtype, function, Jet((1, 1, 1), 2, samples=2))
-            yield make(dtype, function, Jet((1,) * 6, 2, samples=2))
+            for order in (1, 2, 3, 4, 5, 6):
+                yield make(dtype, function, Jet((1,) * order, min(order, 2), samples=2))
 
 
-def huge_compose_call(dtype: torch.dtype, numel: int) -> Call:
-    """Two directions of one order, whose rows are products with the given series: whole numbers."""
-    jet = Jet((2,), 1)
+def zero_or_one(index: Ints) -> Ints:
+    return index * 5 % 7 % 2
+
+
+def given_at(index: Ints, numel: int, m: int) -> Ints:
+    """c_m of elements."""
+    return huge_value(index % numel + (m - 1) * numel)
+
+
+# Of one order along two directions, and of several along one, x of which is of one order.
+HUGE_JETS = (Jet((2,), 1), Jet((1, 1, 1, 1), 1))
+
+
+def huge_compose_call(dtype: torch.dtype, jet: Jet, numel: int) -> Call:
+    """Of whole numbers: coefficient k is the k-th of the given series times a power of zero or one."""
 
     def expected(index: Ints) -> Ints:
-        return huge_value(index % numel) * huge_value(index)
+        if jet.order == 1:
+            return given_at(index, numel, 1) * zero_or_one(index)
+        return huge_value(index) * zero_or_one(index % numel)
 
-    layout = jet.layout([HugeInput(numel, dtype)], None, numel, numel)
     arguments = (
-        HugeOutput(2 * numel, dtype, expected),
-        HugeInput(2 * numel, dtype),
+        HugeOutput(jet.rows(jet.order) * numel, dtype, expected),
+        HugeInput(jet.rows(1) * numel, dtype, zero_or_one),
         dtype,
-        layout,
+        jet.layout([HugeInput(jet.order * numel, dtype)], None, numel, numel),
         FUNCTIONS["given"].equation(),
         Stream(),
     )
-    label = f"compose_jet {name(dtype)} huge {numel}"
+    label = f"compose_jet {name(dtype)} huge {numel} {jet}"
     return Call(label, "launch_compose_jet", arguments, blocks=first_and_last(-(-numel // 256)))
 
 
-def huge_reverse_call(numel: int) -> Call:
-    """Likewise: c_1 times the cotangents, and 2 c_2 times the sum of their products with x."""
-    jet, dtype = Jet((2,), 1), torch.float64
+def huge_reverse_call(dtype: torch.dtype, jet: Jet, numel: int) -> Call:
+    """Likewise: the series of the slope is m c_m."""
+
+    def slope_at(index: Ints, k: int) -> Ints:
+        """Coefficient k of the composition of the slope."""
+        power = zero_or_one(index) if k else np.ones_like(index)
+        return (k + 1) * given_at(index, numel, k + 1) * power
+
+    def cotangent(index: Ints, k: int) -> Ints:
+        return huge_value(index + (k - 1) * numel) % 16
+
+    orders = range(1, jet.order + 1)
 
     def by_x(index: Ints) -> Ints:
-        return huge_value(index % numel) * huge_value(index)
+        return sum(cotangent(index, k) * slope_at(index, k - 1) for k in orders)
 
     def by_x0(index: Ints) -> Ints:
-        squares = huge_value(index) ** 2 + huge_value(index + numel) ** 2
-        return 2 * huge_value(index + numel) * squares
+        rows = [index + d * numel for d in range(jet.counts[0])]
+        return sum(cotangent(row, k) * slope_at(row, k) for row in rows for k in orders)
 
-    layout = jet.layout([HugeInput(2 * numel, dtype)], None, numel, numel)
     arguments = (
-        HugeOutput(2 * numel, dtype, by_x),
+        HugeOutput(jet.rows(1) * numel, dtype, by_x),
         HugeOutput(numel, dtype, by_x0),
-        HugeInput(2 * numel, dtype),
-        HugeInput(2 * numel, dtype),
+        HugeInput(jet.rows(jet.order) * numel, dtype, lambda index: huge_value(index) % 16),
+        HugeInput(jet.rows(1) * numel, dtype, zero_or_one),
         dtype,
-        layout,
+        jet.layout([HugeInput((jet.order + 1) * numel, dtype)], None, numel, numel),
         FUNCTIONS["given"].equation(),
         Stream(),
     )
-    label = f"compose_jet_backward {name(dtype)} huge {numel}"
+    label = f"compose_jet_backward {name(dtype)} huge {numel} {jet}"
     return Call(label, "launch_reverse_jet", arguments, blocks=first_and_last(-(-numel // 256)))
 
 
 HUGE = (2**31 + 5, 2**33 + 700, 2**39 + 700)
 
 
-def compose_huge() -> Iterator[Call]:
+def of_huge(make: Any) -> Iterator[Call]:
     for numel in HUGE:
-        for dtype in REAL:
-            yield huge_compose_call(dtype, numel)
+        for jet in HUGE_JETS:
+            for dtype in REAL:
+                yield make(dtype, jet, numel)
+
+
+def compose_huge() -> Iterator[Call]:
+    yield from of_huge(huge_compose_call)
 
 
 def reverse_huge() -> Iterator[Call]:
-    for numel in HUGE:
-        yield huge_reverse_call(numel)
+    yield from of_huge(huge_reverse_call)
 
 
 def compose_quick() -> Iterator[Call]:
