@@ -97,6 +97,7 @@ HostMemory memory;
 // ---- Operators
 
 std::atomic<int64_t> reads{0};
+std::atomic<int64_t> jets{0};
 std::atomic<int64_t> copies{0};
 
 // The same memory, as a tensor of the CPU.
@@ -226,6 +227,7 @@ at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size, c10::
 // What torch counts, or finds the places of, it waits for.
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::string& name = op.operator_name().name;
+  jets += name == "highgrad_ext::compose_jet" || name == "highgrad_ext::compose_jet_backward";
   reads += name == "aten::nonzero" || name == "aten::masked_select" || name == "aten::equal";
   const int64_t before = copies;
   at::native::cpu_fallback(op, stack);
@@ -289,6 +291,11 @@ int64_t take_reads() {
 
 int64_t take_copies() {
   return copies.exchange(0);
+}
+
+// Calls of the kernels for jets.
+int64_t take_jets() {
+  return jets.exchange(0);
 }
 
 // As many pairs as fit are written.

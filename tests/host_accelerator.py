@@ -46,7 +46,7 @@ class Host:
 
     def __init__(self, path: str) -> None:
         self.library = ctypes.CDLL(path)
-        for function in ("take_reads", "take_copies", "take_waits"):
+        for function in ("take_reads", "take_copies", "take_jets", "take_waits"):
             getattr(self.library, function).restype = ctypes.c_int64
 
     def set_stream(self, number: int) -> None:
@@ -59,11 +59,12 @@ class Host:
         return [pairs[2 * i : 2 * i + 2] for i in range(count)]
 
     def compare(self, call: Callable[[], Any], expected: Callable[[], Any]) -> dict[str, Any]:
-        """How often a call read a number, and copied a tensor from or to the CPU."""
-        self.library.take_reads(), self.library.take_copies()
+        """How often a call read a number, and copied a tensor from or to the CPU; and ran a kernel for jets."""
+        self.library.take_reads(), self.library.take_copies(), self.library.take_jets()
         try:
             results = tree_leaves(call())
             waits = {"read": self.library.take_reads(), "copy": self.library.take_copies()}
+            jets = self.library.take_jets()
             devices = {result.device.type for result in results}
             assert devices == {NAME}, devices
             assert_close([one.detach().cpu() for one in results], [one.detach() for one in tree_leaves(expected())])
@@ -71,7 +72,7 @@ class Host:
             if "'Sparse" in str(error):
                 return {"unrecorded": "torch has no sparse tensors of such a device"}
             return {"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()[-2000:]}"}
-        return {"waits": {how: times for how, times in waits.items() if times}}
+        return {"waits": {how: times for how, times in waits.items() if times}, "jets": jets}
 
 
 def main(path: str) -> None:

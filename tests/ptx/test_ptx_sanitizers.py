@@ -22,6 +22,9 @@ pytestmark = pytest.mark.skipif(
     toolchain.NVCC is None or shutil.which("g++") is None, reason="no g++, or no CUDA toolkit for its headers"
 )
 
+# Calls, evenly picked: threads are slow there.
+MOST_RACES = 40
+
 SANITIZERS = {"address-undefined": ("address", "undefined"), "thread": ("thread",)}
 
 
@@ -77,7 +80,8 @@ def test_no_bad_address_and_no_undefined_behaviour(row: Row) -> None:
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.launcher)
 def test_no_race(row: Row) -> None:
-    run_calls(row, [call for call in row.quick() if not isinstance(call.arguments[0], HugeOutput)], "thread")
+    calls = [call for call in row.quick() if not isinstance(call.arguments[0], HugeOutput)]
+    run_calls(row, calls[:: -(-len(calls) // MOST_RACES)], "thread")
 
 
 # ---- Planted faults: what a sanitizer would have to say, it says
