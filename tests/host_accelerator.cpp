@@ -97,6 +97,7 @@ HostMemory memory;
 // ---- Operators
 
 std::atomic<int64_t> reads{0};
+std::atomic<int64_t> kernels{0};
 std::atomic<int64_t> jets{0};
 std::atomic<int64_t> copies{0};
 
@@ -227,6 +228,7 @@ at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size, c10::
 // What torch counts, or finds the places of, it waits for.
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::string& name = op.operator_name().name;
+  kernels += 1;
   jets += name == "highgrad_ext::compose_jet" || name == "highgrad_ext::compose_jet_backward";
   reads += name == "aten::nonzero" || name == "aten::masked_select" || name == "aten::equal";
   const int64_t before = copies;
@@ -293,7 +295,11 @@ int64_t take_copies() {
   return copies.exchange(0);
 }
 
-// Calls of the kernels for jets.
+// Calls of all kernels but copies and fills, and of those for jets.
+int64_t take_kernels() {
+  return kernels.exchange(0);
+}
+
 int64_t take_jets() {
   return jets.exchange(0);
 }

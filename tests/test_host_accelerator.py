@@ -127,6 +127,10 @@ def test_jets_of_functions_are_one_kernel(found: dict[str, dict[str, Any]]) -> N
     assert found["cases"]["activations trained through"]["jets"] >= 2 * 3 * 2 * len(ACTIVATIONS)
 
 
+def test_steps_start_fewer_kernels_than_by_hand(found: dict[str, dict[str, Any]]) -> None:
+    assert found["kernels"]["heat"] < 0.75 * found["kernels"]["heat by hand"]
+
+
 def test_streams(found: dict[str, dict[str, Any]]) -> None:
     """A stream that a graph was not recorded on waits for that, before and after."""
     for case, waits in found["streams"].items():
