@@ -18,6 +18,7 @@ from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
+from ._symmetric import constant
 from ._taylor import UNBOUNDED, Obstacle, Sweeps, basis, jacobian
 from ._tree import TensorTree, flatten, nest_outputs
 
@@ -126,7 +127,7 @@ class Recipe:
     combinations: dict[Exponents, Combination]
 
 
-@lru_cache(maxsize=256)
+@constant(maxsize=256)
 def recipe(needed: tuple[Exponents, ...]) -> Recipe:
     """Directions for these derivatives, few and short."""
     reached: dict[tuple[tuple[int, int], ...], int] = {}

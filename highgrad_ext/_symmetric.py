@@ -10,11 +10,12 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from itertools import product
 from math import comb
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_map_only
 
 _T = TypeVar("_T")
 
@@ -24,9 +25,9 @@ def packed_size(width: int, order: int) -> int:
     return comb(width + order - 1, order) if order else 1
 
 
-def _constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
+def constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     """A cache of tensors that serve every later caller: plain ones on the CPU, whatever modes and default device the
-    first caller is under."""
+    first caller is under. A caller under a mode, such as FakeTensorMode, gets them as the constants of that mode."""
 
     def cached(function: Callable[..., _T]) -> Callable[..., _T]:
         @lru_cache(maxsize=maxsize)
@@ -35,12 +36,19 @@ def _constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
             with torch.inference_mode(False), torch.no_grad(), no_dispatch(), torch.device("cpu"):
                 return function(*args)
 
-        return compute
+        @wraps(function)
+        def call(*args: Any) -> _T:
+            constants = compute(*args)
+            if torch._C._len_torch_dispatch_stack() == 0:
+                return constants
+            return cast(_T, tree_map_only(Tensor, torch.ops.aten.lift_fresh.default, constants))
+
+        return call
 
     return cached
 
 
-@_constant(maxsize=64)
+@constant(maxsize=64)
 def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     """Every multi-index of `order` + 1 as the rank of one of `order` and a last index that is none of its smaller."""
     last = torch.arange(width)
@@ -50,7 +58,7 @@ def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     return torch.arange(len(last)) - first[last], last
 
 
-@_constant(maxsize=64)
+@constant(maxsize=64)
 def multi_indices(width: int, order: int) -> Tensor:
     """All multi-indices in order of rank, [packed_size, order]."""
     indices = torch.zeros(1, 0, dtype=torch.int64)
@@ -60,13 +68,13 @@ def multi_indices(width: int, order: int) -> Tensor:
     return indices
 
 
-@_constant(maxsize=64)
+@constant(maxsize=64)
 def directions(width: int, order: int) -> Tensor:
     """The directions of the interpolation, [packed_size, width]: how often each index occurs in a multi-index."""
     return torch.nn.functional.one_hot(multi_indices(width, order), max(width, 1)).sum(1).double()[:, :width]
 
 
-@_constant(maxsize=16)
+@constant(maxsize=16)
 def interpolation(width: int, order: int) -> Tensor:
     r"""The matrix that takes Taylor coefficients c_j of `order` along all :func:`directions` to partial derivatives.
 
