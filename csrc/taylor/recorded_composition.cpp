@@ -83,7 +83,7 @@ class Reverse {
     if (l == 0) {
       return cotangent * w_[0];
     }
-    return frame_.is_multivariate() ? correlate_polynomials(frame_.variables, j, l, cotangent, w_[l])
+    return frame_.is_multivariate() ? correlate_polynomials(*frame_.monomials, j, l, cotangent, w_[l])
                                     : cotangent * frame_.reaching(j + l, w_[l]);
   }
 
