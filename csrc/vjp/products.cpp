@@ -85,7 +85,7 @@ BatchedVjp sparse_product(
     size_t link,
     const at::Scalar& alpha,
     const at::Scalar& beta) {
-  if (call.wants(link) || !call.wants(link + 1) ||
+  if (call.wants(link) || !call.wants(link + 1) || first.requires_grad() ||
       (first.layout() != at::kSparse && first.layout() != at::kSparseCsr)) {
     return nullptr;
   }
