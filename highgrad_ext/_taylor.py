@@ -185,11 +185,13 @@ class Sweeps:
 
     def prefers_jets(self, order: int) -> bool:
         """Whether all partial derivatives of the outputs are better found by jets than by nested sweeps."""
-        return (
-            self.width <= _NARROW
-            or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
-            or any(order > outlook.nested_orders for outlook in self.outlooks)
-        )
+        if any(order > outlook.nested_orders for outlook in self.outlooks):
+            return True
+        samples = prod(self.outputs[0].shape[: self.batch_dims])
+        # Two sweeps, the second of a batch of gradients, read and write less than polynomials do in torch's operations.
+        if order == 2 and not self.outputs[0].is_cpu and all(output.numel() == samples for output in self.outputs):
+            return False
+        return self.width <= _NARROW or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
 
     def _partials_of_polynomials(self, order: int) -> Tensor | None:
         """By multivariate jets: packed [samples, rest, packed_size], or None where directions serve better."""

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "ops/compose_jet.h"
 #include "taylor/composition_element.h"
 #include "taylor/composition_program.h"
 #include "taylor/known_orders.h"
@@ -340,7 +341,7 @@ void run_range(const Problem<double>& p, int64_t begin, int64_t end, double* by_
 // of x. shape: of one coefficient.
 template <typename T>
 at::Tensor run(Problem<T>& p, const Jet& x, at::IntArrayRef shape) {
-  const int64_t period = x.terms == 1 ? find_period(x.rows) : 0;
+  const int64_t period = x.terms == 1 ? ops::find_period(x.rows) : 0;
   const bool repeats = period > 0 && period < p.numel;
   const at::Tensor rows = repeats ? x.rows : x.rows.contiguous();
   const int64_t count = rows.size(0);
@@ -402,12 +403,7 @@ struct Held {
             numel,
             frame.collapsed,
             0,
-            {local.kind,
-             numel,
-             {},
-             ElementEquation<T>(local.slope),
-             static_cast<T>(local.rate),
-             static_cast<T>(local.threshold)},
+            {element_equation<T>(local), numel, {}},
             nullptr,
             nullptr,
             nullptr,
@@ -446,17 +442,30 @@ at::Tensor reverse(
   return run(held.problem, x, by_x0.sizes());
 }
 
+// As the operators take it.
+ops::Composition composition(const Frame& frame, const Jet& x, const LocalSeries& local) {
+  std::vector<int64_t> counts = frame.counts;
+  counts.resize(frame.order, frame.directions);
+  return {element_equation<double>(local), local.seeds, x.terms, std::move(counts), frame.collapsed, frame.weights};
+}
+
 } // namespace
 
 bool is_composed_by_element(const Frame& frame, const at::Tensor& rows, const at::Tensor& anchor) {
   const auto is_plain = [&](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor);
+    return tensor.device() == anchor.device() && tensor.scalar_type() == frame.dtype &&
+        !at::isTensorSubclassLike(tensor);
   };
-  return (frame.dtype == at::kFloat || frame.dtype == at::kDouble) && is_plain(anchor) && is_plain(rows) &&
-      rows.size(0) > 0 && anchor.numel() > 0 && rows.sizes().slice(1) == anchor.sizes();
+  const bool has_kernel =
+      anchor.is_cpu() || (!frame.is_multivariate() && ops::has_compose_jet(anchor.device(), frame.order));
+  return (frame.dtype == at::kFloat || frame.dtype == at::kDouble) && has_kernel && is_plain(anchor) &&
+      is_plain(rows) && rows.size(0) > 0 && anchor.numel() > 0 && rows.sizes().slice(1) == anchor.sizes();
 }
 
 at::Tensor compose_by_element(const Frame& frame, const Jet& x, const LocalSeries& local, at::IntArrayRef shape) {
+  if (!x.rows.is_cpu()) {
+    return ops::compose_jet(x.rows, composition(frame, x, local));
+  }
   std::vector<int64_t> sizes = shape.vec();
   sizes.insert(sizes.begin(), frame.rows(frame.order));
   at::Tensor rows = at::empty(sizes, x.rows.options().memory_format(at::MemoryFormat::Contiguous));
@@ -469,6 +478,10 @@ ComposedCotangents reverse_composition(
     const Jet& x,
     const LocalSeries& local,
     const at::Tensor& by_rows) {
+  if (!x.rows.is_cpu()) {
+    auto [by_x, by_x0] = ops::compose_jet_backward(by_rows, x.rows, composition(frame, x, local));
+    return {by_x, by_x0};
+  }
   ComposedCotangents result{
       {}, at::empty(by_rows.sizes().slice(1), by_rows.options().memory_format(at::MemoryFormat::Contiguous))};
   result.x = frame.dtype == at::kFloat ? reverse<float>(frame, x, local, by_rows, result.x0)
