@@ -155,7 +155,7 @@ class Recipe:
         return sum(self.orders) - (len(self.orders) - 1 if self.is_sum else 0)
 
 
-@lru_cache(maxsize=256)
+@constant(maxsize=256)
 def recipe(needed: tuple[Exponents, ...]) -> Recipe:
     """Directions for these derivatives, few and short."""
     reached: dict[tuple[tuple[int, int], ...], int] = {}

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from itertools import product
 from math import comb
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_map_only
 
 _T = TypeVar("_T")
 
@@ -26,7 +27,7 @@ def packed_size(width: int, order: int) -> int:
 
 def constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     """A cache of tensors that serve every later caller: plain ones on the CPU, whatever modes and default device the
-    first caller is under."""
+    first caller is under. A caller under a mode, such as FakeTensorMode, gets them as the constants of that mode."""
 
     def cached(function: Callable[..., _T]) -> Callable[..., _T]:
         @lru_cache(maxsize=maxsize)
@@ -35,7 +36,14 @@ def constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
             with torch.inference_mode(False), torch.no_grad(), no_dispatch(), torch.device("cpu"):
                 return function(*args)
 
-        return compute
+        @wraps(function)
+        def call(*args: Any) -> _T:
+            constants = compute(*args)
+            if torch._C._len_torch_dispatch_stack() == 0:
+                return constants
+            return cast(_T, tree_map_only(Tensor, torch.ops.aten.lift_fresh.default, constants))
+
+        return call
 
     return cached
 

@@ -314,7 +314,10 @@ def rows() -> list[Row]:
         Row("cdist_3", lambda x: torch.cdist(x.sin(), m, p=3.0), oracle=lambda x: pairwise(x.sin(), m, 3)),
         Row("pdist", lambda x: F.pdist(x.sin()), (4, 3), oracle=lambda x: pairs_of(x.sin())),
         Row("euclidean_dist", lambda x: torch.cdist(x, fixed(40, 3)), oracle=lambda x: pairwise(x, fixed(40, 3))),
+        Row("lerp_broadcast", lambda x: torch.lerp(m, x[:1], x[0, :1]), degree=2),
         Row("dist", lambda x: torch.dist(x.sin(), m)),
+        Row("dist_of_a_number", lambda x: torch.dist(x.sin().sum(), m) + torch.dist(m + 2, x.prod(), p=3)),
+        Row("dist_broadcast", lambda x: torch.dist(x[None, :1].sin(), x[:, None] + 2, p=1) + torch.dist(x[1], m)),
         Row(
             "weight_norm",
             lambda x: torch._weight_norm(x, x[:, :1].sin(), 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,21 @@ import pytest
 import torch
 from test_structure import leaf, tridiagonal
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from highgrad_ext import biharmonic, directional, divergence, full_jacobian, hessian, laplacian, nth_derivative, plan
+from highgrad_ext import (
+    biharmonic,
+    directional,
+    divergence,
+    full_jacobian,
+    hessian,
+    laplacian,
+    nth_derivative,
+    partials,
+    plan,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR")
 
@@ -117,9 +130,46 @@ def test_what_the_first_call_keeps_serves_all(mode: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_fake_tensors() -> None:
+    def shapes() -> list[torch.Size]:
+        x = torch.ones(3, 2, requires_grad=True)
+        f = (x.exp() * x.sin()).cumsum(0)
+        results = [nth_derivative(f, x, 3, method=method) for method in ("auto", "nested", "taylor")]
+        results += [nth_derivative(f, x, 4, create_graph=False), hessian(f[0, 0], x), biharmonic(f, x)]
+        return [result.shape for result in (*results, *partials(f[:, 0], x, [(0,), (0, 1), (0, 1, 2)]))]
+
+    # Which keeps what the first caller is given for all later ones.
+    with FakeTensorMode():
+        fake = shapes()
+    assert fake == shapes()
+
+
+def test_traced_orders() -> None:
+    """What does not depend on values may be traced, with constants of its own, and run again for other values."""
+
+    def third(x: Tensor) -> Tensor:
+        return nth_derivative((x.sin() * x.prod()).exp(), x, 3)
+
+    traced = make_fx(third, tracing_mode="fake")(leaf(3))
+    x = leaf(3, seed=1)
+    assert_close(traced(x), third(x))
+
+
 def test_meta_tensors() -> None:
     x = torch.empty(3, 2, requires_grad=True, device="meta")
     f = (x.exp() * x).sum(0)
     for method in ("nested", "taylor"):
         result = nth_derivative(f, x, 2, method=method)
         assert result.is_meta and result.shape == (2, 3, 2, 3, 2)
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, FakeTensorMode], ids=["meta", "fake"])
+def test_what_needs_values_says_so(mode: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+    with mode():
+        x = torch.empty(4, 3, requires_grad=True, device="meta" if mode is contextlib.nullcontext else "cpu")
+        assert full_jacobian(x.sin(), x, batch_dims=1, create_graph=False).shape == (4, 3, 3)
+        with pytest.raises(RuntimeError, match="full_jacobian: expected with batch_dims tensors with values"):
+            full_jacobian(x.cumsum(0), x, batch_dims=1, create_graph=False)
+        if mode is contextlib.nullcontext:
+            with pytest.raises(RuntimeError, match="for tensors on the meta device"):
+                full_jacobian(x.sin(), x, create_graph=False, layout=torch.sparse_csr)

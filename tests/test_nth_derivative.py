@@ -370,3 +370,15 @@ def test_first_order_of_samples(shape: tuple[int, ...], create_graph: bool) -> N
     by_t, by_x = nth_derivative(total, (t, x), 1, batch_dims=1, create_graph=create_graph)
     by_t.mul_(torch.full((), 2.0, dtype=torch.float64, requires_grad=True))
     assert_close(by_x, torch.ones(4, 2, dtype=torch.float64))
+
+
+def test_operands_that_broadcast() -> None:
+    x, target = torch.rand(2, 3, dtype=torch.float64).requires_grad_(), torch.rand(4, 1, 3, dtype=torch.float64)
+    for f in (
+        torch.lerp(target, x, x[:1, :1]),
+        torch.dist(x[:1], target),
+        # As torch.nn.functional never leaves them to torch's operators.
+        torch.ops.aten.mse_loss(x, target),
+        torch.ops.aten.huber_loss(x, target),
+    ):
+        assert_close(nth_derivative(f, x, 2), nth_derivative(f, x, 2, method="nested"))

@@ -28,6 +28,7 @@ MATRIX = torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4) ** 3
 RUNNING = torch.tensor([0.5, 1.5], dtype=torch.float64)
 NOISE = torch.tensor([0.25, 1.0, 0.3, 1.0], dtype=torch.float64)
 WIDE = torch.linspace(0.5, 2, 25, dtype=torch.float64)
+SPARSE = torch.tensor([[0, 2.0], [0, 0], [-1, 3], [1, 0]], dtype=torch.float64).to_sparse()
 PICTURES = torch.linspace(-1, 1.2, 40, dtype=torch.float64).sin().view(2, 2, 5, 2)
 
 
@@ -180,6 +181,33 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
         F.conv2d(x.view(1, 1, 2, 2), PICTURES[:, :1, :3], padding=(1, 1), dilation=(1, 1))
         + F.conv2d(x.view(1, 1, 2, 2), PICTURES[:1, 1:, :2], padding=(2, 2), dilation=(3, 3)).sum()
     ),
+    "taken from the end": lambda x: x.take(torch.tensor([[-1, 0], [0, 2]])) ** 2,
+    "put": lambda x: (
+        x.sin().put(torch.tensor([-1, 0, 0]), x[:3] ** 2, accumulate=True)
+        * x.view(2, 2).put(torch.tensor([[1, -2]]), x[2:].view(2, 1).sin()).flatten()
+    ),
+    "scattered by a mask": lambda x: x.view(2, 2).masked_scatter(torch.tensor([True, False]), x.sin()) ** 2,
+    "largest and smallest so far": lambda x: x.view(2, 2).cummax(1).values * x.view(2, 2).sin().cummin(-2).values,
+    "unpooled": lambda x: (
+        F.max_unpool2d(x.view(1, 2, 2), torch.tensor([[[3, 0], [8, 5]]]), 2, stride=1)
+        * F.max_unpool3d(x.view(1, 1, 1, 2, 2), torch.tensor([[[[[1, 0], [8, 5]]]]]), (1, 2, 2), stride=1)[0, 0]
+    ),
+    "largest of bags, one of them empty": lambda x: F.embedding_bag(
+        torch.tensor([1, 0, 0]), x.view(2, 2).sin(), torch.tensor([0, 2, 2]), mode="max"
+    ),
+    "weighted bags": lambda x: F.embedding_bag(
+        torch.tensor([[1, 0], [1, 1]]), x.view(2, 2).sin(), per_sample_weights=x.view(2, 2).cos(), mode="sum"
+    ),
+    "grid of an affine map": lambda x: F.affine_grid(
+        x.view(1, 2, 2) @ MATRIX[:2, :3], [1, 1, 2, 2], align_corners=False
+    ),
+    "by a sparse matrix": lambda x: (
+        torch.sparse.mm(SPARSE, x.view(2, 2)) * (SPARSE.to_sparse_csr() @ x.view(2, 2).sin())
+    ),
+    "sum with a sparse product": lambda x: torch.sparse.addmm(x.view(4, 1), SPARSE, x[:2, None], beta=3, alpha=-2),
+    "normalized without aliasing": lambda x: torch.ops.aten._native_batch_norm_legit(
+        x.view(2, 2), x[:2], x[2:], RUNNING.clone(), RUNNING.clone(), True, 0.1, 1e-5
+    )[0],
     "overlapping adaptive max pool": lambda x: F.adaptive_max_pool2d(x.view(1, 1, 4), (1, 3)) ** 2,
 }
 

@@ -100,6 +100,13 @@ void check_apart(const SpecialProblem& problem) {
       at,
       "; call it without batch_dims, or with create_graph=False and outside of anomaly mode");
   TORCH_CHECK(
+      !problem.reached.output.is_meta() && !problem.reached.output.key_set().has(c10::DispatchKey::Python),
+      options.caller,
+      ": expected with batch_dims tensors with values, or a graph whose operations alone show that they keep samples "
+      "apart, got one whose samples may mix",
+      at,
+      "; call it without batch_dims");
+  TORCH_CHECK(
       are_apart(problem.reached, options.batch_dims, axes->keeps_nan),
       options.caller,
       ": expected the first ",

@@ -80,6 +80,11 @@ std::vector<at::Tensor> sparse_from_rows(const SpecialProblem& problem) {
   options.retain_graph = true;
   options.plans.clear();
   options.after_sweep = [](int64_t, int64_t) {};
+  TORCH_CHECK(
+      options.create_graph || !problem.reached.output.is_meta(),
+      options.caller,
+      ": expected layout=torch.strided for tensors on the meta device, whose nonzeros are not known, got ",
+      problem.options.layout);
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t count = std::min(step, rows - first);
     const std::vector<at::Tensor> parts =

@@ -1,5 +1,6 @@
 #include "taylor/jet.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/mv.h>
@@ -89,12 +90,21 @@ Jet join(const Frame& frame, const std::vector<at::Tensor>& coefficients) {
     return {coefficients[0], 1};
   }
   std::vector<at::Tensor> blocks(coefficients.begin(), coefficients.begin() + terms);
-  const at::Tensor& last = blocks.back();
+  const at::TensorOptions options = blocks.back().options();
+  // Products of operands that broadcast may be narrower for some orders than for others.
+  c10::DimVector common(blocks.back().sizes().slice(1));
+  for (const at::Tensor& block : blocks) {
+    if (block.defined() && block.sizes().slice(1) != at::IntArrayRef(common)) {
+      common = at::infer_size_dimvector(common, block.sizes().slice(1));
+    }
+  }
   for (const auto k : c10::irange(terms)) {
+    c10::DimVector shape{blocks[k].defined() ? blocks[k].size(0) : frame.rows_of_order(k + 1)};
+    shape.append(common.begin(), common.end());
     if (!blocks[k].defined()) {
-      c10::DimVector shape(last.sizes());
-      shape[0] = frame.rows_of_order(k + 1);
-      blocks[k] = at::zeros(shape, last.options());
+      blocks[k] = at::zeros(shape, options);
+    } else if (blocks[k].sizes() != at::IntArrayRef(shape)) {
+      blocks[k] = align(blocks[k], static_cast<int64_t>(common.size())).expand(shape);
     }
   }
   return {at::cat(blocks), terms};

@@ -33,8 +33,16 @@ Jet reduce(const Frame& frame, Jet jet, at::IntArrayRef shape, int64_t reduction
   return {reduction == at::Reduction::Mean ? rows.mean(1) : rows.sum(1), jet.terms};
 }
 
+// torch.nn.functional expands operands that broadcast before the loss; torch's own operators take them as they are.
+void check_same_shape(const at::Tensor& self, const at::Tensor& target) {
+  if (self.sizes() != target.sizes()) {
+    throw Unsupported("a loss of a prediction and a target of different shapes");
+  }
+}
+
 // An input less its target. Both have one shape.
 Series difference(const Call& c, const at::Tensor& self, const at::Tensor& target) {
+  check_same_shape(self, target);
   return add(c.frame, c.series(0, self), c.series(1, target), -1);
 }
 
@@ -63,6 +71,7 @@ Series weighted(const Series& x, const at::Tensor& weight) {
 Jet cross_entropy(const Call& c, const BinaryCrossEntropyBackward0& node) {
   const Series p = c.series(0, c.saved(node.self_));
   const Series t = c.series(1, c.saved(node.target_));
+  check_same_shape(p[0], t[0]);
   // torch bounds the slopes, and the logarithms from below.
   if ((p[0] * (1 - p[0]) < 1e-12).any().item<bool>()) {
     throw Unsupported("a binary cross-entropy of a probability of 0 or 1");
@@ -79,6 +88,7 @@ Jet cross_entropy(const Call& c, const BinaryCrossEntropyBackward0& node) {
 Jet cross_entropy_of_logits(const Call& c, const BinaryCrossEntropyWithLogitsBackward0& node) {
   const Series x = c.series(0, c.saved(node.self_));
   const Series t = c.series(1, c.saved(node.target_));
+  check_same_shape(x[0], t[0]);
   const Series negative = shift(scale(c.frame, t, -1), 1);
   Series curved = softplus(c.frame, scale(c.frame, x, -1));
   const at::Tensor positive = c.saved(node.pos_weight_);

@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -63,20 +64,41 @@ Jet norm(
   return norm_of(c.frame, c.series(0, self), p, result, dims, keepdim).jet(c.frame);
 }
 
+// The coefficients, but not the value, of a series.
+template <typename Map>
+Series map_terms(const Series& series, Map map) {
+  Series mapped(series[0]);
+  for (int64_t k = 1; k <= series.terms(); ++k) {
+    mapped.push(series[k].defined() ? map(series[k]) : series[k]);
+  }
+  return mapped;
+}
+
+// Of an operand that broadcasts to `dim` dimensions: those of coefficients stand behind the first.
+Series aligned(const Series& series, int64_t dim) {
+  return map_terms(series, [&](const at::Tensor& k) { return align(k, dim); });
+}
+
+// The distance of one tensor from another, which broadcast: what is summed has all elements.
+Jet distance(const Call& c, const DistBackward0& node) {
+  const at::Tensor self = c.saved(node.self_), other = c.saved(node.other_);
+  const int64_t dim = std::max(self.dim(), other.dim());
+  const Series narrow = add(c.frame, aligned(c.series(0, self), dim), aligned(c.series(1, other), dim), -1);
+  const Series difference = map_terms(narrow, [&](const at::Tensor& k) {
+    c10::DimVector shape{k.size(0)};
+    shape.append(narrow[0].sizes().begin(), narrow[0].sizes().end());
+    return k.expand(shape);
+  });
+  const std::vector<int64_t> dims = dims_from_end(std::nullopt, dim);
+  return norm_of(c.frame, difference, node.p.toDouble(), c.saved(node.result_), dims, false).jet(c.frame);
+}
+
 // All distances between rows of x and rows of y: [..., P, M] and [..., R, M] to [..., P, R].
 Jet distances(const Call& c, const at::Tensor& x, const at::Tensor& y, const at::Tensor& result, double p) {
-  const auto dim = static_cast<int64_t>(c.output_shape().size());
+  const auto dim = static_cast<int64_t>(c.output_shape().size()) + 1;
   const Series a = c.series(0, x).map([](const at::Tensor& k) { return k.unsqueeze(-2); });
   const Series b = c.series(1, y).map([](const at::Tensor& k) { return k.unsqueeze(-3); });
-  const auto aligned = [&](const Series& series) {
-    // With batch dimensions that broadcast, those of coefficients stand behind the first.
-    Series full(series[0]);
-    for (int64_t k = 1; k <= series.terms(); ++k) {
-      full.push(series[k].defined() ? align(series[k], dim + 1) : series[k]);
-    }
-    return full;
-  };
-  return norm_of(c.frame, add(c.frame, aligned(a), aligned(b), -1), p, result, {-1}, false).jet(c.frame);
+  return norm_of(c.frame, add(c.frame, aligned(a, dim), aligned(b, dim), -1), p, result, {-1}, false).jet(c.frame);
 }
 
 // The distances between every two rows of x [N, M], of which the first is above the second.
@@ -122,11 +144,7 @@ void add_norm_rules(RuleTable& table) {
     const double p = node.p.has_value() ? node.p->toDouble() : 2;
     return norm(c, c.saved(node.self_), c.saved(node.result_), p, at::IntArrayRef(node.dim), node.keepdim);
   });
-  add_rule<DistBackward0>(table, nonlinear_degree, [](const Call& c, const DistBackward0& node) {
-    const Series difference = add(c.frame, c.series(0, c.saved(node.self_)), c.series(1, c.saved(node.other_)), -1);
-    const std::vector<int64_t> dims = dims_from_end(std::nullopt, difference[0].dim());
-    return norm_of(c.frame, difference, node.p.toDouble(), c.saved(node.result_), dims, false).jet(c.frame);
-  });
+  add_rule<DistBackward0>(table, nonlinear_degree, &distance);
   add_rule<CdistBackward0>(table, nonlinear_degree, [](const Call& c, const CdistBackward0& node) {
     return distances(c, c.saved(node.x1_), c.saved(node.x2_), c.saved(node.result_), node.p);
   });

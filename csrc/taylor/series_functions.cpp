@@ -1,5 +1,6 @@
 #include "taylor/series.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
@@ -53,7 +54,7 @@ class Sum {
     }
     if (!total_.defined()) {
       total_ = own_times(out_.defined() ? at::mul_out(out_, a, b) : a * b, factor);
-    } else if (owned_ && !at::GradMode::is_enabled()) {
+    } else if (owned_ && !at::GradMode::is_enabled() && holds(at::infer_size_dimvector(a.sizes(), b.sizes()))) {
       total_.addcmul_(a, b, factor);
     } else {
       total_ = at::addcmul(total_, a, b, factor);
@@ -80,7 +81,8 @@ class Sum {
     if (!total_.defined()) {
       total_ = own_times(product, factor);
     } else {
-      total_ = at::GradMode::is_enabled() ? at::add(total_, product, factor) : total_.add_(product, factor);
+      const bool in_place = !at::GradMode::is_enabled() && holds(product.sizes());
+      total_ = in_place ? total_.add_(product, factor) : at::add(total_, product, factor);
     }
     owned_ = true;
   }
@@ -90,6 +92,12 @@ class Sum {
   }
 
  private:
+  // Whether something of this shape broadcasts to the total: operands that broadcast may be narrower for some orders
+  // than for others.
+  bool holds(at::IntArrayRef shape) const {
+    return shape == total_.sizes() || at::is_expandable_to(shape, total_.sizes());
+  }
+
   at::Tensor out_;
   at::Tensor total_;
   bool owned_ = false;

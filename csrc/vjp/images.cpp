@@ -69,6 +69,11 @@ void add_interpolations(RuleTable& table) {
       return at::_upsample_nearest_exact1d_backward(grad, out, in, s);
     };
   });
+  add_resampling<UpsampleNearestExact3DBackward0>(table, [](const auto& node) {
+    return [d = node.scales_d, h = node.scales_h, w = node.scales_w](const Tensor& grad, Sizes out, Sizes in) {
+      return at::_upsample_nearest_exact3d_backward(grad, out, in, d, h, w);
+    };
+  });
   add_resampling<UpsampleTrilinear3DBackward0>(table, [](const auto& node) {
     return [align = node.align_corners, d = node.scales_d, h = node.scales_h, w = node.scales_w](
                const Tensor& grad, Sizes out, Sizes in) {
@@ -159,6 +164,8 @@ void add_poolings(RuleTable& table) {
   add_max_pooling<MaxPool3DWithIndicesBackward0, 3>(table);
   add_max_pooling<AdaptiveMaxPool2DBackward0, 2>(table);
   add_max_pooling<AdaptiveMaxPool3DBackward0, 3>(table);
+  add_max_pooling<FractionalMaxPool2DBackward0, 2>(table);
+  add_max_pooling<FractionalMaxPool3DBackward0, 3>(table);
 }
 
 // Of padding by what is in the image.
@@ -201,6 +208,13 @@ void add_rearrangements(RuleTable& table) {
             padding = node.padding,
             stride = node.stride](const at::Tensor& grad) {
       return at::im2col(grad.flatten(0, -4), kernel, dilation, padding, stride).reshape(Call::batch_of(grad, shape));
+    };
+  });
+  add_unary<AffineGridGeneratorBackward0>(table, [](const Call& call, const AffineGridGeneratorBackward0& node) {
+    return [shape = *call.given[0], size = to_ints(node.size), align = node.align_corners](const at::Tensor& grad) {
+      Shape of_all = size;
+      of_all[0] *= grad.size(0);
+      return at::affine_grid_generator_backward(grad.flatten(0, 1), of_all, align).view(Call::batch_of(grad, shape));
     };
   });
   add_unary<PixelShuffleBackward0>(table, [](const Call& /*call*/, const PixelShuffleBackward0& node) {

@@ -167,6 +167,11 @@ void add_loss_rules(RuleTable& table) {
             call.saved(node.weight_),
             node.reduction);
       });
+  add_loss_of_samples<MultilabelMarginLossBackward0>(
+      table, [](const Call& call, const MultilabelMarginLossBackward0& node, const Tensor& one) {
+        return at::multilabel_margin_loss_backward(
+            one, call.saved(node.self_), call.saved(node.target_), node.reduction, call.saved(node.is_target_));
+      });
   add_loss<SoftMarginLossBackward0>(
       table, [](const Call& /*call*/, const SoftMarginLossBackward0& /*node*/, const Tensor& x, const Tensor& y) {
         return (y * x).neg().sigmoid() * -y;

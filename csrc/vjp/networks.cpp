@@ -76,33 +76,54 @@ BatchedVjp embedding(const Call& call, const EmbeddingBackward0& node) {
   };
 }
 
-// Sums or means of the embeddings of each bag.
+// The largest of the embeddings of each bag, by dimension.
+BatchedVjp largest_of_bag(const Call& call, const EmbeddingBagBackward0& node) {
+  const at::Tensor chosen = call.saved(node.result3_); // [bags, dims]
+  const at::Tensor is_empty = call.saved(node.result2_).eq(0).unsqueeze(1).logical_or(chosen.lt(0));
+  return [shape = *call.given[0], index = chosen.clamp_min(0), is_empty](Cotangents& taken, Cotangents& given) {
+    if (taken[0].defined()) {
+      const at::Tensor rows = taken[0].masked_fill(is_empty, 0);
+      given[0] =
+          at::zeros(Call::batch_of(rows, shape), rows.options()).scatter_add_(1, index.expand(rows.sizes()), rows);
+    }
+  };
+}
+
+// Sums, of which the embeddings may be weighted, or means, or the largest of the embeddings of each bag.
 BatchedVjp embedding_bag(const Call& call, const EmbeddingBagBackward0& node) {
-  enum Mode : int64_t { kSum, kMean };
-  if (node.sparse || node.scale_grad_by_freq || node.padding_idx >= 0 || node.mode > kMean || !call.wants(0) ||
-      call.saved(node.per_sample_weights_).defined() || call.taken[0].empty()) {
+  enum Mode : int64_t { kSum, kMean, kMax };
+  if (node.sparse || node.scale_grad_by_freq || node.padding_idx >= 0 || call.taken[0].empty() ||
+      call.saved(node.indices_).numel() == 0) {
     return nullptr;
+  }
+  if (node.mode == kMax) {
+    return largest_of_bag(call, node);
   }
   const at::Tensor index = call.saved(node.indices_).reshape({-1}), offsets = call.saved(node.offsets_);
   // The last bag that begins at or before each index.
   const at::Tensor bag = at::searchsorted(offsets, at::arange(index.numel(), offsets.options()), false, true) - 1;
   const int64_t bags = call.taken[0][0];
-  if (index.numel() == 0) {
-    return nullptr;
-  }
-  at::Tensor share;
+  const at::Tensor weights = call.saved(node.per_sample_weights_);
+  at::Tensor share = weights.defined() ? weights.reshape({-1, 1}) : weights;
   if (node.mode == kMean) {
     const auto options = node.input_metadata(0).options();
     const at::Tensor sizes = at::zeros({bags}, options).index_add(0, bag, at::ones({index.numel()}, options));
     share = sizes.index_select(0, bag).reciprocal().unsqueeze(1);
   }
-  return [shape = *call.given[0], index, bag, share](Cotangents& taken, Cotangents& given) {
+  const bool by_weights = call.given.size() > 1 && call.wants(1);
+  const at::Tensor embeddings = by_weights ? call.saved(node.weight_).index_select(0, index) : at::Tensor();
+  return [shapes = call.given, index, bag, share, embeddings](Cotangents& taken, Cotangents& given) {
     if (!taken[0].defined()) {
       return;
     }
     const at::Tensor rows = taken[0].index_select(1, bag);
-    given[0] = at::zeros(Call::batch_of(rows, shape), rows.options())
-                   .index_add_(1, index, share.defined() ? at::mul(rows, share) : rows);
+    if (shapes[0].has_value()) {
+      given[0] = at::zeros(Call::batch_of(rows, *shapes[0]), rows.options())
+                     .index_add_(1, index, share.defined() ? at::mul(rows, share) : rows);
+    }
+    if (embeddings.defined()) {
+      given[1] = at::mul(rows, embeddings).sum(2).view(Call::batch_of(rows, *shapes[1]));
+    }
   };
 }
 

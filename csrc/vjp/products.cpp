@@ -78,6 +78,29 @@ BatchedVjp matrix_product(
   };
 }
 
+// Of addend + alpha * first @ second with a sparse matrix `first`, which is a constant.
+BatchedVjp sparse_product(
+    const Call& call,
+    const at::Tensor& first,
+    size_t link,
+    const at::Scalar& alpha,
+    const at::Scalar& beta) {
+  if (call.wants(link) || !call.wants(link + 1) || first.requires_grad() ||
+      (first.layout() != at::kSparse && first.layout() != at::kSparseCsr)) {
+    return nullptr;
+  }
+  const at::Tensor first_t = first.layout() == at::kSparse ? first.t() : first.t().to_sparse_csr();
+  return [first_t, link, alpha, beta, by_addend = link > 0 && call.wants(0)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor grad = std::move(taken[0]); // [B, n, m]
+    const int64_t batch = grad.size(0), m = grad.size(2);
+    const at::Tensor columns = grad.transpose(0, 1).reshape({grad.size(1), batch * m});
+    given[link + 1] = times(first_t.mm(columns).view({first_t.size(0), batch, m}).transpose(0, 1), alpha);
+    if (by_addend) {
+      given[0] = times(grad, beta);
+    }
+  };
+}
+
 // Of addend + alpha * matrix @ vector.
 BatchedVjp vector_product(
     const Call& call,
@@ -137,7 +160,18 @@ void add_sum_with_product(RuleTable& table, Saved<T> one, Saved<T> other, Produc
 } // namespace
 
 void add_product_rules(RuleTable& table) {
-  add_product<MmBackward0>(table, &MmBackward0::self_, &MmBackward0::mat2_, &times_right, &times_left);
+  add_rule<MmBackward0>(table, [](const Call& call, const MmBackward0& node) {
+    const at::Tensor first = factor(call, node.self_, 1), second = factor(call, node.mat2_, 0);
+    if (first.defined() && first.layout() != at::kStrided) {
+      return sparse_product(call, first, 0, 1, 1);
+    }
+    return if_strided(
+        first, second, [&] { return matrix_product(call, first, second, 0, 1, 1, &times_right, &times_left); });
+  });
+  add_rule<SparseAddmmBackward0>(table, [](const Call& call, const SparseAddmmBackward0& node) -> BatchedVjp {
+    const at::Tensor first = factor(call, node.mat1_, 2);
+    return first.defined() ? sparse_product(call, first, 1, node.alpha, node.beta) : nullptr;
+  });
   add_product<BmmBackward0>(
       table, &BmmBackward0::self_, &BmmBackward0::mat2_, &batches_times_right, &batches_times_left);
   add_sum_with_product<AddmmBackward0>(

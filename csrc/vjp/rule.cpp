@@ -44,6 +44,7 @@ const RuleTable& table() {
     add_write_rules(*all);
     add_linear_algebra_rules(*all);
     add_recurrent_rules(*all);
+    add_pick_rules(*all);
     return all;
   }();
   return *rules;

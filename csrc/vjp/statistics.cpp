@@ -125,7 +125,8 @@ BatchedVjp layer_norm(const Call& call, const NativeLayerNormBackward0& node) {
 }
 
 // Along all dimensions but the second; or by the running statistics.
-BatchedVjp batch_norm(const Call& call, const NativeBatchNormBackward0& node) {
+template <typename T>
+BatchedVjp batch_norm(const Call& call, const T& node) {
   const at::Tensor x = call.saved(node.input_);
   if (x.dim() < 2 || x.numel() == 0) {
     return nullptr;
@@ -214,7 +215,8 @@ void add_statistics_rules(RuleTable& table) {
     return by_factor(kept, (factor / twice.masked_fill(is_zero, 1)).masked_fill(is_zero, 0));
   });
   add_rule<NativeLayerNormBackward0>(table, &layer_norm);
-  add_rule<NativeBatchNormBackward0>(table, &batch_norm);
+  add_rule<NativeBatchNormBackward0>(table, &batch_norm<NativeBatchNormBackward0>);
+  add_rule<NativeBatchNormLegitBackward0>(table, &batch_norm<NativeBatchNormLegitBackward0>);
   add_rule<NativeGroupNormBackward0>(table, &group_norm);
   add_rule<WeightNormInterfaceBackward0>(table, &weight_norm);
 }

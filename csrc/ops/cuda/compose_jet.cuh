@@ -76,6 +76,12 @@ __device__ inline int64_t first_row(const CompositionLayout& layout, int64_t ord
   return row;
 }
 
+// Whether that is the order of the jet, as no direction has a higher one. Of k == layout.order a compiler makes a place
+// in an array, of which registers have none.
+__device__ __forceinline__ bool is_highest(const CompositionLayout& layout, int k) {
+  return layout.counts[k - 1] > 0 && (k == kMostComposedOrder || layout.counts[k] == 0);
+}
+
 // h[1], ..., h[kOrder] of direction d.
 template <int kOrder, typename real_t>
 __device__ __forceinline__ void load_argument(
@@ -125,7 +131,7 @@ __global__ void compose_jet_kernel(
       for (int k = 1; k <= kOrder; ++k) {
         if (k <= own.of_result && d < layout.counts[k - 1]) {
           rows[row * layout.numel + element] = y[k];
-        } else if (k == layout.order && layout.collapsed) {
+        } else if (layout.collapsed && is_highest(layout, k)) {
           sum += y[k] * weight;
         }
         row += layout.counts[k - 1];
