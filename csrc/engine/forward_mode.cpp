@@ -97,9 +97,10 @@ std::optional<std::vector<at::Tensor>> compute_columns(
     const Endpoint& root,
     const torch::autograd::edge_list& inputs,
     const JacobianOptions& options,
-    Progress& progress) {
+    Progress& progress,
+    int64_t batch_dims) {
   const bool is_trusted = is_known(tape::read_tape(root.edge, inputs));
-  if (!is_trusted && options.create_graph) {
+  if (!is_trusted && (options.create_graph || batch_dims > 0)) {
     return std::nullopt; // what is recorded of the double backward may not be differentiable again
   }
   std::vector<at::Tensor> columns;
@@ -120,8 +121,9 @@ std::optional<std::vector<at::Tensor>> compute_columns(
       if (!tape.inputs[0].is_on_tape()) {
         return std::nullopt;
       }
-      JacobianBlock block(product, linear.cotangent, options.create_graph, std::nullopt);
-      RowSweeps(endpoint, product.numel(), basis_of(product), tape, options, /*keep_graph=*/true)
+      const at::Tensor rest = like_one_sample(product, batch_dims);
+      JacobianBlock block(rest, linear.cotangent, options.create_graph, std::nullopt);
+      RowSweeps(endpoint, rest.numel(), basis_of(product, batch_dims), tape, options, /*keep_graph=*/true)
           .run(
               {cotangent.edge},
               [&](int64_t count, std::vector<at::Tensor> rows) { block.append(count, std::move(rows[0])); },

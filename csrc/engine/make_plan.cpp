@@ -20,13 +20,14 @@ namespace {
 using plan::Mode;
 using plan::OutputPlan;
 
-// Without structure.
-OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
-  plan::Request request{problem.tape, problem.output.numel(), problem.count_columns(), problem.output.device(), mode};
+// Without structure, of so many rows and columns, which may be those of one sample.
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns, bool is_sample) {
+  plan::Request request{problem.tape, rows, columns, problem.output.device(), mode};
   std::string obstacle;
   if (mode != Mode::kReverse) {
     obstacle = plain_obstacle(problem.output, problem.inputs);
-    request.may_split = request.may_forward = obstacle.empty();
+    request.may_forward = obstacle.empty();
+    request.may_split = obstacle.empty() && !is_sample;
     request.needs_engine = !vjp::Program::covers(problem.tape);
   }
   OutputPlan plan = plan::plan_output(request);
@@ -48,7 +49,15 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
   return plan;
 }
 
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
+  return plan_segments(problem, mode, problem.output.numel(), problem.count_columns(), /*is_sample=*/false);
+}
+
 } // namespace
+
+OutputPlan plan_samples(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns) {
+  return plan_segments(problem, mode, rows, columns, /*is_sample=*/true);
+}
 
 std::shared_ptr<const OutputPlan> make_plan(
     const OutputProblem& problem,

@@ -24,8 +24,12 @@ namespace highgrad::engine {
 // The cotangents of rows [first, first + count), of each root: shape [count, *root's shape].
 using Seeds = std::function<std::vector<at::Tensor>(int64_t first, int64_t count)>;
 
-// Rows of the identity, of one root.
-Seeds basis_of(const at::Tensor& like);
+// Rows of the identity, of one root; with `batch_dims`, of the rest of its shape, the same for all samples, which share
+// their memory.
+Seeds basis_of(const at::Tensor& like, int64_t batch_dims = 0);
+
+// A tensor of the shape of one sample, without values; `tensor` itself where there are no samples.
+at::Tensor like_one_sample(const at::Tensor& tensor, int64_t batch_dims);
 
 // `matrix`, whose rows have the shape of the one root.
 Seeds rows_of(at::Tensor matrix);
