@@ -106,6 +106,23 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
+std::optional<std::vector<at::Tensor>> RowSweeps::run_recorded_row(const edge_list& inputs, Progress& progress) {
+  if (num_rows_ != 1 || !sweep_.create_graph) {
+    return std::nullopt;
+  }
+  compile(inputs);
+  if (program_.has_value()) {
+    return std::nullopt;
+  }
+  std::vector<at::Tensor> seeds = seeds_(0, 1);
+  for (at::Tensor& seed : seeds) {
+    seed = seed.squeeze(0);
+  }
+  auto row = plain_vjp(roots_, seeds, inputs, sweep_);
+  progress.add(1);
+  return row;
+}
+
 // Without engine and vmap, where that can be; a loop that the user asks for is torch's own. So is a single row that is
 // recorded: torch's own Nodes have the shorter backward, if it can be differentiated again.
 void RowSweeps::compile(const edge_list& inputs) {
