@@ -120,7 +120,7 @@ std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
   const at::Tensor& output = problem.reached.output;
   auto rows = plain_vjp(
       {endpoint_of(output).edge},
-      {at::ones(output.sizes(), output.options())},
+      {at::ones({}, output.options()).expand(output.sizes())},
       problem.reached.edges,
       {/*keep_graph=*/true, /*create_graph=*/true});
   problem.progress.add(1);
@@ -173,10 +173,15 @@ at::Tensor samples_first(at::Tensor passes, const SpecialProblem& problem, const
   } else if (of_output.rest > 1 && of_output.count > 1) {
     passes = passes.reshape({of_output.rest, of_output.count, of_input.rest}).transpose(0, 1);
   }
-  if (!passes.is_contiguous() && tape::is_plain(passes) && !at::GradMode::is_enabled()) {
-    const at::Tensor result = at::empty(shape, input.options().layout(at::kStrided));
-    ops::assemble_rows_(result.view(passes.sizes()), passes);
-    return result;
+  if (!passes.is_contiguous() && tape::is_plain(passes)) {
+    const at::IntArrayRef of_sample = at::IntArrayRef(shape).slice(problem.options.batch_dims);
+    const at::Tensor like = at::empty(of_sample, input.options().layout(at::kStrided));
+    const at::Tensor rows = passes.reshape(ops::joined_shape(of_output.count, of_sample));
+    return ops::assemble_rows(
+        ops::OptionalTensorList({rows}),
+        c10::SymIntArrayRef({of_output.count}),
+        output.sym_sizes().slice(0, problem.options.batch_dims),
+        like);
   }
   passes = passes.to(input.scalar_type()).contiguous();
   if (tape::is_plain(passes) && has_other_holders(passes)) {
