@@ -466,6 +466,7 @@ def measure(seconds: float, create_graph: bool, chosen: str = "") -> list[dict[s
             calls = contestants_of_samples(function, x, create_graph)
             expected = calls["vmap of jacrev"]()
         assert isinstance(expected, Tensor)
+        expected = expected.detach()
         calls = {peer: call for peer, call in calls.items() if usable(call, expected)}
         assert "highgrad_ext" in calls, name
         times = time_in_turns({peer: local_turn(call, "cpu") for peer, call in calls.items()}, seconds)
