@@ -52,7 +52,7 @@ def _backward(caller: str, output: Tensor, v: Tensor, inputs: Sequence[Tensor]) 
     """By input: v^T J, by torch's own backward."""
     with torch.enable_grad():
         weighted = (output * v).sum()
-    options = (caller, False, True, True, False, None, "reverse", "dense", torch.strided, 0, (), None, None)
+    options = (caller, False, True, True, False, 1, "reverse", "dense", torch.strided, 0, (), None, None)
     return _C.full_jacobian([weighted], inputs, *options)
 
 

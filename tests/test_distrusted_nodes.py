@@ -15,6 +15,13 @@ from torch.testing import assert_close
 from highgrad_ext import _C, full_jacobian
 from highgrad_ext._reference import full_jacobian_loop
 
+aten = torch.ops.aten
+
+
+def running() -> tuple[Tensor, Tensor]:
+    return torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+
+
 # Node -> (f of a leaf of 9 elements whose tape has that Node, whether only the recorded graph is wrong).
 DEMONSTRATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "CdistBackward0": (lambda x: torch.cdist(x[:6].view(3, 2), x[:6].view(3, 2) + 1), False),
@@ -23,7 +30,18 @@ DEMONSTRATIONS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "MaskedSelectBackward0": (lambda x: x[:3].masked_select(torch.ones(3, 3).bool()).view(3, 3).sum(0), False),
     "NativeLayerNormBackward0": (lambda x: F.layer_norm(x[:6].view(2, 3), (3,), x[6:9]), True),
     "NativeBatchNormBackward0": (lambda x: F.batch_norm(x[:6].view(3, 2), None, None, x[6:8], training=True), True),
+    "NativeBatchNormLegitBackward0": (
+        lambda x: aten._native_batch_norm_legit(x[:6].view(3, 2), x[6:8], None, *running(), True, 0.1, 1e-5)[0],
+        True,
+    ),
+    "NativeBatchNormLegitBackward1": (
+        lambda x: aten._native_batch_norm_legit.no_stats(x[:6].view(3, 2), x[6:8], None, True, 0.1, 1e-5)[0],
+        True,
+    ),
 }
+
+# Of GPUs alone: torch has one batching rule for all of these norms.
+ELSEWHERE = {"CudnnBatchNormBackward0", "MiopenBatchNormBackward0"}
 
 
 def leaf() -> Tensor:
@@ -38,7 +56,7 @@ def batched_without_distrust(f: Tensor, x: Tensor, create_graph: bool) -> Tensor
 
 
 def test_every_row_is_demonstrated() -> None:
-    assert set(_C.distrusted_nodes()) == set(DEMONSTRATIONS)
+    assert set(_C.distrusted_nodes()) == set(DEMONSTRATIONS) | ELSEWHERE
 
 
 def names(node: torch.autograd.graph.Node | None, seen: set[str]) -> set[str]:

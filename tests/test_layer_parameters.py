@@ -166,6 +166,32 @@ def test_other_graphs(problem: str, create_graph: bool) -> None:
     check(f, parameters, None, create_graph)
 
 
+def complex_layers(x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """f and wrt: whatever multiplies a layer's parameter is conjugated, and a real parameter has a real derivative."""
+    z = torch.complex(x, x.flip(0) + 0.5)
+    v, m = (torch.complex(leaf(*shape), leaf(*shape).cos()).detach().requires_grad_() for shape in ((3,), (2, 3)))
+    real = leaf(3)
+    return {
+        "weight": (torch.view_as_real(F.linear(z, m)), m),
+        "weight, samples mixed": (torch.view_as_real(F.linear(z, m).cumsum(0)), m),
+        "vector": ((z @ v).abs(), v),
+        "factor": ((z * v).real, v),
+        "scaled addend": (torch.view_as_real(torch.sub(z, v, alpha=2j)), v),
+        "real factor": (torch.view_as_real(z * real), real),
+        "real addend": (torch.add(z, real, alpha=1 + 2j).abs(), real),
+    }
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("layer", complex_layers(leaf(SAMPLES, 3).detach()))
+def test_complex_layers(layer: str, create_graph: bool) -> None:
+    f, parameter = complex_layers(leaf(SAMPLES, 3).detach())[layer]
+    assert_close(
+        full_jacobian(f, parameter, create_graph=create_graph),
+        full_jacobian_loop(f, parameter, create_graph=create_graph),
+    )
+
+
 def test_parameters_of_one_sample_each() -> None:
     own = leaf(SAMPLES, 4)
     f = per_sample(leaf(SAMPLES, 4).detach(), {"own": own, "b": leaf(4)})

@@ -72,6 +72,33 @@ def test_differentiable(function: Any, layout: torch.layout) -> None:
     assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_derivatives_of_zeros_are_kept(layout: torch.layout) -> None:
+    x = torch.tensor([2.0, 3.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+    f = x.prod()
+    sparse = full_jacobian(f, x, layout=layout)
+    assert_close(sparse.to_dense().detach(), torch.zeros(1, 4, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad((sparse @ constant(4)).sum(), x)
+    assert_close(gradient, full_jacobian_loop(full_jacobian_loop(f, x, create_graph=True), x) @ constant(4))
+    assert full_jacobian(f, x, create_graph=False, layout=layout)._nnz() == 0
+    assert full_jacobian(x[:2].sum() + 0 * x, x, layout=layout)._nnz() == 8  # whose derivatives are constant
+
+
+@pytest.mark.parametrize("product", [torch.prod, lambda x: x.cumprod(0)[-1]])
+def test_a_product_with_several_zeros_is_not_probed(product: Any) -> None:
+    x = torch.ones(40, dtype=torch.float64)
+    x[[3, 17]] = 0
+    x.requires_grad_()
+    f = torch.stack([product(row * x) for row in 1 + constant(40, 40) / 40])
+    jacobian = full_jacobian(f, x, plan=plan(f, x))
+    expected = full_jacobian(f, x, structure="dense")
+    (actual,) = torch.autograd.grad((jacobian @ constant(40)).sum(), x, retain_graph=True)
+    assert actual.abs().max() > 0
+    assert_close(actual, torch.autograd.grad((expected @ constant(40)).sum(), x)[0])
+    with pytest.raises(RuntimeError, match="samples"):
+        full_jacobian(product(x) * torch.arange(1.0, 41), x, batch_dims=1)
+
+
 def test_no_path_empty_and_several() -> None:
     x, y, empty = leaf(6), leaf(5, seed=1), leaf(0)
     rows = full_jacobian((x.sin(), x[:0] * 1), (x, y, empty), create_graph=False, layout=torch.sparse_csr)

@@ -70,6 +70,14 @@ def test_every_result_passes() -> None:
     full_jacobian(leaf(0) * 2, leaf(3), verify=True)
 
 
+def test_what_it_compares_with_is_torchs_own() -> None:
+    x = leaf(5)
+    f = (x.sin().unsqueeze(1) * x).tanh()
+    with torch.profiler.profile() as profile:
+        full_jacobian(f, x, create_graph=False, verify=True)
+    assert "TanhBackward0" in {event.name for event in profile.events()}
+
+
 @pytest.mark.parametrize("create_graph", [True, False])
 def test_wrong_ones_do_not(create_graph: bool) -> None:
     x = leaf(5)

@@ -67,7 +67,7 @@ std::optional<KnownWeight> find_known_weight(const Tape& tape, Slot slot, bool c
     features = addmm->alpha.equal(1) ? features : at::mul(features, addmm->alpha);
   }
   const auto shape = tape::shape_of(node, 0);
-  if (!features.defined() || features.layout() != at::kStrided || !shape.has_value() ||
+  if (!features.defined() || features.layout() != at::kStrided || features.is_complex() || !shape.has_value() ||
       !tape::takes_dtype(node, features.dtype())) {
     return std::nullopt;
   }

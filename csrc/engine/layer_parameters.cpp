@@ -278,8 +278,10 @@ std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources
       return std::nullopt;
     }
   }
+  // Of complex layers the products are by conjugates, and those of a real parameter are cut to their real part.
   Node& node = *tape.nodes[source->node].node;
   if (!has_no_hooks(tape, source->node) || node.num_inputs() == 0 ||
+      !at::isFloatingType(c10::typeMetaToScalarType(node.input_metadata(0).dtype())) ||
       !tape::takes_dtype(node, node.input_metadata(0).dtype())) {
     return std::nullopt;
   }

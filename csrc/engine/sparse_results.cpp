@@ -1,4 +1,5 @@
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/sparse_compressed_tensor.h>
@@ -27,14 +28,16 @@ at::Tensor part_of(const at::Tensor& output, int64_t first, int64_t count) {
   return output.reshape({-1}).narrow(0, first, count);
 }
 
-// The nonzeros of a matrix, found some rows at a time.
+// The nonzeros of a matrix, found some rows at a time; of one that is differentiable again all entries, since the
+// derivative of a zero need not be zero.
 class Nonzeros {
  public:
   Nonzeros(int64_t rows, at::Tensor input) : rows_(rows), columns_(input.numel()), input_(std::move(input)) {}
 
   // The rows from `first` on, as a dense Jacobian.
   void append(int64_t first, const at::Tensor& part) {
-    const at::Tensor place = at::nonzero(part.detach().reshape({-1})).squeeze(1);
+    const at::Tensor place = part.requires_grad() ? at::arange(part.numel(), part.options().dtype(at::kLong))
+                                                  : at::nonzero(part.reshape({-1})).squeeze(1);
     values_.push_back(ops::decompress(part, place, std::nullopt, c10::SymIntArrayRef(c10::SymInt(place.numel()))));
     row_of_.push_back(place.floor_divide(std::max<int64_t>(columns_, 1)).add_(first));
     column_of_.push_back(place.remainder(std::max<int64_t>(columns_, 1)));

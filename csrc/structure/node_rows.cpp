@@ -295,7 +295,8 @@ constexpr Row kRows[] = {
     {"NormBackward0", {Flow::kReduce, false, true}},
     {"NormBackward2", {Flow::kReduce, false, true}},
     {"NormBackward3", {Flow::kReduce, false, true}, read_dims<&generated::NormBackward3::dim>},
-    {"ProdBackward0", {Flow::kReduce, false, true}},
+    // Of a product with several zeros the backward leaves out what is zero, but not so its derivative.
+    {"ProdBackward0", without_nan({Flow::kReduce, false, true})},
     {"ProdBackward1", {Flow::kReduce, false, true}, read_dims<&generated::ProdBackward1::dim>},
     {"StdBackward0", {Flow::kReduce, false, true}, read_dims<&generated::StdBackward0::dim>},
     {"StdMeanBackward0", {Flow::kReduce, false, true}, read_dims<&generated::StdMeanBackward0::dim>},
@@ -316,7 +317,8 @@ constexpr Row kRows[] = {
     {"SafeSoftmaxBackward0", kMixing, read_dims<&generated::SafeSoftmaxBackward0::dim>},
     {"SoftmaxBackward0", kMixing, read_dims<&generated::SoftmaxBackward0::dim>},
     {"CumsumBackward0", kMoving, read_dims<&generated::CumsumBackward0::dim>},
-    {"CumprodBackward0", kSorting, read_dims<&generated::CumprodBackward0::dim>},
+    // Likewise.
+    {"CumprodBackward0", without_nan(kSorting), read_dims<&generated::CumprodBackward0::dim>},
     {"CummaxBackward0", kSorting, read_dims<&generated::CummaxBackward0::dim>},
     {"CumminBackward0", kSorting, read_dims<&generated::CumminBackward0::dim>},
     {"LogcumsumexpBackward0",

@@ -35,10 +35,14 @@ constexpr std::array kDistrusted = {
     // Take the saved mean and deviation for constants in the weight's gradient.
     DistrustedNode{"NativeLayerNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
     DistrustedNode{"NativeBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
+    DistrustedNode{"NativeBatchNormLegitBackward0", Distrust::kGraph, false, /*only_output=*/1},
+    DistrustedNode{"NativeBatchNormLegitBackward1", Distrust::kGraph, false, /*only_output=*/1},
+    DistrustedNode{"CudnnBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
+    DistrustedNode{"MiopenBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
 };
 
 // The Nodes whose recorded product is wrong when it is differentiated again, alone or under vmap.
-constexpr std::array<std::string_view, 6> kUnrecorded = {
+constexpr std::array<std::string_view, 10> kUnrecorded = {
     // Has no double backward.
     "CdistBackward0",
     // Takes logarithms of its cotangent.
@@ -46,6 +50,10 @@ constexpr std::array<std::string_view, 6> kUnrecorded = {
     // Under vmap, double backward takes the saved mean and deviation for constants.
     "NativeLayerNormBackward0",
     "NativeBatchNormBackward0",
+    "NativeBatchNormLegitBackward0",
+    "NativeBatchNormLegitBackward1",
+    "CudnnBatchNormBackward0",
+    "MiopenBatchNormBackward0",
     "NativeGroupNormBackward0",
     // At zero, double backward takes the slope of the other side.
     "PreluKernelBackward0",
