@@ -273,7 +273,7 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
     auto columns = sample_columns(problem, samples);
     are_columns = columns.has_value();
     const bool is_one_gradient = samples.rest == 1 && problem.options.create_graph;
-    passes = are_columns ? std::move(*columns)
+    passes = are_columns  ? std::move(*columns)
         : is_one_gradient ? recorded_gradients(problem)
                           : sample_rows(problem, samples);
   }
@@ -282,9 +282,8 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
     const at::Tensor& input = problem.inputs[j];
     at::Tensor of_input = problem.is_reached[j] ? std::move(passes[next++]) : at::Tensor();
     results.push_back(
-        of_input.defined()
-            ? samples_first(std::move(of_input), problem, input, are_columns)
-            : input.new_zeros(batch_shape(problem.reached.output, input, problem.options.batch_dims)));
+        of_input.defined() ? samples_first(std::move(of_input), problem, input, are_columns)
+                           : input.new_zeros(batch_shape(problem.reached.output, input, problem.options.batch_dims)));
   }
 }
 

@@ -95,7 +95,8 @@ void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool
     edges.push_back(weights[j].has_value() ? weights[j]->layer : problem.edges[j]);
   }
   RowSweeps sweeps = sweeps_over_all_rows(endpoint_of(problem.output), problem.tape, options, keep_graph);
-  const bool has_known_weight = std::any_of(weights.begin(), weights.end(), [](const auto& w) { return w.has_value(); });
+  const bool has_known_weight =
+      std::any_of(weights.begin(), weights.end(), [](const auto& w) { return w.has_value(); });
   auto row = has_known_weight ? std::nullopt : sweeps.run_recorded_row(edges, progress);
   if (row.has_value()) {
     for (const auto j : c10::irange(planned.blocks.size())) {

@@ -24,17 +24,17 @@ at::Tensor like_one_sample(const at::Tensor& tensor, int64_t batch_dims) {
 }
 
 Seeds basis_of(const at::Tensor& like, int64_t batch_dims) {
-  return [rest = like_one_sample(like, batch_dims), batch_dims, shape = like.sizes().vec()](
-             int64_t first, int64_t count) {
-    at::Tensor basis = ops::seed_basis(rest, count, first);
-    if (batch_dims > 0) {
-      for (int64_t dim = 0; dim < batch_dims; ++dim) {
-        basis = basis.unsqueeze(1);
-      }
-      basis = basis.expand(ops::joined_shape(count, shape));
-    }
-    return std::vector{std::move(basis)};
-  };
+  return
+      [rest = like_one_sample(like, batch_dims), batch_dims, shape = like.sizes().vec()](int64_t first, int64_t count) {
+        at::Tensor basis = ops::seed_basis(rest, count, first);
+        if (batch_dims > 0) {
+          for (int64_t dim = 0; dim < batch_dims; ++dim) {
+            basis = basis.unsqueeze(1);
+          }
+          basis = basis.expand(ops::joined_shape(count, shape));
+        }
+        return std::vector{std::move(basis)};
+      };
 }
 
 Seeds rows_of(at::Tensor matrix) {

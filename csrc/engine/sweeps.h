@@ -60,9 +60,7 @@ class RowSweeps {
 
   // Of a single row that is to be recorded: the row of each input, shape input.shape or undefined for zeros, as torch's
   // engine gives it, around which no Node is recorded. None where run() does it otherwise.
-  std::optional<std::vector<at::Tensor>> run_recorded_row(
-      const torch::autograd::edge_list& inputs,
-      Progress& progress);
+  std::optional<std::vector<at::Tensor>> run_recorded_row(const torch::autograd::edge_list& inputs, Progress& progress);
 
  private:
   void choose_chunk_size(int64_t bytes_per_row, at::Device device);

@@ -133,7 +133,9 @@ void add_activations(RuleTable& table) {
   add_short_derivative<SigmoidBackward0>(
       table,
       [](const at::Tensor& grad, const at::Tensor& y) { return at::sigmoid_backward(grad, y); },
-      [](at::Tensor& to, const at::Tensor& grad, const at::Tensor& y) { return at::sigmoid_backward_out(to, grad, y); });
+      [](at::Tensor& to, const at::Tensor& grad, const at::Tensor& y) {
+        return at::sigmoid_backward_out(to, grad, y);
+      });
   add_unary<ReluBackward0>(table, [](const Call& call, const ReluBackward0& node) {
     return [y = call.saved(node.result_)](const at::Tensor& grad) { return at::threshold_backward(grad, y, 0); };
   });
