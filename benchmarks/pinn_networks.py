@@ -1,5 +1,7 @@
 """Networks that physics-informed learning uses, other than layers of tanh."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -64,3 +66,22 @@ class BranchAndTrunk(nn.Module):
         points = torch.linspace(0, 1, 10, dtype=x.dtype)
         functions = self.branch(points.expand(*x.shape[:-1], 10))
         return torch.einsum("...mw,...w->...m", functions.unflatten(-1, (self.outputs, -1)), self.trunk(x))
+
+
+class Chebyshev(nn.Module):
+    """Chebyshev polynomials in place of activations (Sidharth et al., "Chebyshev polynomial-based Kolmogorov-Arnold
+    networks", 2024), of degree four, on half as many functions."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        sizes = [inputs, width // 2, width // 2, outputs]
+        self.layers = nn.ParameterList(torch.randn(a, b, 5) / (5 * a) for a, b in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for coefficients in self.layers:
+            x = torch.tanh(x)
+            values = [torch.ones_like(x), x]
+            for _ in range(3):
+                values.append(2 * x * values[-1] - values[-2])
+            x = torch.einsum("...id,iod->...o", torch.stack(values, -1), coefficients)
+        return x

@@ -24,7 +24,7 @@ from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
 from benchmarks.options import option_parser, parse, publish
 from benchmarks.orders import mlp
-from benchmarks.pinn_networks import Bell, BranchAndTrunk, Gated, Siren
+from benchmarks.pinn_networks import Bell, BranchAndTrunk, Chebyshev, Gated, Siren
 from benchmarks.run import machine
 from highgrad_ext import biharmonic, directional, divergence, full_jacobian, laplacian, nth_derivative, partials
 
@@ -264,8 +264,10 @@ def eikonal() -> Equation:
     return Equation("eikonal, 3-D", 3, 1, own, hand, func)
 
 
-def mixed(name: str, indices: list[tuple[int, ...]], residual: Callable[..., Tensor], hand: Residual) -> Equation:
-    """residual: of u and its partial derivatives by (t, x)."""
+def mixed(
+    name: str, indices: list[tuple[int, ...]], residual: Callable[..., Tensor], hand: Residual, inputs: int = 2
+) -> Equation:
+    """residual: of u and its partial derivatives by (t, x), or more."""
 
     def own(net: nn.Module, x: Tensor) -> Tensor:
         u = net(x)[:, 0]
@@ -276,11 +278,11 @@ def mixed(name: str, indices: list[tuple[int, ...]], residual: Callable[..., Ten
         for index in indices:
             f = lambda z: net(z)[0]  # noqa: E731
             for axis in index:
-                f = repeated_jvp(f, axis, 1, 2)
+                f = repeated_jvp(f, axis, 1, inputs)
             derivatives.append(f(y))
         return residual(net(y)[0], *derivatives)
 
-    return Equation(name, 2, 1, own, hand, by_sample(of_sample))
+    return Equation(name, inputs, 1, own, hand, by_sample(of_sample))
 
 
 def long_waves() -> Equation:
@@ -315,6 +317,22 @@ def minimal_surface() -> Equation:
         return residual(u, first[:, 0], first[:, 1], by_x[:, 0], by_x[:, 1], by_y[:, 1])
 
     return mixed("minimal surface", [(0,), (1,), (0, 0), (0, 1), (1, 1)], residual, hand)
+
+
+def fokker_planck() -> Equation:
+    """A linear drift in two dimensions, with correlated noise, as it is written out."""
+
+    def residual(u: Tensor, u_t: Tensor, u_x: Tensor, u_y: Tensor, u_xx: Tensor, u_xy: Tensor, u_yy: Tensor) -> Tensor:
+        return u_t - 2 * u - u_x - 0.5 * u_y - 0.5 * u_xx - 0.2 * u_xy - 0.5 * u_yy
+
+    def hand(net: nn.Module, x: Tensor) -> Tensor:
+        u = net(x)[:, 0]
+        first = grad(u, x)
+        by_x, by_y = grad(first[:, 1], x), grad(first[:, 2], x)
+        return residual(u, *first.unbind(1), by_x[:, 1], by_x[:, 2], by_y[:, 2])
+
+    indices = [(0,), (1,), (2,), (1, 1), (1, 2), (2, 2)]
+    return mixed("Fokker-Planck, 2-D", indices, residual, hand, inputs=3)
 
 
 def schroedinger() -> Equation:
@@ -373,9 +391,11 @@ def equations() -> list[Equation]:
         heat.by(BranchAndTrunk, "DeepONet"),
         long_waves(),
         minimal_surface(),
+        fokker_planck(),
         sine_gordon(),
         heat.by(Bell, "exp(-x x)"),
         heat.by(Gated, "gates"),
+        heat.by(Chebyshev, "Chebyshev KAN"),
         helmholtz().by(Siren, "SIREN"),
         schroedinger(),
         maxwell(),

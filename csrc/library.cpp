@@ -9,5 +9,11 @@ TORCH_LIBRARY(highgrad_ext, m) {
   m.def("fold_symmetric(Tensor full, int size, int order) -> Tensor");
   m.def("assemble_rows_(Tensor(a!) rows, Tensor? block) -> ()");
   m.def("decompress(Tensor compressed, Tensor source, Tensor? target, SymInt[] shape) -> Tensor");
+  m.def(
+      "compose_jet(Tensor x, Tensor[] seeds, int kind, float[] constants, int terms, int[] counts, bool collapsed, "
+      "Tensor? weights) -> Tensor");
+  m.def(
+      "compose_jet_backward(Tensor by_rows, Tensor x, Tensor[] seeds, int kind, float[] constants, int terms, "
+      "int[] counts, bool collapsed, Tensor? weights) -> (Tensor, Tensor)");
   m.def("compress(Tensor values, Tensor source, Tensor? target, SymInt[] shape) -> Tensor");
 }

@@ -65,7 +65,8 @@ std::variant<OptionalTensors, std::string> coefficients(
     const std::optional<at::Tensor>& weights,
     bool in_double,
     bool create_graph,
-    const std::vector<int64_t>& counts) {
+    const std::vector<int64_t>& counts,
+    const std::vector<std::vector<std::vector<int32_t>>>& monomials) {
   const Tensors seeds = seeds_of(directions);
   OptionalTensors results;
   try {
@@ -73,7 +74,7 @@ std::variant<OptionalTensors, std::string> coefficients(
              outputs,
              inputs,
              seeds,
-             {order, collapsed, weights.value_or(at::Tensor()), in_double, create_graph, counts})) {
+             {order, collapsed, weights.value_or(at::Tensor()), in_double, create_graph, counts, monomials})) {
       results.push_back(tensor.defined() ? std::optional<at::Tensor>(std::move(tensor)) : std::nullopt);
     }
   } catch (const taylor::Unsupported& unsupported) {
@@ -177,7 +178,8 @@ void bind_taylor(py::module_& m) {
       py::arg("weights"),
       py::arg("in_double"),
       py::arg("create_graph"),
-      py::arg("counts") = std::vector<int64_t>());
+      py::arg("counts") = std::vector<int64_t>(),
+      py::arg("monomials") = std::vector<std::vector<std::vector<int32_t>>>());
   m.def(
       "taylor_partials",
       torch::wrap_pybind_function_no_gil(&partials),

@@ -115,6 +115,7 @@ def taylor_coefficients(
     in_double: bool,
     create_graph: bool,
     counts: Sequence[int] = (),
+    monomials: Sequence[Sequence[Sequence[int]]] = (),
 ) -> list[Tensor | None] | str: ...
 def taylor_partials(
     output: Tensor, inputs: Sequence[Tensor], batch_dims: int, order: int, contracted: bool, create_graph: bool

@@ -136,30 +136,38 @@ def directional(
     vectors, _ = flatten(name, "directions", directions)
     if len(vectors) != len(inputs):
         raise ValueError(f"{name}: expected one direction for each of {len(inputs)} wrt, got {len(vectors)}")
-    shapes = [tuple(v.shape) for v in vectors]
     single = all(v.dim() <= x.dim() for v, x in zip(vectors, inputs, strict=True))
     try:
-        vectors = [_expand_directions(v, x, single) for v, x in zip(vectors, inputs, strict=True)]
+        moved = [_expand_directions(v, x, single) for v, x in zip(vectors, inputs, strict=True)]
     except RuntimeError:
-        vectors = []
-    if len({len(v) for v in vectors}) != 1:
+        moved = []
+    if len({len(v) for v in moved}) != 1:
         raise ValueError(
             f"{name}: expected directions of wrt's shapes {[tuple(x.shape) for x in inputs]}, or with one more "
-            f"dimension in front, and size 1 where they repeat, got {shapes}"
+            f"dimension in front, and size 1 where they repeat, got {[tuple(v.shape) for v in vectors]}"
         )
     check_operator(name, outputs, inputs, create_graph, retain_graph, chunk_size)
-    count = len(vectors[0])
+    count = len(moved[0])
     orders = [order] * count if isinstance(order, int) else list(order)
     if len(orders) != count or not (isinstance(order, int) or orders):
         raise ValueError(f"{name}: expected an order for each of {count} directions, at least one, got {len(orders)}")
     highest = max(orders, default=order if isinstance(order, int) else 0)
+    check_batch(name, outputs, inputs, batch_dims)
+    if highest == 1 and orders and chunk_size is None and progress is False:
+        first = _C.first_along(outputs, inputs, moved, batch_dims, create_graph)
+        if first is not None:
+            release(outputs, inputs, retain_graph)
+            if single:
+                with torch.set_grad_enabled(create_graph):
+                    first = [rows[0] for rows in first]
+            return nest_outputs(outputs, f_spec), nest_outputs(first, f_spec)
     # Directions of the highest order first.
     position = sorted(range(count), key=lambda d: -orders[d])
-    check_batch(name, outputs, inputs, batch_dims)
     series: list[list[Tensor]] = [[] for _ in outputs]
     with reporter(name, progress) as report:
         sweeps = Sweeps(outputs, inputs, None, batch_dims, create_graph, chunk_size, report)
-        moved = vectors if position == sorted(position) else [take_directions(v, position) for v in vectors]
+        if position != sorted(position):
+            moved = [take_directions(v, position) for v in moved]
         if orders:
             coefficients = sweeps.coefficients_by_order(moved, [orders[d] for d in position])
         else:

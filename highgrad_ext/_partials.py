@@ -18,13 +18,16 @@ from ._operators import check_operator, release
 from ._options import outside_inference_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
+from ._symmetric import constant
 from ._taylor import UNBOUNDED, Obstacle, Sweeps, basis, jacobian
 from ._tree import TensorTree, flatten, nest_outputs
 
 _NAME = "partials"
 
-# Rows of recorded jets that cost what one recorded gradient does: measured on networks of 2 to 6 inputs.
-_ROWS_OF_GRADIENT = 3
+# Rows of recorded jets that cost what one recorded gradient does, and bytes of such rows that cost what its Nodes do
+# whatever their sizes: measured on networks of 2 to 8 inputs, of 100 to 4000 samples.
+_ROWS_OF_GRADIENT = 1.75
+_BYTES_OF_GRADIENT = 300 << 10
 
 # Of one partial derivative: how often each variable is derived by, of those that are.
 Exponents = tuple[tuple[int, int], ...]
@@ -43,11 +46,12 @@ def partials(
 ) -> tuple[TensorTree, ...]:
     r"""Some partial derivatives of `f`, of any orders, mixed ones too: what the residual of a PDE is made of.
 
-    Most are found in one sweep of jets, along as few directions as give them: unit vectors, and sums and differences of
-    these for mixed derivatives, as in :math:`u_{tx} = \frac14 (D_{t+x}^2 - D_{t-x}^2) u`. What the residual does not
-    need is not computed. First derivatives of an `f` of few elements a sample are columns of gradients; so are, to be
-    differentiated again, many mixed second ones of one element. Where the graph holds a Node that jets do not know, by
-    nested gradients that share the orders below.
+    Most are found in one sweep of jets, of as few rows as give the derivatives: one for each of them and for all that
+    it is a derivative of; or along directions, sums and differences of unit vectors for mixed derivatives, as in
+    :math:`u_{tx} = \frac14 (D_{t+x}^2 - D_{t-x}^2) u`. What the residual does not need is not computed. First
+    derivatives of an `f` of few elements a sample are columns of gradients; so are, to be differentiated again, many
+    mixed second ones of one element, of large tensors. Where the graph holds a Node that jets do not know, by nested
+    gradients that share the orders below.
 
     Args:
         f, wrt: as in :func:`laplacian`.
@@ -74,8 +78,7 @@ def partials(
     check_operator(_NAME, outputs, inputs, create_graph, retain_graph, None)
     check_batch(_NAME, outputs, inputs, batch_dims)
     width = sum(prod(x.shape[batch_dims:]) for x in inputs)
-    wanted = [_exponents(index, width) for index in indices]
-    needed = tuple(sorted({exponents for exponents in wanted if exponents}))
+    wanted, needed = _read(indices, width)
     found: list[dict[Exponents, Tensor]] = [{(): output} for output in outputs]
     columns = None
     if outputs and needed and all(_order(exponents) == 1 for exponents in needed):
@@ -95,6 +98,23 @@ def partials(
             of_output.update(more)
     release(outputs, inputs, retain_graph)
     return tuple(nest_outputs([of_output[exponents] for of_output in found], f_spec) for exponents in wanted)
+
+
+def _read(indices: Sequence[Sequence[int]], width: int) -> tuple[list[Exponents], tuple[Exponents, ...]]:
+    """The exponents of each, and all there are but those of f itself, in order."""
+    # True is 1, as a key too.
+    if all(type(index) in (tuple, list) and all(type(i) is int for i in index) for index in indices):
+        return _read_ints(tuple(map(tuple, indices)), width)
+    return _distinct([_exponents(index, width) for index in indices])
+
+
+@lru_cache(maxsize=256)
+def _read_ints(indices: tuple[tuple[int, ...], ...], width: int) -> tuple[list[Exponents], tuple[Exponents, ...]]:
+    return _distinct([_exponents(index, width) for index in indices])
+
+
+def _distinct(wanted: list[Exponents]) -> tuple[list[Exponents], tuple[Exponents, ...]]:
+    return wanted, tuple(sorted({exponents for exponents in wanted if exponents}))
 
 
 def _exponents(index: object, width: int) -> Exponents:
@@ -119,11 +139,20 @@ Combination = tuple[tuple[int, float], ...]
 @dataclass(frozen=True)
 class Recipe:
     """Directions of a sample, the highest order first, and what derivatives are made of. vectors: by variable, without
-    zeros."""
+    zeros. rows: of the jets along them."""
 
     vectors: tuple[dict[int, int], ...]
     orders: tuple[int, ...]
     combinations: dict[Exponents, Combination]
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether all there is is one sum over directions: then one row of the highest order is enough."""
+        return len(self.combinations) == 1 and all(len(c) > 1 for c in self.combinations.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(self.orders) - (len(self.orders) - 1 if self.is_sum else 0)
 
 
 @lru_cache(maxsize=256)
@@ -187,20 +216,54 @@ def _combine(
     return {vector: weight for vector, weight in zip(vectors, weights.tolist(), strict=True) if abs(weight) > 1e-12}
 
 
+@dataclass(frozen=True)
+class Divisors:
+    """The multi-indices of derivatives and of all that these are derivatives of, by degree from 1. variables: those of
+    degree 1, whose numbers the multi-indices hold. places: of the derivatives among all, with their factorials."""
+
+    variables: tuple[int, ...]
+    by_degree: tuple[tuple[tuple[int, ...], ...], ...]
+    places: dict[Exponents, tuple[int, int]]
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.by_degree))
+
+
+@lru_cache(maxsize=256)
+def divisors(needed: tuple[Exponents, ...]) -> Divisors:
+    """Of these derivatives."""
+    variables = tuple(sorted({variable for exponents in needed for variable, _ in exponents}))
+    found = {
+        tuple(count for count in steps)
+        for exponents in needed
+        for steps in product(*(range(dict(exponents).get(variable, 0) + 1) for variable in variables))
+    }
+    ranked = sorted(found - {(0,) * len(variables)}, key=lambda steps: (sum(steps), [-count for count in steps]))
+    indices = [tuple(i for i, count in enumerate(steps) for _ in range(count)) for steps in ranked]
+    by_degree = tuple(tuple(i for i in indices if len(i) == k) for k in range(1, max(map(len, indices)) + 1))
+    places = {}
+    for exponents in needed:
+        steps = tuple(dict(exponents).get(variable, 0) for variable in variables)
+        places[exponents] = (ranked.index(steps), prod(map(factorial, steps)))
+    return Divisors(variables, by_degree, places)
+
+
 def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponents, Tensor]]:
     """By output."""
-    plan = recipe(needed)
+    plan, chain = recipe(needed), divisors(needed)
+    rows = min(plan.rows, chain.rows)
     if plan.orders[0] == 2:
-        nested = _by_second_gradients(sweeps, needed, sum(plan.orders))
+        nested = _by_second_gradients(sweeps, needed, rows)
         if nested is not None:
             return [nested]
-    width = sweeps.width
-    steps = [[vector.get(variable, 0) for variable in range(width)] for vector in plan.vectors]
-    coordinates = torch.tensor(steps, dtype=torch.float64, device="cpu")
-    moved = basis(sweeps.inputs, sweeps.batch_dims, coordinates)
-    [(exponents, combination), *others] = plan.combinations.items()
-    if not others and len(combination) > 1:
-        # One row of the highest order is enough.
+    if rows < plan.rows:
+        found = _by_polynomials(sweeps, chain)
+        if found is not None:
+            return found
+    moved = basis(sweeps.inputs, sweeps.batch_dims, _coordinates(needed, sweeps.width))
+    if plan.is_sum:
+        [(exponents, combination)] = plan.combinations.items()
         order = _order(exponents)
         weights = torch.zeros(len(plan.vectors), dtype=torch.float64, device="cpu")
         for d, weight in combination:
@@ -211,13 +274,42 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
     with torch.set_grad_enabled(sweeps.create_graph):
         for series in sweeps.coefficients_by_order(moved, plan.orders):
             derivatives = {}
+            asked = {_order(exponents) for exponents in plan.combinations}
+            # Together: going back, their gradients are then joined once, not each padded with zeros and added.
+            along = {order: series[order - 1].unbind() for order in asked}
             for exponents, combination in plan.combinations.items():
                 order = _order(exponents)
-                rows = series[order - 1]
-                terms = [rows[d] * (weight * factorial(order)) for d, weight in combination]
+                terms = [along[order][d] * (weight * factorial(order)) for d, weight in combination]
                 derivatives[exponents] = sum(terms[1:], terms[0])
             found.append(derivatives)
     return found
+
+
+@constant(maxsize=256)
+def _coordinates(needed: tuple[Exponents, ...], width: int) -> Tensor:
+    """Of the directions that give these derivatives, [D, width]."""
+    steps = [[vector.get(variable, 0) for variable in range(width)] for vector in recipe(needed).vectors]
+    return torch.tensor(steps, dtype=torch.float64)
+
+
+@constant(maxsize=256)
+def _unit_vectors(variables: tuple[int, ...], width: int) -> Tensor:
+    return torch.eye(width, dtype=torch.float64)[list(variables)]
+
+
+def _by_polynomials(sweeps: Sweeps, chain: Divisors) -> list[dict[Exponents, Tensor]] | None:
+    """By output, of jets with one row for each derivative and each that it is a derivative of; or None where memory
+    does not hold all of them at once."""
+    moved = basis(sweeps.inputs, sweeps.batch_dims, _unit_vectors(chain.variables, sweeps.width))
+    found = sweeps.polynomials(moved, chain.by_degree)
+    if found is None:
+        return None
+    with torch.set_grad_enabled(sweeps.create_graph):
+        results = []
+        for rows in found:
+            coefficients = rows.unbind()
+            results.append({e: coefficients[place] * float(factor) for e, (place, factor) in chain.places.items()})
+        return results
 
 
 def _by_second_gradients(sweeps: Sweeps, needed: tuple[Exponents, ...], rows: int) -> dict[Exponents, Tensor] | None:
@@ -227,11 +319,17 @@ def _by_second_gradients(sweeps: Sweeps, needed: tuple[Exponents, ...], rows: in
         return None
     [output] = sweeps.outputs
     chosen = _cover(needed)
-    if rows < _ROWS_OF_GRADIENT * (1 + len(chosen)) or output.numel() != prod(output.shape[: sweeps.batch_dims]):
+    gradients = 1 + len(chosen)
+    more = rows - _ROWS_OF_GRADIENT * gradients
+    if more <= 0 or output.numel() != prod(output.shape[: sweeps.batch_dims]):
         return None
     [outlook] = sweeps.outlooks
     # What trains derives once more.
-    if not outlook.regular or outlook.nested_orders < UNBOUNDED:
+    if (
+        more * outlook.all_bytes < _BYTES_OF_GRADIENT * gradients
+        or not outlook.regular
+        or outlook.nested_orders < UNBOUNDED
+    ):
         return None
 
     def columns_of(tensor: Tensor, variables: list[int]) -> list[Tensor] | None:

@@ -24,7 +24,7 @@ def packed_size(width: int, order: int) -> int:
     return comb(width + order - 1, order) if order else 1
 
 
-def _constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
+def constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     """A cache of tensors that serve every later caller: plain ones on the CPU, whatever modes and default device the
     first caller is under."""
 
@@ -40,7 +40,7 @@ def _constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
     return cached
 
 
-@_constant(maxsize=64)
+@constant(maxsize=64)
 def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     """Every multi-index of `order` + 1 as the rank of one of `order` and a last index that is none of its smaller."""
     last = torch.arange(width)
@@ -50,7 +50,7 @@ def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     return torch.arange(len(last)) - first[last], last
 
 
-@_constant(maxsize=64)
+@constant(maxsize=64)
 def multi_indices(width: int, order: int) -> Tensor:
     """All multi-indices in order of rank, [packed_size, order]."""
     indices = torch.zeros(1, 0, dtype=torch.int64)
@@ -60,13 +60,13 @@ def multi_indices(width: int, order: int) -> Tensor:
     return indices
 
 
-@_constant(maxsize=64)
+@constant(maxsize=64)
 def directions(width: int, order: int) -> Tensor:
     """The directions of the interpolation, [packed_size, width]: how often each index occurs in a multi-index."""
     return torch.nn.functional.one_hot(multi_indices(width, order), max(width, 1)).sum(1).double()[:, :width]
 
 
-@_constant(maxsize=16)
+@constant(maxsize=16)
 def interpolation(width: int, order: int) -> Tensor:
     r"""The matrix that takes Taylor coefficients c_j of `order` along all :func:`directions` to partial derivatives.
 

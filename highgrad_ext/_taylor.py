@@ -37,6 +37,8 @@ _INTERPOLATED = 8
 
 # By input: [D, *input.shape], or None where no direction moves it.
 Directions = Sequence[Tensor | None]
+# By degree from 1: each as the numbers of its variables, ascending.
+Monomials = Sequence[Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,12 @@ class Sweeps:
     def coefficients_by_order(self, moved: Directions, orders: Sequence[int]) -> list[list[Tensor]]:
         """By output, by order k = 1, ..., orders[0]: the coefficients along those directions, the first ones, that
         reach it. orders: of every direction, the highest first."""
-        if orders[0] == 1 and self.chunk_size is None:
-            found = _C.first_along(self.outputs, self.inputs, moved, self.batch_dims, self.create_graph)
-            if found is not None:
-                return [[along] for along in found]
         counts = [sum(n >= k for n in orders) for k in range(1, orders[0] + 1)]
         if counts[-1] == len(orders):
             return [list(result.unbind(0)) for result in self.coefficients(moved, orders[0])]
-        rows = self._in_one_sweep(moved, counts)
+        rows = None
+        if self.chunk_size is None or self.chunk_size >= len(orders):
+            rows = self._in_one_sweep(moved, len(counts), sum(counts), counts=counts)
         if rows is not None:
             with torch.set_grad_enabled(self.create_graph):
                 return [list(torch.split(result, counts)) for result in rows]
@@ -128,16 +128,22 @@ class Sweeps:
                 for i in range(len(self.outputs))
             ]
 
-    def _in_one_sweep(self, moved: Directions, counts: list[int]) -> list[Tensor] | None:
-        """The rows of all orders, or None where jets do not serve, or not all directions at once."""
-        order, total = len(counts), counts[0]
-        if self.chunk_size is not None and self.chunk_size < total:
-            return None
-        if not self.create_graph and self._automatic_chunk_size(total, order) < total:
-            return None
+    def polynomials(self, moved: Directions, monomials: Monomials) -> list[Tensor] | None:
+        """By output: the coefficients of these monomials in the coordinates along all directions, one row for each; or
+        None where memory does not hold all of them at once."""
+        return self._in_one_sweep(moved, len(monomials), sum(map(len, monomials)), monomials=monomials)
+
+    def _in_one_sweep(
+        self, moved: Directions, order: int, count: int, counts: Sequence[int] = (), monomials: Monomials = ()
+    ) -> list[Tensor] | None:
+        """The rows of all orders, `count` of them, or None where jets do not serve, or not all directions at once."""
+        if not self.create_graph:
+            bytes = 2 * max((outlook.bytes for outlook in self.outlooks), default=0)
+            if _C.automatic_chunk_size(count, bytes, self.inputs[0]) < count:
+                return None
         try:
             found = _C.taylor_coefficients(
-                self.outputs, self.inputs, moved, order, False, None, False, self.create_graph, counts
+                self.outputs, self.inputs, moved, order, False, None, False, self.create_graph, counts, monomials
             )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -146,10 +152,11 @@ class Sweeps:
         if isinstance(found, str):
             return None
         if self.report is not None:
+            total = next(len(v) for v in moved if v is not None)
             self.report(total, total)
         results = []
         for output, rows in zip(self.outputs, found, strict=True):
-            rows = output.new_zeros((sum(counts), *output.shape)) if rows is None else rows
+            rows = output.new_zeros((count, *output.shape)) if rows is None else rows
             results.append(rows.to(self.inputs[0].dtype))
         return results
 
@@ -178,11 +185,13 @@ class Sweeps:
 
     def prefers_jets(self, order: int) -> bool:
         """Whether all partial derivatives of the outputs are better found by jets than by nested sweeps."""
-        return (
-            self.width <= _NARROW
-            or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
-            or any(order > outlook.nested_orders for outlook in self.outlooks)
-        )
+        if any(order > outlook.nested_orders for outlook in self.outlooks):
+            return True
+        samples = prod(self.outputs[0].shape[: self.batch_dims])
+        # Two sweeps, the second of a batch of gradients, read and write less than polynomials do in torch's operations.
+        if order == 2 and not self.outputs[0].is_cpu and all(output.numel() == samples for output in self.outputs):
+            return False
+        return self.width <= _NARROW or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
 
     def _partials_of_polynomials(self, order: int) -> Tensor | None:
         """By multivariate jets: packed [samples, rest, packed_size], or None where directions serve better."""

@@ -223,6 +223,25 @@ def single_precision(x: Tensor) -> Any:
     return laplacian(scalar(y), y, batch_dims=1), nth_derivative(scalar(y), y, 2, batch_dims=1, create_graph=False)
 
 
+ACTIVATIONS = (
+    *(torch.tanh, torch.sin, torch.exp, torch.sigmoid, torch.erf, torch.atan, functional.silu, functional.gelu),
+    *(functional.mish, functional.softplus, functional.elu),
+)
+
+
+def activations(x: Tensor) -> Tensor:
+    h = x @ weights(x, 3, 4).detach()
+    return torch.stack([(activation(h) @ weights(x, 4, 3).detach()).sin().sum(-1) for activation in ACTIVATIONS], 1)
+
+
+def activations_trained_through(x: Tensor) -> Any:
+    f, along = activations(x), torch.eye(3, dtype=x.dtype, device=x.device)
+    mixed = partials(f, x, [(0, 1), (2, 2, 2), (1,)], batch_dims=1)
+    series = directional(f, x, along.unsqueeze(1), (4, 2, 1), batch_dims=1)
+    parts = [laplacian(f, x, batch_dims=1), *mixed, *series[1:]]
+    return torch.autograd.grad(sum(part.square().sum() for part in parts), x)
+
+
 def graph_freed(x: Tensor) -> Any:
     return full_jacobian(vector(x), x, retain_graph=False), laplacian(scalar(x), x, batch_dims=1, retain_graph=False)
 
@@ -245,9 +264,15 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     ),
     "jets of attention": lambda x: nth_derivative(attention(x)[:4], x, 2, method="taylor", create_graph=False),
     "jets of a convolution": lambda x: nth_derivative(
-        functional.conv1d(x.unsqueeze(1), weights(x, 2, 1, 2).detach()).tanh().sum((1, 2)), x, 2, batch_dims=1
+        functional.conv1d(x.unsqueeze(1), weights(x, 2, 1, 2).detach()).tanh().sum((1, 2)),
+        x,
+        2,
+        method="taylor",
+        batch_dims=1,
     ),
-    "jets of a normalization": lambda x: hessian(functional.layer_norm(x, (3,)).sin().sum(-1), x, batch_dims=1),
+    "jets of a normalization": lambda x: hessian(
+        functional.layer_norm(x, (3,)).sin().sum(-1), x, batch_dims=1, method="taylor"
+    ),
     "nested, samples, order 4": lambda x: nth_derivative(
         scalar(x), x, 4, method="nested", batch_dims=1, create_graph=False
     ),
@@ -272,6 +297,7 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "recurrent, samples": lambda x: full_jacobian(recurrent(x), x, batch_dims=1),
     "embedded": embedded,
     "single precision": single_precision,
+    "activations trained through": activations_trained_through,
     "graph freed": graph_freed,
     "forward mode of many rows": lambda x: full_jacobian(
         (weights(x, 60, 12).detach() @ x.flatten().sin()).exp(), x, mode="forward", create_graph=False

@@ -97,6 +97,8 @@ HostMemory memory;
 // ---- Operators
 
 std::atomic<int64_t> reads{0};
+std::atomic<int64_t> kernels{0};
+std::atomic<int64_t> jets{0};
 std::atomic<int64_t> copies{0};
 
 // The same memory, as a tensor of the CPU.
@@ -226,6 +228,8 @@ at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size, c10::
 // What torch counts, or finds the places of, it waits for.
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const std::string& name = op.operator_name().name;
+  kernels += 1;
+  jets += name == "highgrad_ext::compose_jet" || name == "highgrad_ext::compose_jet_backward";
   reads += name == "aten::nonzero" || name == "aten::masked_select" || name == "aten::equal";
   const int64_t before = copies;
   at::native::cpu_fallback(op, stack);
@@ -253,6 +257,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
   m.impl("convolution_overrideable", TORCH_FN(convolution));
   m.impl("convolution_backward_overrideable", TORCH_FN(convolution_backward));
+}
+
+// By its own kernels jets know that a device can.
+TORCH_LIBRARY_IMPL(highgrad_ext, PrivateUse1, m) {
+  m.impl("compose_jet", torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  m.impl("compose_jet_backward", torch::CppFunction::makeFromBoxedFunction<&fallback>());
 }
 
 // A copy is what resolves these, and so takes them as they are.
@@ -283,6 +293,15 @@ int64_t take_reads() {
 
 int64_t take_copies() {
   return copies.exchange(0);
+}
+
+// Calls of all kernels but copies and fills, and of those for jets.
+int64_t take_kernels() {
+  return kernels.exchange(0);
+}
+
+int64_t take_jets() {
+  return jets.exchange(0);
 }
 
 // As many pairs as fit are written.

@@ -41,12 +41,27 @@ ON_ANOTHER_STREAM: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor,
 }
 
 
+def heat(x: Tensor) -> Tensor:
+    """The residual of u_t = u_xx, of samples (t, x, y)."""
+    u = layers(x).sum(-1)
+    u_t, u_xx = partials(u, x, [(0,), (1, 1)], batch_dims=1)
+    return u_t - u_xx
+
+
+def heat_by_hand(x: Tensor) -> Tensor:
+    def grad(f: Tensor) -> Tensor:
+        return torch.autograd.grad(f.sum(), x, create_graph=True)[0]
+
+    first = grad(layers(x).sum(-1))
+    return first[:, 0] - grad(first[:, 1])[:, 1]
+
+
 class Host:
     """The library."""
 
     def __init__(self, path: str) -> None:
         self.library = ctypes.CDLL(path)
-        for function in ("take_reads", "take_copies", "take_waits"):
+        for function in ("take_reads", "take_copies", "take_jets", "take_kernels", "take_waits"):
             getattr(self.library, function).restype = ctypes.c_int64
 
     def set_stream(self, number: int) -> None:
@@ -59,11 +74,12 @@ class Host:
         return [pairs[2 * i : 2 * i + 2] for i in range(count)]
 
     def compare(self, call: Callable[[], Any], expected: Callable[[], Any]) -> dict[str, Any]:
-        """How often a call read a number, and copied a tensor from or to the CPU."""
-        self.library.take_reads(), self.library.take_copies()
+        """How often a call read a number, and copied a tensor from or to the CPU; and ran a kernel for jets."""
+        self.library.take_reads(), self.library.take_copies(), self.library.take_jets()
         try:
             results = tree_leaves(call())
             waits = {"read": self.library.take_reads(), "copy": self.library.take_copies()}
+            jets = self.library.take_jets()
             devices = {result.device.type for result in results}
             assert devices == {NAME}, devices
             assert_close([one.detach().cpu() for one in results], [one.detach() for one in tree_leaves(expected())])
@@ -71,7 +87,7 @@ class Host:
             if "'Sparse" in str(error):
                 return {"unrecorded": "torch has no sparse tensors of such a device"}
             return {"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()[-2000:]}"}
-        return {"waits": {how: times for how, times in waits.items() if times}}
+        return {"waits": {how: times for how, times in waits.items() if times}, "jets": jets}
 
 
 def main(path: str) -> None:
@@ -80,7 +96,7 @@ def main(path: str) -> None:
     _setup_privateuseone_for_python_backend(NAME)
     torch.Generator = Generator
     host.library.install()
-    found: dict[str, Any] = {"cases": {}, "problems": {}, "streams": {}}
+    found: dict[str, Any] = {"cases": {}, "problems": {}, "streams": {}, "kernels": {}}
     for case, function in CASES.items():
         print(case, file=sys.stderr, flush=True)
         x = leaf(NAME).view(4, 3)
@@ -109,6 +125,11 @@ def main(path: str) -> None:
         host.take_waits()
         call(f, x)
         found["streams"][case] = host.take_waits()
+    for name, residual in (("heat", heat), ("heat by hand", heat_by_hand)):
+        x = leaf(NAME).view(4, 3)
+        host.library.take_kernels()
+        torch.autograd.grad(residual(x).square().sum(), x)
+        found["kernels"][name] = host.library.take_kernels()
     print(json.dumps(found), flush=True)
     os._exit(0)  # the engine's threads of the device would outlive the interpreter that its hooks are written in
 

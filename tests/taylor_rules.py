@@ -120,6 +120,9 @@ def rows() -> list[Row]:
         Row("linear_3d", lambda x: F.linear(x.sin().unsqueeze(1).expand(2, 2, 3), w.t(), b)),
         Row("linear_weight", lambda x: F.linear(m, x.sin(), x[:, 0])),
         Row("bmm_left", lambda x: x.exp().view(2, 1, 3).bmm(cube)),
+        Row("bmm_inner_left", lambda x: x.exp().view(2, 1, 3).bmm(cube.view(-1, 3, 1)[:2]).squeeze(2)),
+        Row("bmm_inner_right", lambda x: cube.view(-1, 1, 3)[:2].bmm(x.exp().view(2, 3, 1)).squeeze(2)),
+        Row("bmm_inner", lambda x: x.sin().view(2, 1, 3).bmm(x.view(2, 3, 1)).squeeze(2)),
         Row("bmm_right", lambda x: cube.transpose(1, 2).bmm(x.view(2, 3, 1)), degree=1),
         Row("bmm", lambda x: x.sin().view(2, 3, 1).bmm(x.view(2, 1, 3))),
         Row(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_cases import CASES
+from gpu_cases import ACTIVATIONS, CASES
 from problems import PROBLEMS
 from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -36,16 +36,14 @@ READS = {
     "verified samples",
 }
 COPIES = {
+    "activations trained through",
     "arrow",
     "band of a convolution",
     "diagonal",
     "diagonal, samples",
     "first partials",
     "gathered",
-    "hessian",
     "hessian of a chain",
-    "hessian of layers",
-    "hessian without samples",
     "into structure",
     "jets",
     "jets of a convolution",
@@ -69,7 +67,6 @@ COPIES = {
     "saved tensors on the CPU",
     "scattered",
     "second derivatives",
-    "single precision",
     "trained through structure",
     "where",
     "written in place",
@@ -120,6 +117,18 @@ def test_waits(found: dict[str, dict[str, Any]]) -> None:
     outcomes = {**found["cases"], **found["problems"]}
     for how, known in (("read", READS), ("copy", COPIES)):
         assert {case for case, outcome in outcomes.items() if how in outcome.get("waits", {})} == known
+
+
+def test_jets_of_functions_are_one_kernel(found: dict[str, dict[str, Any]]) -> None:
+    """Forward and backward, of activations with their recurrences and of those that torch's operations expand."""
+    for case in ("directional", "laplacian of layers", "biharmonic of layers", "diagonal, samples"):
+        assert found["cases"][case]["jets"] > 0, case
+    # Three sweeps, of two functions each activation.
+    assert found["cases"]["activations trained through"]["jets"] >= 2 * 3 * 2 * len(ACTIVATIONS)
+
+
+def test_steps_start_fewer_kernels_than_by_hand(found: dict[str, dict[str, Any]]) -> None:
+    assert found["kernels"]["heat"] < 0.75 * found["kernels"]["heat by hand"]
 
 
 def test_streams(found: dict[str, dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import highgrad_ext
-from highgrad_ext import directional, full_jacobian, nth_derivative, partials
+from highgrad_ext import _partials, directional, full_jacobian, nth_derivative, partials
 from highgrad_ext._partials import recipe
 
 
@@ -202,8 +202,9 @@ def second_derivatives(width: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("batch_dims", [1, 2])
-def test_many_second_derivatives_of_one_output(batch_dims: int) -> None:
-    """By gradients of gradients where these are fewer: values and the gradients by weights."""
+def test_many_second_derivatives_of_one_output(batch_dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By gradients of gradients where these are cheaper, as of large tensors: values and the gradients by weights."""
+    monkeypatch.setattr(_partials, "_BYTES_OF_GRADIENT", 0)
     t, x = leaf(4, 1), leaf(4, 3)
     module = net(4)
     indices = second_derivatives(4)
@@ -225,8 +226,9 @@ def test_many_second_derivatives_of_one_output(batch_dims: int) -> None:
     assert not {NODE, COMPOSED}.intersection(nodes(found[-2]))
 
 
-def test_many_second_derivatives_of_polynomials() -> None:
+def test_many_second_derivatives_of_polynomials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Constant first derivatives have no graph; a scalar without samples."""
+    monkeypatch.setattr(_partials, "_BYTES_OF_GRADIENT", 0)
     x = leaf(4)
     indices = second_derivatives(4)
     found = dict(zip(indices, partials(x[0] * 3 + x[1] * x[2], x, indices), strict=True))

@@ -22,6 +22,8 @@ NAMES = [
     "compress",
     "expand_symmetric",
     "fold_symmetric",
+    "compose_jet",
+    "compose_jet_backward",
 ]
 
 X = torch.ones(2, 3)
@@ -29,6 +31,16 @@ FLAT = torch.ones(3)
 WHOLE = torch.ones(4, dtype=torch.int64)
 STORAGE = torch.ones(10)
 PLACES = torch.tensor([0, 1])
+
+
+def jet(name: str = "compose_jet", **changed: Any) -> tuple[str, tuple[Any, ...]]:
+    """The jet of tanh along two directions, of which the first has two orders."""
+    rows, value = torch.ones(3, 4), torch.ones(4)
+    arguments: dict[str, Any] = {"by_rows": rows.clone()} if name == "compose_jet_backward" else {}
+    arguments |= {"x": rows, "seeds": [value], "kind": 1, "constants": [1.0, 0.0, -1.0, 0.0, 1.0, 0.0]}
+    arguments |= {"terms": 2, "counts": [2, 1], "collapsed": False, "weights": None}
+    return name, tuple((arguments | changed).values())
+
 
 # An operator and arguments that it refuses, whatever the device.
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -69,6 +81,21 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "packed without rows": ("expand_symmetric", (FLAT, 2, 2)),
     "packed whole numbers": ("expand_symmetric", (X.long(), 2, 2)),
     "more entries than an int64": ("expand_symmetric", (X, 3, 41)),
+    "a jet of half types": jet(x=torch.ones(3, 4).half()),
+    "a kind that is none": jet(kind=7),
+    "five constants": jet(constants=[1.0] * 5),
+    "a jet without orders": jet(counts=[]),
+    "more directions of a higher order": jet(counts=[1, 2]),
+    "fewer directions of a collapsed order": jet(collapsed=True),
+    "more orders than the jet's": jet(terms=3),
+    "fewer rows than directions": jet(x=torch.ones(2, 4)),
+    "no seeds": jet(seeds=[]),
+    "seeds of another shape": jet(seeds=[FLAT]),
+    "seeds of another dtype": jet(seeds=[torch.ones(4).double()]),
+    "a given series of fewer orders": jet(kind=0, seeds=[torch.ones(1, 4)]),
+    "a given series without a slope's order": jet("compose_jet_backward", kind=0, seeds=[torch.ones(2, 4)]),
+    "weights of other directions": jet(weights=FLAT),
+    "a cotangent of fewer rows": jet("compose_jet_backward", by_rows=torch.ones(2, 4)),
 }
 
 
@@ -119,6 +146,8 @@ def test_the_same_words_in_a_graph(case: str) -> None:
 NOT_UNDER_VMAP = {
     *("transposed rows", "rows that overlap the block", "rows that are the block transposed"),
     *("a negative output shape", "entries of a negative shape"),
+    # Jets have no batching rule.
+    *(case for case, (name, _) in REFUSED.items() if name.startswith("compose_jet")),
 }
 
 
@@ -150,6 +179,7 @@ def test_tensors_of_two_devices(fake: bool) -> None:
             lambda: ops.decompress(x, places, there, [2]),
             lambda: ops.decompress(x, there, None, [2]),
             lambda: ops.compress(flat, places, there, [2]),
+            lambda: ops.compose_jet(*jet(seeds=[torch.ones(4, device=flat.device)])[1]),
         ]
         if not fake:  # of an operator without a result, FakeTensor compares no devices
             calls.append(lambda: ops.assemble_rows_(flat.new_ones(2, 3), x))
@@ -165,3 +195,15 @@ def test_every_operator_has_every_kernel(name: str) -> None:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(qualified, key), key
     for key in ("CPU", "CUDA"):
         assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(qualified, key) or not highgrad_ext.cuda_built
+
+
+def test_jets_have_no_batching_rule() -> None:
+    name, (x, *rest) = jet()
+    with pytest.raises(NotImplementedError, match=f"{name}: has no batching rule"):
+        torch.vmap(lambda rows: getattr(ops, name)(rows, *rest))(torch.stack([x, x]))
+
+
+def test_jets_have_no_derivative_of_torchs() -> None:
+    name, (x, *rest) = jet()
+    with pytest.raises(RuntimeError, match="is not implemented"):
+        getattr(ops, name)(x.requires_grad_(), *rest).sum().backward()

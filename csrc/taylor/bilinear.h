@@ -32,7 +32,7 @@ at::Tensor product_of_rows(
     return rows.unsqueeze(dim).expand(shape).flatten(0, 1);
   };
   const at::Tensor pairs = product(each(a, 1), each(b, 0));
-  return fold_pairs(frame.variables, j, l, pairs);
+  return fold_pairs(*frame.monomials, j, l, pairs);
 }
 
 // The sum of product(a_j, b_(k-j)) over 0 < j < k, of which both factors are of lower order; undefined if it is zero.

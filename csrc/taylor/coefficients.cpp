@@ -18,7 +18,7 @@
 #include "tape/streams.h"
 #include "tape/tape.h"
 #include "taylor/contraction.h"
-#include "taylor/polynomials.h"
+#include "taylor/monomials.h"
 #include "taylor/propagation.h"
 #include "taylor/rule.h"
 
@@ -151,7 +151,7 @@ at::Tensor finish(const Frame& frame, const Jet& jet, const at::Tensor& output) 
   if (frame.collapsed) {
     return jet.rows.select(0, jet.rows.size(0) - 1);
   }
-  if (!frame.counts.empty()) {
+  if (!frame.counts.empty() || frame.is_multivariate()) {
     return padded(frame, jet, frame.order).rows;
   }
   std::vector<int64_t> shape{frame.order, frame.directions};
@@ -289,6 +289,9 @@ std::vector<at::Tensor> coefficients(
   const tape::JoinedStreams streams(tapes);
   Frame frame{options.order, 0, dtype, options.collapsed && options.order > 1, {}};
   frame.counts = options.counts;
+  if (!options.monomials.empty()) {
+    frame.monomials = Monomials::some(options.monomials);
+  }
   std::vector<at::Tensor> seeds;
   for (const auto j : c10::irange(directions.size())) {
     seeds.push_back(directions[j].defined() ? directions[j].to(dtype) : directions[j]);
@@ -329,7 +332,7 @@ at::Tensor partials(
   for (const at::Tensor& input : inputs) {
     variables += c10::multiply_integers(input.sizes().slice(batch_dims));
   }
-  Frame frame{order, variables, widest_dtype(tape, at::kFloat), false, {}, variables, contracted};
+  Frame frame{order, variables, widest_dtype(tape, at::kFloat), false, {}, Monomials::all(variables), contracted};
   // The polynomial of order 1 of every element of an input is one of the variables.
   const at::Tensor eye = at::eye(variables, output.options().dtype(frame.dtype));
   std::vector<at::Tensor> seeds;
@@ -360,7 +363,7 @@ at::Tensor partials(
   if (!sums.defined()) {
     return {};
   }
-  return sums * multi_factorials(variables, order).to(sums.options());
+  return sums * frame.monomials->factorials(order).to(sums.options());
 }
 
 } // namespace highgrad::taylor

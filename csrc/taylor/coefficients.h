@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "taylor/monomials.h"
+
 namespace highgrad::taylor {
 
 // Where a tensor's cotangent goes; no Edge for one without a graph.
@@ -54,11 +56,14 @@ struct CoefficientOptions {
   bool create_graph = true;
   // How many directions reach each order, where they differ: those of higher order come first.
   std::vector<int64_t> counts = {};
+  // In place of all derivatives along every direction: the coefficients of these monomials in the coordinates along all
+  // of them, by degree from 1 up to `order`, with every divisor of theirs. The first ones are the directions.
+  std::vector<std::vector<Monomials::Index>> monomials = {};
 };
 
 // Taylor coefficients c_1, ..., c_n of every output along x + t v, v = directions[j] [D, *inputs[j].shape] or undefined
-// for zero: [n, D, *output.shape], or collapsed [*output.shape], or with counts the rows of all orders one after
-// another. Undefined where all are zero. Throws Unsupported.
+// for zero: [n, D, *output.shape], or collapsed [*output.shape], or with counts or monomials the rows of all orders one
+// after another. Undefined where all are zero. Throws Unsupported.
 std::vector<at::Tensor> coefficients(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,

@@ -9,7 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "ops/compose_jet.h"
 #include "taylor/composition_element.h"
+#include "taylor/composition_program.h"
 #include "taylor/known_orders.h"
 #include "taylor/local_element.h"
 
@@ -19,13 +21,15 @@ namespace {
 // Elements of one task, at least: sums over samples are begun anew for each, so that they neither depend on the number
 // of threads nor grow too long for the dtype.
 constexpr int64_t kTask = 1 << 13;
+constexpr int64_t kBlockBytes = 1 << 14;
+constexpr int64_t kLargestBlock = 256;
 
 // Of both ways: `in` and `out` are the rows of x and of y forward, those of their cotangents backward.
 template <typename T>
 struct Problem {
   std::vector<DirectionGroup> groups;
   std::vector<int64_t> first_rows; // of order k at k - 1
-  Polynomials polynomials; // of multivariate jets
+  std::shared_ptr<const CompositionProgram> program; // of multivariate jets
   int64_t order, terms, numel;
   bool collapsed;
   // x has one order, of this many elements a row, which repeat for all samples; or 0. Its rows are then one vector
@@ -40,15 +44,17 @@ struct Problem {
   T* by_x0;
 
   bool is_multivariate() const {
-    return !polynomials.first_.empty();
+    return program != nullptr;
   }
   // Of x and its cotangent along one direction.
   int64_t x_place(int64_t row, int64_t begin, int64_t position) const {
     return period > 0 ? row * (period + Lanes<T>::kCount) + position : row * numel + begin;
   }
-  // Vectors of scratch memory for one element.
-  int64_t coefficients() const {
-    return (is_multivariate() ? polynomials.first_.back() : order + 1) + 1;
+  // Of multivariate jets: elements that are looked at together, so that their rows stay in the nearest cache.
+  int64_t block() const {
+    const int64_t lanes = Lanes<T>::kCount;
+    const int64_t fitting = kBlockBytes / (static_cast<int64_t>(sizeof(T)) * program->rows) / lanes * lanes;
+    return std::clamp(fitting, lanes, kLargestBlock);
   }
 };
 
@@ -56,9 +62,17 @@ struct Problem {
 template <typename T>
 struct Stretch {
   explicit Stretch(const Problem<T>& p)
-      : series((p.order + 2) * kStretch), sums(kStretch), scratch(4 * p.coefficients() + 4 * (p.order + 3)) {}
+      : series((p.order + 2) * kStretch), sums(kStretch), scratch(4 * (p.order + 2) + 4 * (p.order + 3)) {
+    if (p.is_multivariate()) {
+      block.resize(p.program->rows * p.block());
+      places.resize(p.program->rows);
+    }
+  }
   std::vector<T> series, sums;
   Scratch<T> scratch;
+  // Of multivariate jets: memory for the rows of a block, and where they stand.
+  std::vector<T> block;
+  std::vector<T*> places;
 
   // c_m of the vector at e.
   HIGHGRAD_INLINE typename Lanes<T>::Vector at(int64_t m, int64_t e) const {
@@ -67,10 +81,9 @@ struct Stretch {
 };
 
 // The rows of x, as far as directions have them for themselves.
-template <int64_t kTerms, typename T, typename Algebra>
+template <int64_t kTerms, typename T>
 HIGHGRAD_INLINE void load_argument(
     const Problem<T>& p,
-    const Algebra& algebra,
     int64_t terms,
     int64_t d,
     int64_t place,
@@ -79,16 +92,13 @@ HIGHGRAD_INLINE void load_argument(
     typename Lanes<T>::Vector* h) {
 #pragma GCC unroll 8
   for (int64_t j = 1; j <= terms; ++j) {
-    for (int64_t r = 0; r < algebra.count(j); ++r) {
-      h[algebra.first(j) + r] = load(p.x + p.x_place(p.first_rows[j - 1] + d + r, place, position), count);
-    }
+    h[j] = load(p.x + p.x_place(p.first_rows[j - 1] + d, place, position), count);
   }
 }
 
-template <typename Known, typename T, typename Algebra>
+template <typename Known, typename T>
 HIGHGRAD_INLINE void compose_stretch(
     const Problem<T>& p,
-    const Algebra& algebra,
     const DirectionGroup& group,
     int64_t begin,
     int64_t length,
@@ -103,22 +113,20 @@ HIGHGRAD_INLINE void compose_stretch(
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[2][kOrder + 1];
   Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
-  Vector* const y = kOrder > 0 ? arrays[1] : h + p.coefficients();
+  Vector* const y = kOrder > 0 ? arrays[1] : h + order + 2;
   T* const sums = stretch.sums.data();
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
-      load_argument<Known::kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
+      load_argument<Known::kTerms>(p, own_terms, d, begin + e, position, count, h);
       const auto series = [&](int64_t m)
                               __attribute__((always_inline)) { return m == 0 ? Vector{} : stretch.at(m, e); };
-      compose_element(algebra, order, own_terms, h, series, y);
+      compose_element(order, own_terms, h, series, y);
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= own; ++k) {
-        for (int64_t r = 0; r < algebra.count(k); ++r) {
-          store<T>(y[algebra.first(k) + r], p.y + (p.first_rows[k - 1] + d + r) * p.numel + begin + e, count);
-        }
+        store<T>(y[k], p.y + (p.first_rows[k - 1] + d) * p.numel + begin + e, count);
       }
       if (kCollapsed) {
         const Vector term = y[order] * weight;
@@ -139,10 +147,9 @@ HIGHGRAD_INLINE void compose_stretch(
 }
 
 // by_periodic: the task's own rows of the cotangent of x, for a period.
-template <typename Known, typename T, typename Algebra>
+template <typename Known, typename T>
 HIGHGRAD_INLINE void reverse_stretch(
     const Problem<T>& p,
-    const Algebra& algebra,
     const DirectionGroup& group,
     int64_t begin,
     int64_t length,
@@ -157,47 +164,42 @@ HIGHGRAD_INLINE void reverse_stretch(
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
   Vector arrays[4][kOrder + 1];
   Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
-  Vector* const w = kOrder > 0 ? arrays[1] : h + p.coefficients();
-  Vector* const by_y = kOrder > 0 ? arrays[2] : w + p.coefficients();
-  Vector* const by_h = kOrder > 0 ? arrays[3] : by_y + p.coefficients();
+  Vector* const w = kOrder > 0 ? arrays[1] : h + order + 2;
+  Vector* const by_y = kOrder > 0 ? arrays[2] : w + order + 2;
+  Vector* const by_h = kOrder > 0 ? arrays[3] : by_y + order + 2;
   T* const sums = stretch.sums.data();
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
-      load_argument<Known::kTerms>(p, algebra, own_terms, d, begin + e, position, count, h);
+      load_argument<Known::kTerms>(p, own_terms, d, begin + e, position, count, h);
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= order; ++k) {
         const bool is_sum = kCollapsed && k == order;
-        for (int64_t r = 0; r < algebra.count(k); ++r) {
-          const int64_t row = p.first_rows[k - 1] + (is_sum ? 0 : d + r);
-          const Vector cotangent = load(p.by_y + row * p.numel + begin + e, count);
-          by_y[algebra.first(k) + r] = is_sum ? cotangent * weight : cotangent;
-        }
+        const int64_t row = p.first_rows[k - 1] + (is_sum ? 0 : d);
+        const Vector cotangent = load(p.by_y + row * p.numel + begin + e, count);
+        by_y[k] = is_sum ? cotangent * weight : cotangent;
       }
       const auto slope = [&](int64_t m)
                              __attribute__((always_inline)) { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
-      compose_element(algebra, order, own_terms, h, slope, w);
+      compose_element(order, own_terms, h, slope, w);
       by_h[0] = d == 0 ? Vector{} : load(sums + e, kLanes);
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= order; ++k) {
-        algebra.correlate(0, k, by_y, w, by_h);
+        by_h[0] += by_y[k] * w[k];
       }
       store<T>(by_h[0], sums + e, kLanes);
 #pragma GCC unroll 8
       for (int64_t j = 1; j <= own_terms; ++j) {
-        algebra.clear(j, by_h);
+        by_h[j] = Vector{};
 #pragma GCC unroll 8
         for (int64_t k = j; k <= order; ++k) {
-          algebra.correlate(j, k - j, by_y, w, by_h);
+          by_h[j] += by_y[k] * w[k - j];
         }
-        for (int64_t r = 0; r < algebra.count(j); ++r) {
-          T* const place =
-              (p.period > 0 ? by_periodic : p.by_x) + p.x_place(p.first_rows[j - 1] + d + r, begin + e, position);
-          const Vector& found = by_h[algebra.first(j) + r];
-          store<T>(p.period > 0 ? load(place, count) + found : found, place, count);
-        }
+        T* const place =
+            (p.period > 0 ? by_periodic : p.by_x) + p.x_place(p.first_rows[j - 1] + d, begin + e, position);
+        store<T>(p.period > 0 ? load(place, count) + by_h[j] : by_h[j], place, count);
       }
       position = next_place<T>(position, p.period);
     }
@@ -222,26 +224,103 @@ HIGHGRAD_INLINE void finish_reverse(const Problem<T>& p, int64_t begin, int64_t 
   }
 }
 
+// run(offset, place, length) for every stretch without a wrap of elements begin, begin + 1, ... of a row that repeats.
+template <typename Run>
+HIGHGRAD_INLINE void for_periods(int64_t period, int64_t begin, int64_t length, const Run& run) {
+  int64_t place = begin % period;
+  for (int64_t e = 0; e < length;) {
+    const int64_t together = std::min(length - e, period - place);
+    run(e, place, together);
+    e += together;
+    place = 0;
+  }
+}
+
+// A block of elements of multivariate jets, whose first one is `offset` in the stretch that begins at `begin`.
+template <typename T>
+HIGHGRAD_INLINE void run_block(
+    const Problem<T>& p,
+    int64_t begin,
+    int64_t offset,
+    int64_t length,
+    T* by_periodic,
+    Stretch<T>& stretch) {
+  const CompositionProgram& program = *p.program;
+  const bool is_reverse = p.y == nullptr;
+  const int64_t size = static_cast<int64_t>(stretch.block.size()) / program.rows;
+  const int64_t first = begin + offset, row_length = p.period + Lanes<T>::kCount;
+  T** const places = stretch.places.data();
+  for (int64_t row = 0; row < program.rows; ++row) {
+    places[row] = stretch.block.data() + row * size;
+  }
+  const auto place_rows = [&](int64_t to, const T* rows, int64_t count) HIGHGRAD_INLINE_LAMBDA {
+    for (int64_t r = 0; r < count; ++r) {
+      places[to + r] = const_cast<T*>(rows) + r * p.numel + first; // what is read is no sum of the program
+    }
+  };
+  const int64_t x_rows = program.series - program.x;
+  if (p.period > 0) {
+    for_periods(p.period, first, length, [&](int64_t e, int64_t place, int64_t together) HIGHGRAD_INLINE_LAMBDA {
+      for (int64_t r = 0; r < x_rows; ++r) {
+        std::copy_n(p.x + r * row_length + place, together, places[program.x + r] + e);
+      }
+    });
+  } else {
+    place_rows(program.x, p.x, x_rows);
+  }
+  if (is_reverse) {
+    const int64_t y_rows = program.by_y - program.y;
+    place_rows(program.by_y, p.by_y, y_rows);
+    for (int64_t m = 0; m <= p.order; ++m) {
+      const T* const series = stretch.series.data() + m * kStretch + offset;
+      for (int64_t e = 0; e < length; ++e) {
+        places[program.series + m][e] = series[e] * static_cast<T>(m + 1);
+      }
+    }
+    places[program.by_x0] = p.by_x0 + first;
+    if (p.period == 0) {
+      place_rows(program.by_x, p.by_x, x_rows);
+    }
+  } else {
+    for (int64_t m = 0; m < p.order; ++m) {
+      places[program.series + m] = stretch.series.data() + m * kStretch + offset;
+    }
+    place_rows(program.y, p.y, program.rows - program.y);
+  }
+  run_steps(program, places, length);
+  if (is_reverse && p.period > 0) {
+    for_periods(p.period, first, length, [&](int64_t e, int64_t place, int64_t together) HIGHGRAD_INLINE_LAMBDA {
+      for (int64_t r = 0; r < x_rows; ++r) {
+        T* const sums = by_periodic + r * row_length + place;
+        const T* const found = places[program.by_x + r] + e;
+        for (int64_t i = 0; i < together; ++i) {
+          sums[i] += found[i];
+        }
+      }
+    });
+  }
+}
+
 template <typename T>
 HIGHGRAD_INLINE void run_any(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic, Stretch<T>& stretch) {
   const int64_t orders = p.y != nullptr ? p.order : p.order + 1;
   for (int64_t first = begin; first < end; first += kStretch) {
     const int64_t length = std::min(kStretch, end - first);
     expand_stretch(p.local, first, length, orders, stretch.series.data(), stretch.scratch.get());
-    const auto run_with = [&](const auto& algebra, const DirectionGroup& group, auto known) HIGHGRAD_INLINE_LAMBDA {
-      if (p.y != nullptr) {
-        compose_stretch<decltype(known)>(p, algebra, group, first, length, stretch);
-      } else {
-        reverse_stretch<decltype(known)>(p, algebra, group, first, length, by_periodic, stretch);
-      }
-    };
     if (p.is_multivariate()) {
-      run_with(p.polynomials, {0, 1, p.order}, Known<0, 0, false>());
-    } else {
-      const auto run_line = [&](const DirectionGroup& group, auto known)
-                                HIGHGRAD_INLINE_LAMBDA { run_with(Line(), group, known); };
-      run_groups(p.groups, p.terms, p.collapsed, run_line);
+      const int64_t block = p.block();
+      for (int64_t offset = 0; offset < length; offset += block) {
+        run_block(p, first, offset, std::min(block, length - offset), by_periodic, stretch);
+      }
+      continue;
     }
+    run_groups(p.groups, p.terms, p.collapsed, [&](const DirectionGroup& group, auto known) HIGHGRAD_INLINE_LAMBDA {
+      if (p.y != nullptr) {
+        compose_stretch<decltype(known)>(p, group, first, length, stretch);
+      } else {
+        reverse_stretch<decltype(known)>(p, group, first, length, by_periodic, stretch);
+      }
+    });
     if (p.y == nullptr) {
       finish_reverse(p, first, length, stretch);
     }
@@ -262,7 +341,7 @@ void run_range(const Problem<double>& p, int64_t begin, int64_t end, double* by_
 // of x. shape: of one coefficient.
 template <typename T>
 at::Tensor run(Problem<T>& p, const Jet& x, at::IntArrayRef shape) {
-  const int64_t period = x.terms == 1 ? find_period(x.rows) : 0;
+  const int64_t period = x.terms == 1 ? ops::find_period(x.rows) : 0;
   const bool repeats = period > 0 && period < p.numel;
   const at::Tensor rows = repeats ? x.rows : x.rows.contiguous();
   const int64_t count = rows.size(0);
@@ -314,7 +393,7 @@ struct Held {
     return tensors.back().const_data_ptr<T>();
   }
 
-  Held(const Frame& frame, const Jet& x, const LocalSeries& local, int64_t numel)
+  Held(const Frame& frame, const Jet& x, const LocalSeries& local, int64_t numel, bool is_reverse)
       : problem{
             frame.is_multivariate() ? std::vector<DirectionGroup>() : frame.groups(),
             frame.first_rows(),
@@ -324,12 +403,7 @@ struct Held {
             numel,
             frame.collapsed,
             0,
-            {local.kind,
-             numel,
-             {},
-             ElementEquation<T>(local.slope),
-             static_cast<T>(local.rate),
-             static_cast<T>(local.threshold)},
+            {element_equation<T>(local), numel, {}},
             nullptr,
             nullptr,
             nullptr,
@@ -337,7 +411,7 @@ struct Held {
             nullptr,
             nullptr} {
     if (frame.is_multivariate()) {
-      problem.polynomials = Polynomials(frame);
+      problem.program = is_reverse ? reverse_program(frame, x.terms) : forward_program(frame, x.terms);
     }
     if (frame.weights.defined()) {
       problem.weights = pointer(frame.weights);
@@ -350,7 +424,7 @@ struct Held {
 
 template <typename T>
 void compose(const Frame& frame, const Jet& x, const LocalSeries& local, at::Tensor& rows) {
-  Held<T> held(frame, x, local, rows.numel() / rows.size(0));
+  Held<T> held(frame, x, local, rows.numel() / rows.size(0), /*is_reverse=*/false);
   held.problem.y = rows.mutable_data_ptr<T>();
   run(held.problem, x, rows.sizes().slice(1));
 }
@@ -362,23 +436,36 @@ at::Tensor reverse(
     const LocalSeries& local,
     const at::Tensor& by_rows,
     at::Tensor& by_x0) {
-  Held<T> held(frame, x, local, by_x0.numel());
+  Held<T> held(frame, x, local, by_x0.numel(), /*is_reverse=*/true);
   held.problem.by_y = held.pointer(by_rows);
   held.problem.by_x0 = by_x0.mutable_data_ptr<T>();
   return run(held.problem, x, by_x0.sizes());
+}
+
+// As the operators take it.
+ops::Composition composition(const Frame& frame, const Jet& x, const LocalSeries& local) {
+  std::vector<int64_t> counts = frame.counts;
+  counts.resize(frame.order, frame.directions);
+  return {element_equation<double>(local), local.seeds, x.terms, std::move(counts), frame.collapsed, frame.weights};
 }
 
 } // namespace
 
 bool is_composed_by_element(const Frame& frame, const at::Tensor& rows, const at::Tensor& anchor) {
   const auto is_plain = [&](const at::Tensor& tensor) {
-    return tensor.device().is_cpu() && tensor.scalar_type() == frame.dtype && !at::isTensorSubclassLike(tensor);
+    return tensor.device() == anchor.device() && tensor.scalar_type() == frame.dtype &&
+        !at::isTensorSubclassLike(tensor);
   };
-  return (frame.dtype == at::kFloat || frame.dtype == at::kDouble) && is_plain(anchor) && is_plain(rows) &&
-      rows.size(0) > 0 && anchor.numel() > 0 && rows.sizes().slice(1) == anchor.sizes();
+  const bool has_kernel =
+      anchor.is_cpu() || (!frame.is_multivariate() && ops::has_compose_jet(anchor.device(), frame.order));
+  return (frame.dtype == at::kFloat || frame.dtype == at::kDouble) && has_kernel && is_plain(anchor) &&
+      is_plain(rows) && rows.size(0) > 0 && anchor.numel() > 0 && rows.sizes().slice(1) == anchor.sizes();
 }
 
 at::Tensor compose_by_element(const Frame& frame, const Jet& x, const LocalSeries& local, at::IntArrayRef shape) {
+  if (!x.rows.is_cpu()) {
+    return ops::compose_jet(x.rows, composition(frame, x, local));
+  }
   std::vector<int64_t> sizes = shape.vec();
   sizes.insert(sizes.begin(), frame.rows(frame.order));
   at::Tensor rows = at::empty(sizes, x.rows.options().memory_format(at::MemoryFormat::Contiguous));
@@ -391,6 +478,10 @@ ComposedCotangents reverse_composition(
     const Jet& x,
     const LocalSeries& local,
     const at::Tensor& by_rows) {
+  if (!x.rows.is_cpu()) {
+    auto [by_x, by_x0] = ops::compose_jet_backward(by_rows, x.rows, composition(frame, x, local));
+    return {by_x, by_x0};
+  }
   ComposedCotangents result{
       {}, at::empty(by_rows.sizes().slice(1), by_rows.options().memory_format(at::MemoryFormat::Contiguous))};
   result.x = frame.dtype == at::kFloat ? reverse<float>(frame, x, local, by_rows, result.x0)

@@ -14,7 +14,8 @@ namespace highgrad::taylor {
 // For j = 0, too, where all directions are summed. w is a composition itself, of the series of phi'. One function so
 // goes through memory once, forward and backward. Of multivariate jets, likewise with polynomials for numbers.
 
-// Whether the functions below serve: in float or double, on the CPU, and where x does not broadcast.
+// Whether the functions below serve: in float or double, on the CPU or, of orders that its kernels have, on CUDA, and
+// where x does not broadcast.
 bool is_composed_by_element(const Frame& frame, const at::Tensor& rows, const at::Tensor& anchor);
 
 // The rows of phi(x), of all orders. x: the rows of its jet, of `terms` orders.

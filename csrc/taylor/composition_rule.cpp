@@ -94,7 +94,7 @@ class CompositionOfSeries {
     return multiply(outer_, left, right).map([&](const at::Tensor& pairs) {
       const int64_t dim = rows_.row_dim(pairs) - 1;
       const at::Tensor first = pairs.flatten(dim, dim + 1).movedim(dim, 0);
-      return fold_pairs(inner_.variables, j, l, first).movedim(0, dim);
+      return fold_pairs(*inner_.monomials, j, l, first).movedim(0, dim);
     });
   }
 

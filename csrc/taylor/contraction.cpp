@@ -208,7 +208,7 @@ at::Tensor Contraction::take() {
   for (const auto j : c10::irange<int64_t>(1, static_cast<int64_t>(pairs_.size()))) {
     if (pairs_[j].defined()) {
       const at::Tensor pairs = pairs_[j].reshape({samples_ * outputs_, -1}).t();
-      const at::Tensor folded = fold_pairs(frame_.variables, j, frame_.order - j, pairs).t();
+      const at::Tensor folded = fold_pairs(*frame_.monomials, j, frame_.order - j, pairs).t();
       const at::Tensor sums = folded.reshape({samples_, outputs_, folded.size(1)});
       total = total.defined() ? total + sums : sums;
     }

@@ -26,8 +26,8 @@ namespace {
 using engine::JacobianOptions;
 using Tensors = std::vector<at::Tensor>;
 
-// Up to how many directions it is looked whether they are the unit vectors.
-constexpr int64_t kNarrow = 32;
+// Directions that are compared with the unit vectors, at most: what is saved is one small product.
+constexpr int64_t kLargestBasis = 32;
 
 // Whether gradients of so many elements a sample are cheaper than `count` derivatives by jets.
 bool suit(const Tensors& outputs, int64_t samples, int64_t count) {
@@ -99,7 +99,7 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
 // Whether these few directions are the unit vectors in order. A GPU is not waited for.
 bool is_identity(const at::Tensor& directions) {
   const int64_t count = directions.size(0);
-  return directions.is_cpu() && tape::is_plain(directions) && !directions.requires_grad() && count <= kNarrow &&
+  return directions.is_cpu() && tape::is_plain(directions) && !directions.requires_grad() && count <= kLargestBasis &&
       count == directions.size(1) && directions.equal(at::eye(count, directions.options()));
 }
 

@@ -15,7 +15,7 @@ namespace highgrad::taylor {
 
 int64_t Frame::rows_of_order(int64_t k) const {
   if (is_multivariate()) {
-    return count_monomials(variables, k);
+    return monomials->count(k);
   }
   if (!counts.empty()) {
     return counts[k - 1];
@@ -40,8 +40,7 @@ std::vector<DirectionGroup> Frame::groups() const {
 
 int64_t Frame::rows(int64_t terms) const {
   if (is_multivariate()) {
-    // Of all degrees up to `terms`, but for the constant.
-    return count_monomials(variables + 1, terms) - 1;
+    return monomials->total(terms);
   }
   if (!counts.empty()) {
     return std::accumulate(counts.begin(), counts.begin() + terms, int64_t{0});
@@ -128,11 +127,15 @@ Jet add(const Frame& frame, const Jet& a, const Jet& b) {
   return {align(padded(frame, a, terms).rows, dim) + align(padded(frame, b, terms).rows, dim), terms};
 }
 
-at::Tensor multiply_out(int64_t variables, int64_t n, const std::vector<Product>& products, const at::Tensor& rest) {
+at::Tensor multiply_out(
+    const Monomials& monomials,
+    int64_t n,
+    const std::vector<Product>& products,
+    const at::Tensor& rest) {
   at::Tensor sum = rest;
   for (const Product& product : products) {
     at::Tensor term =
-        multiply_polynomials(variables, product.order_a, product.a, n - product.order_a, product.b) * product.factor;
+        multiply_polynomials(monomials, product.order_a, product.a, n - product.order_a, product.b) * product.factor;
     if (product.weight.defined()) {
       term = term * product.weight;
     }
@@ -150,7 +153,7 @@ Jet multiplied_out(const Frame& frame, const Jet& jet) {
     coefficients.push_back(coefficient(frame, jet, k));
   }
   coefficients.push_back(
-      multiply_out(frame.variables, frame.order, jet.products, coefficient(frame, jet, frame.order)));
+      multiply_out(*frame.monomials, frame.order, jet.products, coefficient(frame, jet, frame.order)));
   return join(frame, coefficients);
 }
 
@@ -166,7 +169,7 @@ Jet scaled(const Jet& jet, double factor) {
 }
 
 at::Tensor multiply_rows(const Frame& frame, int64_t j, const at::Tensor& a, int64_t l, const at::Tensor& b) {
-  return frame.is_multivariate() ? multiply_polynomials(frame.variables, j, a, l, b) : a * b;
+  return frame.is_multivariate() ? multiply_polynomials(*frame.monomials, j, a, l, b) : a * b;
 }
 
 at::Tensor sum_directions(const Frame& frame, const at::Tensor& rows) {

@@ -4,8 +4,11 @@
 #include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "taylor/monomials.h"
 
 namespace highgrad::taylor {
 
@@ -23,7 +26,7 @@ namespace highgrad::taylor {
 // Its C(N + k - 1, k) coefficients, one for each sorted multi-index, take the place of the D rows of order k, and the
 // product of two polynomials that of two rows. An identity that holds along every direction holds for the polynomials,
 // so the recurrences are the same; where all partial derivatives are wanted, there are fewer rows, none computed twice,
-// and nothing to interpolate.
+// and nothing to interpolate. Where some are wanted, their multi-indices and the divisors of these are enough.
 
 // Directions, first to last without that, of the same highest order.
 struct DirectionGroup {
@@ -39,14 +42,14 @@ struct Frame {
   at::ScalarType dtype; // of all coefficients
   bool collapsed = false;
   at::Tensor weights; // [D] of the collapsed sum, or undefined for ones
-  int64_t variables = 0; // N of multivariate jets, or 0
+  std::shared_ptr<const Monomials> monomials = nullptr; // of multivariate jets, or null
   // Multivariate, with the highest order as products that are not multiplied out. See Note [Contracted jets].
   bool contracted = false;
   // How many directions reach each order, 1 first, where they differ: those of higher order come first. Or empty.
   std::vector<int64_t> counts = {};
 
   bool is_multivariate() const {
-    return variables > 0;
+    return monomials != nullptr;
   }
   int64_t rows_of_order(int64_t k) const;
   // Of all orders up to `terms`.
@@ -64,7 +67,7 @@ struct Frame {
   }
   // For series that are only needed below the highest order.
   Frame lowered() const {
-    return {order - 1, directions, dtype, false, {}, variables, false, counts};
+    return {order - 1, directions, dtype, false, {}, monomials, false, counts};
   }
 };
 
@@ -123,7 +126,11 @@ Jet padded(const Frame& frame, const Jet& jet, int64_t terms);
 Jet add(const Frame& frame, const Jet& a, const Jet& b);
 
 // The sum of products of the order n of contracted jets, and of `rest` where that is defined.
-at::Tensor multiply_out(int64_t variables, int64_t n, const std::vector<Product>& products, const at::Tensor& rest);
+at::Tensor multiply_out(
+    const Monomials& monomials,
+    int64_t n,
+    const std::vector<Product>& products,
+    const at::Tensor& rest);
 
 // The same jet without products.
 Jet multiplied_out(const Frame& frame, const Jet& jet);

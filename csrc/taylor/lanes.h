@@ -7,12 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "ops/element_function.h"
 #include "taylor/vector_width.h"
-
-// Vectors are passed between functions that are always inlined, so it does not matter how a call would pass them.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
 
 namespace highgrad::taylor {
 

@@ -6,22 +6,15 @@
 #include <memory>
 #include <vector>
 
+#include "ops/local_element.h"
 #include "taylor/recurrence.h"
 #include "taylor/series.h"
 
 namespace highgrad::taylor {
 
-// How phi's Taylor series at x_0, phi(x_0 + h) = phi(x_0) + c_1 h + c_2 h^2 + ..., comes from values at x_0, the seeds.
-enum class LocalKind {
-  kGiven, // c: [orders, *shape]
-  kSolution, // of y' = w: y, and w where y does not give it
-  kSilu, // x and sigmoid(x)
-  kSoftplus, // x and sigmoid(rate x); linear where rate x is above the threshold
-  kMish, // x and sigmoid(x)
-  kGelu, // x, the slope, and exp(-x^2 / 2)
-  kElu, // x, and the decay, proportional to exp(rate x), that holds below zero; above, the slope is the threshold
-};
+using ops::LocalKind;
 
+// What phi's Taylor series at x_0 is made from.
 struct LocalSeries {
   LocalKind kind;
   std::vector<at::Tensor> seeds;

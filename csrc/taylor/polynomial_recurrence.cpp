@@ -23,16 +23,16 @@ struct Problem {
   int64_t numel;
   Slope slope;
   std::vector<int64_t> first; // of the rows of order k, for k = 1, ..., order + 1
-  // The ranks of products of orders j and l, at j * order + l.
-  std::vector<Ranks> ranks;
+  // Of orders j and l, at j * order + l.
+  std::vector<std::shared_ptr<const MonomialProducts>> products;
   const T* y0;
   const T* w0;
   std::vector<const T*> x; // of orders 1, 2, ..., or null for zero
   T* y;
   T* w;
 
-  const int32_t* ranks_of(int64_t j, int64_t l) const {
-    return ranks[j * order + l]->data();
+  const MonomialProducts& products_of(int64_t j, int64_t l) const {
+    return *products[j * order + l];
   }
   bool has(int64_t j) const {
     return j <= static_cast<int64_t>(x.size()) && x[j - 1] != nullptr;
@@ -52,26 +52,26 @@ HIGHGRAD_INLINE void add_product(
     const Vector* b,
     T factor,
     Vector* sum) {
-  const int32_t* ranks = p.ranks_of(j, l);
-  const int64_t rows = p.first[j + 1] - p.first[j], columns = p.first[l + 1] - p.first[l];
+  const MonomialProducts& products = p.products_of(j, l);
+  const int64_t rows = p.first[j + 1] - p.first[j];
   for (int64_t r = 0; r < rows; ++r) {
     const Vector scaled = a[r] * factor;
-    for (int64_t c = 0; c < columns; ++c) {
-      sum[ranks[r * columns + c]] += scaled * b[c];
+    for (int64_t t = products.first[r]; t < products.first[r + 1]; ++t) {
+      sum[products.terms[t].product] += scaled * b[products.terms[t].right];
     }
   }
 }
 
 template <typename T, typename Vector>
 HIGHGRAD_INLINE void add_square(const Problem<T>& p, int64_t j, const Vector* a, T factor, Vector* sum) {
-  const int32_t* ranks = p.ranks_of(j, j);
+  const MonomialProducts& products = p.products_of(j, j);
   const int64_t rows = p.first[j + 1] - p.first[j];
   for (int64_t r = 0; r < rows; ++r) {
     const Vector scaled = a[r] * factor;
-    sum[ranks[r * rows + r]] += scaled * a[r];
     const Vector twice = scaled + scaled;
-    for (int64_t c = 0; c < r; ++c) {
-      sum[ranks[r * rows + c]] += twice * a[c];
+    for (int64_t t = products.first[r]; t < products.first[r + 1] && products.terms[t].right <= r; ++t) {
+      const int64_t c = products.terms[t].right;
+      sum[products.terms[t].product] += (c < r ? twice : scaled) * a[c];
     }
   }
 }
@@ -158,12 +158,12 @@ Solution solve(const Frame& frame, const Series& x, const at::Tensor& y0, const 
   for (const auto k : c10::irange(frame.order + 1)) {
     problem.first.push_back(frame.rows(k));
   }
-  problem.ranks.resize(frame.order * frame.order);
+  problem.products.resize(frame.order * frame.order);
   int64_t products = problem.total();
   for (const auto j : c10::irange<int64_t>(1, frame.order)) {
     for (const auto l : c10::irange<int64_t>(1, frame.order - j + 1)) {
-      problem.ranks[j * frame.order + l] = product_ranks(frame.variables, j, l);
-      products += static_cast<int64_t>(problem.ranks[j * frame.order + l]->size());
+      problem.products[j * frame.order + l] = frame.monomials->products(j, l);
+      products += static_cast<int64_t>(problem.products[j * frame.order + l]->terms.size());
     }
   }
   for (const auto k : c10::irange<int64_t>(1, std::min(x.terms(), frame.order) + 1)) {

@@ -48,9 +48,18 @@ at::Tensor matrix_by_rows(const at::Tensor& matrix, const at::Tensor& rows) {
   return at::mm(matrix, flat).view({matrix.size(0), rows.size(0), rows.size(2)}).permute({1, 0, 2});
 }
 
+// Products of a vector of each sample with another, [R, B, k] and [B, k]: what a library does for one of many small
+// matrices takes longer than they do.
+at::Tensor inner_products(const at::Tensor& rows, const at::Tensor& vectors) {
+  return (rows * vectors).sum(2).unsqueeze(2).unsqueeze(3);
+}
+
 // The same for batches of matrices: [R, B, n, k] x [B, k, m], and [B, n, k] x [R, B, k, m].
 at::Tensor rows_by_matrices(const at::Tensor& rows, const at::Tensor& matrices) {
   const int64_t num_rows = rows.size(0), batch = rows.size(1), height = rows.size(2), width = matrices.size(2);
+  if (height == 1 && width == 1) {
+    return inner_products(rows.squeeze(2), matrices.squeeze(2));
+  }
   if (rows.stride(2) == 0 && height > 1) {
     // The same for all samples, as the directions of an operator are.
     return rows_by_matrices(rows.narrow(2, 0, 1), matrices).expand({num_rows, batch, height, width});
@@ -68,6 +77,9 @@ at::Tensor rows_by_matrices(const at::Tensor& rows, const at::Tensor& matrices) 
 
 at::Tensor matrices_by_rows(const at::Tensor& matrices, const at::Tensor& rows) {
   const int64_t num_rows = rows.size(0), batch = rows.size(1), width = rows.size(3);
+  if (matrices.size(1) == 1 && width == 1) {
+    return inner_products(rows.squeeze(3), matrices.squeeze(1));
+  }
   const at::Tensor flat = rows.permute({1, 2, 0, 3}).reshape({batch, rows.size(2), num_rows * width});
   return at::bmm(matrices, flat).view({batch, matrices.size(1), num_rows, width}).permute({2, 0, 1, 3});
 }

@@ -83,7 +83,7 @@ class Reverse {
     if (l == 0) {
       return cotangent * w_[0];
     }
-    return frame_.is_multivariate() ? correlate_polynomials(frame_.variables, j, l, cotangent, w_[l])
+    return frame_.is_multivariate() ? correlate_polynomials(*frame_.monomials, j, l, cotangent, w_[l])
                                     : cotangent * frame_.reaching(j + l, w_[l]);
   }
 
@@ -103,8 +103,8 @@ class Reverse {
 
 // Whether the function's own series, which all directions share, and the composition are less work than its series
 // along all directions: where these are several.
-bool pays(const Frame& frame, const PointwiseFunction& function, bool recorded) {
-  if (function.is_solution) {
+bool pays(const Frame& frame, const PointwiseFunction& function, bool recorded, bool on_cpu) {
+  if (function.is_solution && on_cpu) {
     return frame.is_multivariate() && recorded;
   }
   return recorded || function.local || frame.rows(frame.order) > frame.order;
@@ -208,7 +208,7 @@ std::optional<Jet> compose_function(
   const int64_t terms = std::min(input.terms, frame.order);
   const Jet jet{input.rows.narrow(0, 0, frame.rows(terms)), terms};
   const bool recorded = at::GradMode::is_enabled() && (jet.rows.requires_grad() || edge.is_valid());
-  if (!pays(frame, *function, recorded) || has_tangent(jet.rows) || has_tangent(anchor) ||
+  if (!pays(frame, *function, recorded, anchor.is_cpu()) || has_tangent(jet.rows) || has_tangent(anchor) ||
       !is_composed_by_element(frame, jet.rows, anchor)) {
     return std::nullopt;
   }

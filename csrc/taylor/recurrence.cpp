@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "ops/compose_jet.h"
 #include "taylor/known_orders.h"
 #include "taylor/lanes.h"
-#include "taylor/recurrence_element.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -30,7 +30,7 @@ struct Problem {
   // x has one order, of this many elements a direction, which repeat for all samples; or 0. Its rows are then one
   // vector longer, so that what is read from any place in them is there.
   int64_t period;
-  ElementEquation<T> equation;
+  ops::ElementEquation<T> equation;
   const T* weights; // [directions], or null for ones
   const T* y0; // [numel]
   const T* w0; // likewise, or null where y0 gives it
@@ -63,7 +63,7 @@ HIGHGRAD_INLINE void solve_stretch(
   Vector* const dx = kOrder > 0 ? arrays[0] : scratch;
   Vector* const y = kOrder > 0 ? arrays[1] : dx + order + 1;
   Vector* const w = kOrder > 0 ? arrays[2] : y + order + 1;
-  const ElementEquation<T> equation = p.equation;
+  const ops::ElementEquation<T> equation = p.equation;
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
@@ -151,13 +151,13 @@ at::Tensor solve(const Frame& frame, const Series& x, const at::Tensor& y0, cons
       numel,
       frame.collapsed,
       0,
-      ElementEquation<T>(slope),
+      element_equation<T>(slope),
       pointer(frame.weights),
       pointer(y0),
       pointer(w0),
       {},
       rows.mutable_data_ptr<T>()};
-  const int64_t period = x.terms() == 1 && x[1].defined() ? find_period(x[1]) : 0;
+  const int64_t period = x.terms() == 1 && x[1].defined() ? ops::find_period(x[1]) : 0;
   std::vector<T> repeated;
   if (period > 0 && period < numel) {
     problem.period = whole_periods<T>(period);
@@ -189,20 +189,6 @@ at::Tensor slope_of_value(const Slope& slope, const at::Tensor& y0) {
   }
   const at::Tensor product = y0 * (slope.linear + y0 * slope.square);
   return slope.constant == 0 ? product : product + slope.constant;
-}
-
-int64_t find_period(const at::Tensor& rows) {
-  int64_t period = 1;
-  int64_t dim = rows.dim() - 1;
-  for (; dim > 0 && rows.stride(dim) == period; --dim) {
-    period *= rows.size(dim);
-  }
-  for (; dim > 0; --dim) {
-    if (rows.stride(dim) != 0 && rows.size(dim) != 1) {
-      return 0;
-    }
-  }
-  return rows.stride(0) == period ? period : 0;
 }
 
 bool is_solved_by_element(const Frame& frame, const Series& x, const at::Tensor& y0, const at::Tensor& w0) {

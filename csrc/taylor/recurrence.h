@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/recurrence_element.h"
 #include "taylor/series.h"
 
 namespace highgrad::taylor {
@@ -14,6 +15,16 @@ struct Slope {
   double square = 0;
   double companion = 0;
 };
+
+// The same in the dtype of the elements.
+template <typename T>
+ops::ElementEquation<T> element_equation(const Slope& slope) {
+  return {
+      static_cast<T>(slope.constant),
+      static_cast<T>(slope.linear),
+      static_cast<T>(slope.square),
+      static_cast<T>(slope.companion)};
+}
 
 // The value of w that y0 gives.
 at::Tensor slope_of_value(const Slope& slope, const at::Tensor& y0);
@@ -50,10 +61,6 @@ Cotangents reverse_by_element(
     const Operands& operands,
     const Slope& slope,
     const at::Tensor& by_solution);
-
-// How many elements of [D, *shape] repeat along the leading dimensions of `shape`, or 0 if its memory is laid out
-// otherwise.
-int64_t find_period(const at::Tensor& rows);
 
 // Likewise of multivariate jets, with the rows of w beside those of y.
 struct Solution {

@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "ops/compose_jet.h"
 #include "taylor/known_orders.h"
 #include "taylor/lanes.h"
 #include "taylor/recurrence.h"
-#include "taylor/recurrence_element.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -37,7 +37,7 @@ struct Problem {
   // x has one order, of this many elements a direction, which repeat for all samples; or 0. Rows of x and of its
   // cotangent are then this many and one vector more long, so that what is read from any place in them is there.
   int64_t period;
-  ElementEquation<T> equation;
+  ops::ElementEquation<T> equation;
   bool derives_slope; // w_0 from y_0
   const T* weights; // [directions], or null for ones
   const T* y0; // [numel]
@@ -79,7 +79,7 @@ HIGHGRAD_INLINE void reverse_stretch(
   Vector* const by_dx = kOrder > 0 ? arrays[3] : w + order + 1;
   Vector* const by_y = kOrder > 0 ? arrays[4] : by_dx + order + 1;
   Vector* const by_w = kOrder > 0 ? arrays[5] : by_y + order + 1;
-  const ElementEquation<T> equation = p.equation;
+  const ops::ElementEquation<T> equation = p.equation;
   const auto row = [&](int64_t k) { return p.first_rows[k - 1] * p.numel; };
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
@@ -105,11 +105,11 @@ HIGHGRAD_INLINE void reverse_stretch(
       }
       const Vector highest = kCollapsed ? load(p.by_solution + row(order) + begin + e, count) * weight
                                         : load(p.by_solution + row(order) + place, count);
-      reverse_integral<T>(order, std::min(order, own_terms), highest, dx, w, by_dx, by_w);
+      ops::reverse_integral<T>(order, std::min(order, own_terms), highest, dx, w, by_dx, by_w);
 #pragma GCC unroll 8
       for (int64_t k = order - 1; k > 0; --k) {
         reverse_slope(equation, k, own_terms, by_w[k], dx, y, by_dx, by_y);
-        reverse_integral<T>(k, std::min(k, own_terms), by_y[k], dx, w, by_dx, by_w);
+        ops::reverse_integral<T>(k, std::min(k, own_terms), by_y[k], dx, w, by_dx, by_w);
       }
       if (p.period > 0) {
         accumulate<T>(by_dx[1], by_periodic + periodic_place, count);
@@ -188,7 +188,7 @@ Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& sl
   const at::Tensor cotangents = by_solution.contiguous();
   const at::Tensor weights = frame.weights.defined() ? frame.weights.contiguous() : at::Tensor();
   const at::TensorOptions options = y0.options().memory_format(at::MemoryFormat::Contiguous);
-  const int64_t period = operands.x.terms == 1 ? find_period(operands.x.rows) : 0;
+  const int64_t period = operands.x.terms == 1 ? ops::find_period(operands.x.rows) : 0;
   const bool repeats = period > 0 && period < y0.numel();
   const at::Tensor x = repeats ? operands.x.rows : operands.x.rows.contiguous();
   Cotangents result{at::Tensor(), at::empty(y0.sizes(), options), at::Tensor()};
@@ -216,7 +216,7 @@ Cotangents reverse(const Frame& frame, const Operands& operands, const Slope& sl
       y0.numel(),
       frame.collapsed,
       0,
-      ElementEquation<T>(slope),
+      element_equation<T>(slope),
       !w0.defined(),
       weights.defined() ? weights.const_data_ptr<T>() : nullptr,
       y0.const_data_ptr<T>(),

@@ -92,7 +92,7 @@ void Series::push_contracted(const Frame& frame, at::Tensor rest, std::vector<Pr
   cut();
   coefficients_.push_back(std::move(rest));
   products_ = std::move(products);
-  variables_ = frame.variables;
+  monomials_ = frame.monomials;
 }
 
 const at::Tensor& Series::operator[](int64_t k) const {
@@ -101,7 +101,7 @@ const at::Tensor& Series::operator[](int64_t k) const {
     cut();
   }
   if (k == terms() && !products_.empty()) {
-    coefficients_.back() = multiply_out(variables_, k, products_, coefficients_.back());
+    coefficients_.back() = multiply_out(*monomials_, k, products_, coefficients_.back());
     products_.clear();
   }
   return k == 0 ? value_ : k > terms() ? *zero : coefficients_[k - 1];

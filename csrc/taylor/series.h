@@ -80,7 +80,7 @@ class Series {
   // that they were cut.
   mutable std::vector<int64_t> uncut_;
   mutable std::vector<Product> products_;
-  int64_t variables_ = 0; // of the products
+  std::shared_ptr<const Monomials> monomials_; // of the products
   at::Tensor rows_;
   // Whether the coefficients are, or are to be put, in `rows_`.
   bool is_placed_ = false;

@@ -2,6 +2,7 @@
 // torch or a convergent series gives.
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addcmul.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
@@ -12,6 +13,7 @@
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -97,30 +99,32 @@ Series log_normal_distribution(const Frame& frame, const Series& x, const at::Te
 }
 
 // sin(pi x) / (pi x). With z = pi x, the derivatives by z follow from z y^(m) + m y^(m-1) = sin^(m)(z), whose rounding
-// errors grow where z is small: there the series of y serves.
+// errors grow upwards where z is small, and downwards where it is large. Downwards it begins kTerms above the last one,
+// with zero, of which z^kTerms / (kTerms + 1)! is left.
 Series sinc(const Frame& frame, const Series& x) {
   constexpr double kSmall = 4;
-  constexpr int64_t kTerms = 20;
+  constexpr int64_t kTerms = 30;
   const at::Tensor z = x[0] * M_PI;
   const at::Tensor is_small = z.abs() < kSmall;
   const at::Tensor near = at::where(is_small, z, at::zeros_like(z));
   const at::Tensor far = at::where(is_small, at::ones_like(z), z);
-  const at::Tensor square = near * near;
+  const at::Tensor sine = near.sin(), cosine = near.cos();
+  const std::array<at::Tensor, 4> of_sine{sine, cosine, -sine, -cosine};
+  std::vector<at::Tensor> below(frame.order + 1);
+  at::Tensor y = at::zeros_like(z);
+  for (int64_t m = frame.order + kTerms; m > 1; --m) {
+    y = at::addcmul(of_sine[m % 4], near, y, -1) / static_cast<double>(m);
+    if (m <= frame.order + 1) {
+      below[m - 1] = y;
+    }
+  }
   at::Tensor last = far.sin() / far;
   std::vector<at::Tensor> derivatives;
   double scale = 1;
   for (const auto m : c10::irange<int64_t>(1, frame.order + 1)) {
     last = ((far + M_PI_2 * static_cast<double>(m)).sin() - static_cast<double>(m) * last) / far;
-    // The sum of (-1)^k z^(2k - m) / ((2k + 1) (2k - m)!) over 2k >= m, from its smallest terms on.
-    const int64_t first = (m + 1) / 2;
-    at::Tensor sum = at::zeros_like(z);
-    for (int64_t k = first + kTerms; k >= first; --k) {
-      const double term = (k % 2 == 0 ? 1 : -1) / (static_cast<double>(2 * k + 1) * std::tgamma(2 * k - m + 1));
-      sum = sum * square + term;
-    }
-    sum = m % 2 == 1 ? sum * near : sum;
     scale *= M_PI / static_cast<double>(m);
-    derivatives.push_back(at::where(is_small, sum, last) * scale);
+    derivatives.push_back(at::where(is_small, below[m], last) * scale);
   }
   return compose(frame, x, derivatives);
 }

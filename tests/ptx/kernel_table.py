@@ -11,6 +11,7 @@ from random import Random
 
 import dense_calls
 import entry_calls
+import jet_calls
 import symmetric_calls
 from launching import Call
 
@@ -86,5 +87,23 @@ TABLE = [
         symmetric_calls.fold_quick,
         symmetric_calls.fold_busy,
         symmetric_calls.fold_drawn,
+    ),
+    Row(
+        "launch_compose_jet",
+        ("compose_jet_kernel",),
+        jet_calls.compose_calls,
+        jet_calls.compose_huge,
+        jet_calls.compose_quick,
+        jet_calls.compose_busy,
+        jet_calls.compose_drawn,
+    ),
+    Row(
+        "launch_reverse_jet",
+        ("reverse_jet_kernel",),
+        jet_calls.reverse_calls,
+        jet_calls.reverse_huge,
+        jet_calls.reverse_quick,
+        jet_calls.reverse_busy,
+        jet_calls.reverse_drawn,
     ),
 ]

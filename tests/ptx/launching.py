@@ -44,13 +44,22 @@ class Input:
 @dataclass(frozen=True)
 class Output:
     """A pointer to where the values of `expected` shall be. `initial` is what is there before, if anything is.
-    `needed` are the elements that must be written, if not all; `updated`: that must be read for it, too."""
+    `needed` are the elements that must be written, if not all; `updated`: that must be read for it, too. `tolerance`,
+    where compilers may fuse products and sums differently: relative to the largest of the values."""
 
     expected: Tensor
     skew: int = 0
     initial: Tensor | None = None
     needed: Tensor | None = None
     updated: bool = False
+    tolerance: float = 0
+
+    def holds(self, got: NDArray[np.uint8]) -> bool:
+        """Whether these bytes are the values: to the bit, if there is no tolerance."""
+        if self.tolerance == 0:
+            return same_bits(got, self.expected)
+        values = torch.from_numpy(got.copy()).view(self.expected.dtype).view(self.expected.shape)
+        return bool(((values - self.expected).abs() <= self.tolerance * self.expected.abs().max()).all())
 
 
 def huge_value(index: Ints) -> NDArray[np.int64]:
@@ -100,8 +109,17 @@ class Call:
     label: str
     launcher: str
     arguments: tuple[Argument, ...]
-    op: Callable[[str], Tensor] | None = None
+    op: Callable[[str], Tensor | tuple[Tensor, ...]] | None = None
     blocks: Callable[[int], Sequence[int]] | None = None
+
+    def outputs(self) -> list[Output]:
+        return [argument for argument in self.arguments if isinstance(argument, Output)]
+
+    def results(self, device: str) -> tuple[Tensor, ...]:
+        """Of `op`."""
+        assert self.op is not None
+        results = self.op(device)
+        return results if isinstance(results, tuple) else (results,)
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:
@@ -166,7 +184,7 @@ class _Memory:
         buffer = Buffer(before, writable=True, initialised=argument.initial is not None)
 
         def check() -> None:
-            if not same_bits(buffer.data, expected):
+            if not argument.holds(buffer.data):
                 raise WrongResult("another result")
 
         self.checks.append(check)
@@ -234,6 +252,7 @@ class Run:
 
     kernels: list[str] = field(default_factory=list)
     grids: list[tuple[int, int, int]] = field(default_factory=list)
+    reached: list[set[int]] = field(default_factory=list)  # places in the code of each kernel
     instructions: int = 0
     traffic: Traffic | None = None
 
@@ -300,6 +319,7 @@ def simulate(
             done.kernels.append(kernel.name)
             done.grids.append(grid_size)
             machine.run()
+            done.reached.append(machine.reached)
             done.instructions += machine.instructions
         except Exception as error:  # cannot pass through C
             errors.append(error)

@@ -275,6 +275,7 @@ class Machine:
         self.epoch = 0
         self.pending: dict[int, Active] = {}
         self.instructions = 0  # of single threads
+        self.reached: set[int] = set()  # places in the code
 
     def special(self, name: str, axis: int, active: Active) -> Array:
         value = self.specials[name][axis]
@@ -369,6 +370,7 @@ class Machine:
                     steps += 1
                     if steps > self.max_steps:
                         raise Fault(f"no end after {steps} steps")
+                    self.reached.add(pc)
                     step = self.code[pc]
                     self.text = step.text
                     self.instructions += self.threads if active is None else active.size

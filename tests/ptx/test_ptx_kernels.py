@@ -57,13 +57,13 @@ def test_every_kernel_has_a_row() -> None:
 
 
 def most_requested(call: Call) -> float:
-    """More is requested where rows start inside of a sector, since neighbouring tiles or warps share it, and where the
-    two parts of a complex number are added one after the other. Where a warp's reads lie apart, most of a sector is
-    left to others.
+    """More is requested where rows start inside of a sector, since neighbouring tiles or warps share it, where warps
+    read from any place of rows that repeat, and where the two parts of a complex number are added one after the other.
+    Where a warp's reads lie apart, most of a sector is left to others.
     """
     if "gathered" in call.label:
         return 11.0
-    return 1.7 if any(word in call.label for word in ("odd", "narrow", "in parts", "tiled")) else MOST
+    return 1.7 if any(word in call.label for word in ("odd", "narrow", "shared", "in parts", "tiled")) else MOST
 
 
 @rows

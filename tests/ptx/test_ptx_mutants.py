@@ -23,16 +23,23 @@ LEAST_CAUGHT = 0.9
 MAX_STEPS = 20_000
 
 
-def calls_by_kernel(row: Row, architecture: str) -> dict[str, list[Call]]:
+# A call, and the places in a kernel's code that it reaches.
+Reaching = tuple[Call, set[int]]
+
+
+def calls_by_kernel(row: Row, architecture: str) -> dict[str, list[Reaching]]:
     calls = defaultdict(list)
     for call in row.quick():
-        for kernel in simulate(call, architecture, max_steps=MAX_STEPS).kernels:
-            calls[kernel].append(call)
+        done = simulate(call, architecture, max_steps=MAX_STEPS)
+        for kernel, reached in zip(done.kernels, done.reached, strict=True):
+            calls[kernel].append((call, reached))
     return dict(calls)
 
 
-def is_caught(mutant: Mutant, changed: Program, calls: list[Call], architecture: str) -> bool:
-    for call in calls:
+def is_caught(mutant: Mutant, changed: Program, calls: list[Reaching], architecture: str) -> bool:
+    for call, reached in calls:
+        if mutant.index not in reached:
+            continue
         try:
             simulate(call, architecture, replaced={mutant.kernel: changed}, max_steps=MAX_STEPS)
         except (Fault, WrongResult):

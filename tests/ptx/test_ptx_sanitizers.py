@@ -16,11 +16,14 @@ import pytest
 import toolchain
 import torch
 from kernel_table import TABLE, Row
-from launching import ELEMENT_TYPES, Argument, Call, HugeOutput, Input, Output, Stream, Struct, as_bytes, same_bits
+from launching import ELEMENT_TYPES, Argument, Call, HugeOutput, Input, Output, Stream, Struct, as_bytes
 
 pytestmark = pytest.mark.skipif(
     toolchain.NVCC is None or shutil.which("g++") is None, reason="no g++, or no CUDA toolkit for its headers"
 )
+
+# Calls, evenly picked: threads are slow there.
+MOST_RACES = 40
 
 SANITIZERS = {"address-undefined": ("address", "undefined"), "thread": ("thread",)}
 
@@ -66,9 +69,8 @@ def run_calls(row: Row, calls: list[Call], name: str) -> None:
     symbol = toolchain.symbol(library, row.launcher)
     messages = [(symbol, [as_message(argument) for argument in call.arguments]) for call in calls]
     for call, results in zip(calls, run_in_worker(library, messages, SANITIZERS[name]), strict=True):
-        expected = [argument.expected for argument in call.arguments if isinstance(argument, Output)]
-        for got, tensor in zip(results, expected, strict=True):
-            assert same_bits(np.frombuffer(got, np.uint8), tensor), call.label
+        for got, output in zip(results, call.outputs(), strict=True):
+            assert output.holds(np.frombuffer(got, np.uint8)), call.label
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.launcher)
@@ -78,7 +80,8 @@ def test_no_bad_address_and_no_undefined_behaviour(row: Row) -> None:
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.launcher)
 def test_no_race(row: Row) -> None:
-    run_calls(row, [call for call in row.quick() if not isinstance(call.arguments[0], HugeOutput)], "thread")
+    calls = [call for call in row.quick() if not isinstance(call.arguments[0], HugeOutput)]
+    run_calls(row, calls[:: -(-len(calls) // MOST_RACES)], "thread")
 
 
 # ---- Planted faults: what a sanitizer would have to say, it says

@@ -8,6 +8,7 @@
 
 #include "ops/cuda/element_type.h"
 #include "ops/index_math.h"
+#include "ops/local_element.h"
 
 namespace highgrad::ops::cuda {
 
@@ -71,6 +72,38 @@ void launch_fold_symmetric(
     const void* full,
     ElementType type,
     const SymmetricLayout& layout,
+    cudaStream_t stream);
+
+// The jet of phi(x), element by element: ops/compose_jet.h. Nothing is empty.
+struct CompositionLayout {
+  const void* seeds[kMostSeeds]; // null past those of the kind
+  const void* weights; // [directions] of the sum over directions, or null for ones
+  int64_t numel; // of one coefficient
+  int64_t period; // after so many elements, the rows of x repeat
+  int64_t order;
+  int64_t terms; // orders of x
+  int64_t collapsed; // 1 where the highest order is one row, the sum over directions, or 0
+  int64_t counts[kMostComposedOrder]; // directions that reach each order, 1 first; 0 past the highest
+};
+
+// The rows of phi(x) from those of x. Float or double.
+void launch_compose_jet(
+    void* rows,
+    const void* x,
+    ElementType type,
+    const CompositionLayout& layout,
+    const LocalEquation<double>& equation,
+    cudaStream_t stream);
+
+// From the cotangent of those rows to that of x's, none of which repeats, and to x_0's.
+void launch_reverse_jet(
+    void* by_x,
+    void* by_x0,
+    const void* by_rows,
+    const void* x,
+    ElementType type,
+    const CompositionLayout& layout,
+    const LocalEquation<double>& equation,
     cudaStream_t stream);
 
 } // namespace highgrad::ops::cuda

@@ -2,35 +2,28 @@
 
 #include <cstdint>
 
-#include "taylor/recurrence.h"
-#include "taylor/vector_width.h"
+#include "ops/element_function.h"
 
-namespace highgrad::taylor {
+namespace highgrad::ops {
 
-// One element of y' = w x', along one direction. `V` is a number, or a vector of numbers that a compiler keeps in
-// registers: nothing here but sums and products, so that a thread may solve one element as lanes of a processor do.
+// One element of y' = w x', along one direction. `V` is a number, or a vector of numbers.
 
-// A Slope in the dtype of the elements.
+// The slope w as a series that y gives: w = constant + linear y + square y^2, or, by an equation of its own,
+// w' = companion y x'.
 template <typename T>
 struct ElementEquation {
   T constant, linear, square, companion;
-
-  explicit ElementEquation(const Slope& slope)
-      : constant(static_cast<T>(slope.constant)),
-        linear(static_cast<T>(slope.linear)),
-        square(static_cast<T>(slope.square)),
-        companion(static_cast<T>(slope.companion)) {}
 };
 
 // 1 / k, as a constant where k is one.
 template <typename T>
-HIGHGRAD_INLINE T inverse(int64_t k) {
+HIGHGRAD_ELEMENT T inverse(int64_t k) {
   return static_cast<T>(1.0 / static_cast<double>(k));
 }
 
 // w for w = constant + linear y + square y^2. In this order it loses nothing where w is small beside y.
 template <typename T, typename V>
-HIGHGRAD_INLINE V slope_of_value(const ElementEquation<T>& equation, const V& y) {
+HIGHGRAD_ELEMENT V slope_of_value(const ElementEquation<T>& equation, const V& y) {
   if (equation.square == 0) {
     return equation.constant != 0 ? y * equation.linear + equation.constant : y * equation.linear;
   }
@@ -39,7 +32,7 @@ HIGHGRAD_INLINE V slope_of_value(const ElementEquation<T>& equation, const V& y)
 
 // y[k] and, with the slope, w[k] from lower orders; dx[j] = j x_j for j up to `terms`, the orders of x.
 template <typename T, typename V>
-HIGHGRAD_INLINE void advance_element(
+HIGHGRAD_ELEMENT void advance_element(
     const ElementEquation<T>& equation,
     int64_t k,
     int64_t terms,
@@ -49,7 +42,7 @@ HIGHGRAD_INLINE void advance_element(
     V* w) {
   const int64_t last = k < terms ? k : terms;
   V sum = dx[1] * w[k - 1];
-#pragma GCC unroll 8
+  HIGHGRAD_UNROLL
   for (int64_t j = 2; j <= last; ++j) {
     sum += dx[j] * w[k - j];
   }
@@ -59,7 +52,7 @@ HIGHGRAD_INLINE void advance_element(
   }
   if (equation.companion != 0) {
     V change = dx[1] * y[k - 1];
-#pragma GCC unroll 8
+    HIGHGRAD_UNROLL
     for (int64_t j = 2; j <= last; ++j) {
       change += dx[j] * y[k - j];
     }
@@ -71,7 +64,7 @@ HIGHGRAD_INLINE void advance_element(
     return;
   }
   V pairs = y[0] * y[k];
-#pragma GCC unroll 8
+  HIGHGRAD_UNROLL
   for (int64_t j = 1; 2 * j < k; ++j) {
     pairs += y[j] * y[k - j];
   }
@@ -87,7 +80,7 @@ HIGHGRAD_INLINE void advance_element(
 
 // The reverse of coefficient k of w: from its cotangent by_w to those of dx and y.
 template <typename T, typename V>
-HIGHGRAD_INLINE void reverse_slope(
+HIGHGRAD_ELEMENT void reverse_slope(
     const ElementEquation<T>& equation,
     int64_t k,
     int64_t terms,
@@ -99,7 +92,7 @@ HIGHGRAD_INLINE void reverse_slope(
   if (equation.companion != 0) {
     const int64_t last = k < terms ? k : terms;
     const V scaled = by_w * (equation.companion * inverse<T>(k));
-#pragma GCC unroll 8
+    HIGHGRAD_UNROLL
     for (int64_t j = 1; j <= last; ++j) {
       by_dx[j] += scaled * y[k - j];
       by_y[k - j] += scaled * dx[j];
@@ -111,7 +104,7 @@ HIGHGRAD_INLINE void reverse_slope(
   }
   if (equation.square != 0) {
     const V scaled = by_w * (2 * equation.square);
-#pragma GCC unroll 8
+    HIGHGRAD_UNROLL
     for (int64_t j = 0; j <= k; ++j) {
       by_y[j] += scaled * y[k - j];
     }
@@ -120,7 +113,7 @@ HIGHGRAD_INLINE void reverse_slope(
 
 // The reverse of coefficient k of y, whose cotangent is by_yk, to those of dx[1], ..., dx[last] and of w.
 template <typename T, typename V>
-HIGHGRAD_INLINE void reverse_integral(
+HIGHGRAD_ELEMENT void reverse_integral(
     int64_t k,
     int64_t last,
     const V& by_yk,
@@ -129,11 +122,11 @@ HIGHGRAD_INLINE void reverse_integral(
     V* by_dx,
     V* by_w) {
   const V scaled = by_yk * inverse<T>(k);
-#pragma GCC unroll 8
+  HIGHGRAD_UNROLL
   for (int64_t j = 1; j <= last; ++j) {
     by_dx[j] += scaled * w[k - j];
     by_w[k - j] += scaled * dx[j];
   }
 }
 
-} // namespace highgrad::taylor
+} // namespace highgrad::ops
