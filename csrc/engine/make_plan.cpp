@@ -20,14 +20,15 @@ namespace {
 using plan::Mode;
 using plan::OutputPlan;
 
-// Without structure.
-OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
-  plan::Request request{problem.tape, problem.output.numel(), problem.count_columns(), problem.output.device(), mode};
+// Without structure, of so many rows and columns, which may be those of one sample.
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns, bool is_sample) {
+  plan::Request request{problem.tape, rows, columns, problem.output.device(), mode};
   std::string obstacle;
   if (mode != Mode::kReverse) {
     obstacle = plain_obstacle(problem.output, problem.inputs);
-    request.may_split = request.may_forward = obstacle.empty();
-    request.needs_engine = !vjp::Program::covers(problem.tape);
+    request.may_forward = obstacle.empty();
+    request.may_split = obstacle.empty() && !is_sample;
+    request.needs_engine = rows <= plan::kFewRows || !vjp::Program::covers(problem.tape);
   }
   OutputPlan plan = plan::plan_output(request);
   if (!plan.needs_double_backward()) {
@@ -48,14 +49,23 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
   return plan;
 }
 
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
+  return plan_segments(problem, mode, problem.output.numel(), problem.count_columns(), /*is_sample=*/false);
+}
+
 } // namespace
+
+OutputPlan plan_samples(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns) {
+  return plan_segments(problem, mode, rows, columns, /*is_sample=*/true);
+}
 
 std::shared_ptr<const OutputPlan> make_plan(
     const OutputProblem& problem,
     const JacobianOptions& options,
     Effort effort) {
   auto plan = std::make_shared<OutputPlan>(plan_segments(problem, options.mode));
-  if (options.use_structure && options.mode != Mode::kForward) {
+  const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
+  if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
     const int64_t samples = samples_of_layers(problem).value_or(1);
     const double shared_passes = static_cast<double>(problem.output.numel()) / static_cast<double>(samples);
     OutputProblem structured = problem;
