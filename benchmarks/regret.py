@@ -1,9 +1,10 @@
-"""Whether a peer's choice of mode ever beats the planner's: 76 problems of all shapes and sizes, as a Markdown table.
+"""Whether a peer's choice of mode ever beats the planner's: 82 problems of all shapes and sizes, as a Markdown table.
 
     python benchmarks/regret.py [--seconds 0.6] [--create-graph] [--problems MLP]
 
 Every figure is the median, in milliseconds, of forward pass and Jacobian in turns with the peers'. The best torch peer
-is the fastest of torch.func's and torch.autograd.functional's modes on that problem; the ratio is to that one.
+is the fastest of torch.func's and torch.autograd.functional's modes on that problem; the ratio is to that one. Of many
+samples that do not mix (batch_dims=1), peers are vmap of torch.func's modes, and rows of all samples at once, by hand.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
-from torch.func import jacfwd, jacrev
+from torch.func import jacfwd, jacrev, vmap
 
 if __package__ in (None, ""):
     sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -262,6 +263,62 @@ def connectionist(x: Tensor) -> Tensor:
     return F.ctc_loss(x.log_softmax(2), targets, [6, 6], [2, 3], reduction="none")
 
 
+def alignment(count: int) -> Function:
+    """Where points are after a turn and a shift."""
+    points, zero = fixed(count, 3), torch.zeros(())
+
+    def move(x: Tensor) -> Tensor:
+        turn = torch.stack([zero, -x[2], x[1], x[2], zero, -x[0], -x[1], x[0], zero]).view(3, 3)
+        return points @ torch.linalg.matrix_exp(turn).mT + x[3:]
+
+    return move
+
+
+def van_der_pol(x: Tensor) -> Tensor:
+    return torch.stack([x[:, 1], 10 * (1 - x[:, 0] ** 2) * x[:, 1] - x[:, 0]], 1)
+
+
+def hires(x: Tensor) -> Tensor:
+    """Eight stiff reactions of a plant."""
+    a, b, c, d, e, f, g, h = x.unbind(1)
+    bound = 280 * f * h
+    return torch.stack(
+        [
+            -1.71 * a + 0.43 * b + 8.32 * c + 0.0007,
+            1.71 * a - 8.75 * b,
+            -10.03 * c + 0.43 * d + 0.035 * e,
+            8.32 * b + 1.71 * c - 1.12 * d,
+            -1.745 * e + 0.43 * (f + g),
+            -bound + 0.69 * d + 1.71 * e - 0.43 * f + 0.69 * g,
+            bound - 1.81 * g,
+            -bound + 1.81 * g,
+        ],
+        1,
+    )
+
+
+def bicycle(x: Tensor) -> Tensor:
+    """Place, heading and speed, of which steering and acceleration are the last two."""
+    heading, speed, steering, acceleration = x[:, 2:].unbind(1)
+    return torch.stack([speed * heading.cos(), speed * heading.sin(), speed * steering.tan(), acceleration], 1)
+
+
+def distance_field(*widths: int) -> Function:
+    network = mlp(*widths, 1, activation=F.softplus)
+    return lambda x: network(x)[:, 0]
+
+
+def sample_problems() -> dict[str, tuple[tuple[int, ...], Function]]:
+    """Likewise, of samples that do not mix."""
+    return {
+        "Van der Pol, 20000 samples": ((20000, 2), van_der_pol),
+        "HIRES, 3000 samples": ((3000, 8), hires),
+        "bicycles, 5000 samples": ((5000, 6), bicycle),
+        "decoder 8-64-200, 32 samples": ((32, 8), mlp(8, 64, 200, activation=torch.relu)),
+        "distance field, 2000 samples": ((2000, 3), distance_field(3, 32, 32)),
+    }
+
+
 def problems() -> dict[str, tuple[tuple[int, ...], Function]]:
     """Shape of the input, and the function."""
     transformer = frozen(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)).train()
@@ -345,6 +402,7 @@ def problems() -> dict[str, tuple[tuple[int, ...], Function]]:
         "bilinear layer, 4 samples": ((4, 6), bilinear_layer),
         "transformer layer of 6 x 8": ((1, 6, 8), transformer),
         "losses of two sequences (CTC)": ((6, 2, 5), connectionist),
+        "alignment of 500 points": ((6,), alignment(500)),
     }
 
 
@@ -361,6 +419,28 @@ def contestants(function: Function, x: Tensor, create_graph: bool) -> dict[str, 
     }
 
 
+def contestants_of_samples(function: Function, x: Tensor, create_graph: bool) -> dict[str, Callable[[], object]]:
+    leaf = x.clone().requires_grad_()
+    start = leaf if create_graph else x
+
+    def of_one(sample: Tensor) -> Tensor:
+        return function(sample[None])[0]
+
+    def by_hand() -> Tensor:
+        f = function(leaf)
+        rest = f.shape[1:]
+        units = torch.eye(rest.numel()).view(-1, 1, *rest).expand(-1, *f.shape)
+        (rows,) = torch.autograd.grad(f, leaf, units, is_grads_batched=True, create_graph=create_graph)
+        return rows.movedim(0, 1).reshape(f.shape + x.shape[1:])
+
+    return {
+        "highgrad_ext": lambda: full_jacobian(function(leaf), leaf, create_graph=create_graph, batch_dims=1),
+        "vmap of jacrev": lambda: vmap(jacrev(of_one))(start),
+        "vmap of jacfwd": lambda: vmap(jacfwd(of_one))(start),
+        "rows of all samples": by_hand,
+    }
+
+
 def usable(call: Callable[[], object], expected: Tensor) -> bool:
     try:
         result = call()
@@ -373,13 +453,20 @@ def usable(call: Callable[[], object], expected: Tensor) -> bool:
 def measure(seconds: float, create_graph: bool, chosen: str = "") -> list[dict[str, str | float]]:
     """Of the problems whose names contain `chosen`."""
     rows: list[dict[str, str | float]] = []
-    for name, (shape, function) in problems().items():
+    alone, of_samples = problems(), sample_problems()
+    for name, (shape, function) in (alone | of_samples).items():
         if chosen not in name:
             continue
         x = 1 + 0.3 * fixed(*shape)
-        assert x.numel() * function(x).numel() <= LARGEST, name
-        calls = contestants(function, x, create_graph)
-        expected = jacrev(function)(x)
+        if name in alone:
+            assert x.numel() * function(x).numel() <= LARGEST, name
+            calls = contestants(function, x, create_graph)
+            expected = jacrev(function)(x)
+        else:
+            calls = contestants_of_samples(function, x, create_graph)
+            expected = calls["vmap of jacrev"]()
+        assert isinstance(expected, Tensor)
+        expected = expected.detach()
         calls = {peer: call for peer, call in calls.items() if usable(call, expected)}
         assert "highgrad_ext" in calls, name
         times = time_in_turns({peer: local_turn(call, "cpu") for peer, call in calls.items()}, seconds)

@@ -14,6 +14,23 @@ TensorTree: TypeAlias = Any
 
 _LEAF = tree_flatten(None)[1]
 
+# Structures of tuples and lists of tensors, which need no walk of the tree, by type and length; and their types.
+_FLAT: dict[tuple[type, int], TreeSpec] = {}
+_FLAT_TYPES: dict[int, type] = {}
+
+
+def _flat_spec(kind: type, length: int) -> TreeSpec:
+    spec = _FLAT.get((kind, length))
+    if spec is None:
+        spec = _FLAT.setdefault((kind, length), tree_flatten(kind([None] * length))[1])
+        _FLAT_TYPES[id(spec)] = kind
+    return spec
+
+
+def _unflatten(values: list[Any], spec: TreeSpec) -> TensorTree:
+    kind = _FLAT_TYPES.get(id(spec))
+    return tree_unflatten(values, spec) if kind is None else kind(values)
+
 
 def flatten(caller: str, name: str, tree: TensorTree) -> tuple[list[Tensor], TreeSpec]:
     """The tensors of `tree` in order, and its structure. Raises TypeError for anything else."""
@@ -21,6 +38,8 @@ def flatten(caller: str, name: str, tree: TensorTree) -> tuple[list[Tensor], Tre
         return [tree], _LEAF
     if isinstance(tree, (Iterator, ValuesView)):
         tree = tuple(tree)
+    if type(tree) in (tuple, list) and all(isinstance(leaf, Tensor) for leaf in tree):
+        return list(tree), _flat_spec(type(tree), len(tree))
     leaves, spec = tree_flatten(tree)
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
@@ -35,14 +54,14 @@ def nest(blocks: Sequence[Any], f_spec: TreeSpec, wrt_spec: TreeSpec, order: int
     if f_spec is _LEAF and wrt_spec is _LEAF:
         return blocks[0]
     remaining = iter(blocks)
-    return tree_unflatten([_nest_inside(remaining, wrt_spec, order) for _ in range(f_spec.num_leaves)], f_spec)
+    return _unflatten([_nest_inside(remaining, wrt_spec, order) for _ in range(f_spec.num_leaves)], f_spec)
 
 
 # Not a closure: one that calls itself keeps the blocks alive until the garbage collector comes.
 def _nest_inside(remaining: Iterator[Any], wrt_spec: TreeSpec, depth: int) -> TensorTree:
     if depth == 0:
         return next(remaining)
-    return tree_unflatten([_nest_inside(remaining, wrt_spec, depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
+    return _unflatten([_nest_inside(remaining, wrt_spec, depth - 1) for _ in range(wrt_spec.num_leaves)], wrt_spec)
 
 
 def flatten_out(caller: str, out: TensorTree, f_spec: TreeSpec, wrt_spec: TreeSpec, order: int = 1) -> list[Tensor]:
@@ -59,4 +78,4 @@ def flatten_out(caller: str, out: TensorTree, f_spec: TreeSpec, wrt_spec: TreeSp
 
 def nest_outputs(values: list[Tensor], f_spec: TreeSpec) -> TensorTree:
     """One value for every output, nested as f."""
-    return values[0] if f_spec is _LEAF else tree_unflatten(values, f_spec)
+    return values[0] if f_spec is _LEAF else _unflatten(values, f_spec)

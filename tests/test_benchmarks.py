@@ -260,8 +260,10 @@ def test_regret() -> None:
     for create_graph in (False, True):
         rows = regret.measure(0, create_graph, "ger of 3")
         assert [row["problem"] for row in rows] == ["ger of 3"]
+        (of_samples,) = regret.measure(0, create_graph, "decoder")
+        assert of_samples["peer"] in ("vmap of jacrev", "vmap of jacfwd", "rows of all samples")
     assert "of 1 problems" in regret.report(rows) and "| ger of 3" in regret.report(rows)
-    assert len(regret.problems()) == 76
+    assert len(regret.problems() | regret.sample_problems()) == 82
 
 
 def test_structure() -> None:

@@ -193,3 +193,34 @@ def test_right_columns_are_taken(dtype: torch.dtype) -> None:
         warnings.simplefilter("error")
         for f in (hidden.tanh(), hidden.log_softmax(0), torch.cat([hidden, -hidden])):
             full_jacobian(f, x, create_graph=False, mode="forward")
+
+
+DECOMPOSITIONS = {
+    "cholesky": lambda a: torch.linalg.cholesky(a @ a.mT + torch.eye(3, dtype=a.dtype)),
+    "matrix_exp": torch.linalg.matrix_exp,
+    "det": lambda a: torch.linalg.det(a) * a,
+    "slogdet": lambda a: torch.linalg.slogdet(a)[1] * a,
+    "eigh": lambda a: torch.linalg.eigh(a + a.mT)[1] ** 2,
+    "qr": lambda a: torch.cat(torch.linalg.qr(a)),
+    "svd": lambda a: torch.linalg.svd(a)[0] ** 2,
+    "lu": lambda a: torch.cat(torch.linalg.lu(a)[1:]),
+    "pinv": lambda a: torch.linalg.pinv(a[:, :2]),
+    "lstsq": lambda a: torch.linalg.lstsq(a[:, :2], a)[0],
+    "cholesky_solve": lambda a: torch.cholesky_solve(a, a.tril() + 3 * torch.eye(3, dtype=a.dtype)),
+    "cholesky_inverse": lambda a: torch.cholesky_inverse(a.tril() + 3 * torch.eye(3, dtype=a.dtype)),
+    "lu_solve": lambda a: torch.linalg.lu_solve(*torch.linalg.lu_factor(a), a),
+}
+
+
+@pytest.mark.parametrize("name", DECOMPOSITIONS)
+def test_columns_of_decompositions_can_be_differentiated_again(name: str) -> None:
+    x = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    parts = DECOMPOSITIONS[name](x).flatten()
+    weight = torch.randn(40, len(parts), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    f = (weight @ parts).tanh()
+    assert passes(f, x, mode="forward", structure="dense") == 9
+    columns, rows = (full_jacobian(f, x, mode=mode, structure="dense") for mode in ("forward", "reverse"))
+    assert_close(columns, rows)
+    first = [torch.autograd.grad(jacobian.sin().sum(), x, create_graph=True)[0] for jacobian in (columns, rows)]
+    assert_close(*first)
+    assert_close(*(torch.autograd.grad(gradient.sin().sum(), x, retain_graph=True)[0] for gradient in first))

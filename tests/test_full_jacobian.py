@@ -552,3 +552,34 @@ def test_results_go_with_their_last_name(derive: Callable[[Any, Any], Any]) -> N
         assert block() is None
     finally:
         gc.enable()
+
+
+class Kept(torch.autograd.Function):
+    """Whose gradient is a tensor that the user holds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return x @ gradient
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0], None
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_recorded_row_of_one_element(shape: tuple[int, ...]) -> None:
+    x = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(2, 2, dtype=torch.float64, requires_grad=True)
+    f = ((x.sin() * x.roll(1)).sum() * y.exp().sum() + x.sum()).view(shape)
+    by_x, by_y = full_jacobian(f, (x, y))
+    assert_close(by_x, full_jacobian_loop(f, x))
+    assert_close(by_y, full_jacobian_loop(f, y))
+    for jacobian in (by_x, by_y):
+        assert jacobian.is_contiguous() and not jacobian._is_view() and jacobian.requires_grad
+    assert_close(full_jacobian(by_x, y), full_jacobian_loop(full_jacobian_loop(f, x, create_graph=True), y))
+    summed = full_jacobian(x.sum().view(shape), x)
+    assert summed.is_contiguous() and torch.equal(summed, torch.ones(*shape, 3, dtype=x.dtype))
+    gradient = torch.rand(3, dtype=torch.float64)
+    kept = full_jacobian(Kept.apply(x, gradient).view(shape), x)
+    assert torch.equal(kept.view(3), gradient) and kept.data_ptr() != gradient.data_ptr()

@@ -301,3 +301,15 @@ def test_index_math_and_launch_plans(tmp_path: Path) -> None:
     subprocess.run(["c++", "-std=c++17", f"-I{CSRC}", str(source), "-o", str(tmp_path / "index")], check=True)
     lines = subprocess.run([tmp_path / "index"], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines == ["2 15 1028", "9 -2 0 1 10 0", "1 256", "1 256", "2 256", "2147483647 256"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.complex128])
+@pytest.mark.parametrize("length", range(1, 10))
+def test_short_runs(length: int, dtype: torch.dtype) -> None:
+    """Of blocks whose outer dimensions, of one, two and three sizes, change places."""
+    for outer in ((7,), (5, 3), (2, 5, 3)):
+        source = torch.randn(*outer, length + 1, dtype=dtype)[..., :length]
+        block = source.permute(*reversed(range(len(outer))), len(outer))
+        rows = torch.full(block.shape, 7, dtype=dtype)
+        ops.assemble_rows_(rows, block)
+        assert torch.equal(rows, block)

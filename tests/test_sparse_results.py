@@ -179,6 +179,59 @@ def test_batch_dims(name: str, create_graph: bool) -> None:
         assert_close(actual, expected)
 
 
+def wide(*batch: int) -> tuple[Tensor, Tensor]:
+    """Samples of three elements, with four times as many results."""
+    x = leaf(*batch, 3)
+    return network(3, 200)(x).unflatten(-1, (50, 4)).tanh() * x.sum(-1)[..., None, None], x
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("batch", [(5,), (2, 3), (1,)])
+def test_batch_dims_by_columns(batch: tuple[int, ...], create_graph: bool) -> None:
+    f, x = wide(*batch)
+    expected = by_sample(f, x, len(batch))
+    results = {}
+    for mode, passes in (("auto", None), ("forward", 3), ("reverse", 200)):
+        seen: list[tuple[int, int]] = []
+        result = full_jacobian(
+            f,
+            x,
+            batch_dims=len(batch),
+            mode=mode,
+            create_graph=create_graph,
+            progress=lambda *counts, seen=seen: seen.append(counts),
+        )
+        assert_close(result.detach(), expected)
+        assert result.is_contiguous() and not result._is_view() and result.requires_grad == create_graph
+        assert seen[-1][0] == seen[-1][1] and passes in (None, seen[-1][1])
+        results[mode] = result
+    if create_graph:
+        second = [torch.autograd.grad(r.sin().sum(), x, retain_graph=True)[0] for r in results.values()]
+        assert_close(second[0], second[2])
+        assert_close(second[1], second[2])
+
+
+def test_batch_dims_take_columns_where_they_are_fewer() -> None:
+    x = leaf(40, 3)
+    f = network(3, 60)(x).sin() @ constant(60, 2000)
+    seen: list[int] = []
+    full_jacobian(f, x, batch_dims=1, create_graph=False, progress=lambda done, total: seen.append(total))
+    assert seen[-1] == 3
+    y = leaf(40, 2)
+    f = network(3, 60)(x).sin() * (y.exp() @ constant(2, 60))
+    by_x, by_y = full_jacobian(f, (x, y), batch_dims=1, create_graph=False, mode="forward")
+    assert_close(by_x, by_sample(f, x))
+    assert_close(by_y, by_sample(f, y))
+
+
+@pytest.mark.filterwarnings("ignore:full_jacobian")
+def test_batch_dims_without_double_backward() -> None:
+    x = leaf(5, 3)
+    f = nn.functional.layer_norm(x, (3,)).repeat(1, 80)
+    with pytest.warns(UserWarning, match='mode="forward" cannot be used, and reverse mode is'):
+        assert_close(full_jacobian(f, x, batch_dims=1, mode="forward"), full_jacobian(f, x, batch_dims=1))
+
+
 @pytest.mark.parametrize(
     "function, node",
     [

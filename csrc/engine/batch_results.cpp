@@ -1,4 +1,7 @@
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_unsafe_view.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
@@ -10,8 +13,12 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/endpoint.h"
+#include "engine/forward_mode.h"
+#include "engine/make_plan.h"
 #include "engine/probe.h"
 #include "engine/special_results.h"
+#include "engine/sweeps.h"
+#include "ops/assemble_rows.h"
 #include "ops/joined_shape.h"
 #include "plan/chunking.h"
 #include "structure/axes.h"
@@ -120,7 +127,7 @@ std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
   const at::Tensor& output = problem.reached.output;
   auto rows = plain_vjp(
       {endpoint_of(output).edge},
-      {at::ones(output.sizes(), output.options())},
+      {at::ones({}, output.options()).expand(output.sizes())},
       problem.reached.edges,
       {/*keep_graph=*/true, /*create_graph=*/true});
   problem.progress.add(1);
@@ -132,19 +139,99 @@ bool has_other_holders(const at::Tensor& row) {
   return row.use_count() > 1 || row.storage().use_count() > (row.is_view() ? 2 : 1);
 }
 
-// By reached input: [samples, rest of output, rest of input].
+// By reached input: [elements of the rest of output, *input.shape], or undefined for zeros.
 std::vector<at::Tensor> sample_rows(const SpecialProblem& problem, const Samples& samples) {
-  structure::Coloring coloring{{}, samples.rest};
-  for (const auto row : c10::irange(problem.reached.output.numel())) {
-    coloring.colors.push_back(row % samples.rest);
+  const OutputProblem& reached = problem.reached;
+  std::vector<std::vector<at::Tensor>> chunks(reached.edges.size());
+  RowSweeps(
+      endpoint_of(reached.output),
+      samples.rest,
+      basis_of(reached.output, problem.options.batch_dims),
+      reached.tape,
+      problem.options,
+      /*keep_graph=*/true)
+      .run(
+          reached.edges,
+          [&](int64_t, std::vector<at::Tensor> rows) {
+            for (const auto j : c10::irange(rows.size())) {
+              if (rows[j].defined()) {
+                chunks[j].push_back(std::move(rows[j]));
+              }
+            }
+          },
+          problem.progress);
+  std::vector<at::Tensor> all;
+  for (auto& of_input : chunks) {
+    all.push_back(of_input.empty() ? at::Tensor() : of_input.size() == 1 ? std::move(of_input[0]) : at::cat(of_input));
   }
-  auto rows = sweep_colors(reverse_map(problem.reached), coloring, {problem.options, problem.progress});
-  for (at::Tensor& row : rows) {
-    if (row.defined()) {
-      row = row.reshape({samples.rest, samples.count, -1}).transpose(0, 1);
+  return all;
+}
+
+// Of one input, from rows [elements of the rest of output, *input.shape], or from columns [elements of the rest of
+// input, *output.shape]: batch + rest of output + rest of input, in memory of its own.
+at::Tensor samples_first(at::Tensor passes, const SpecialProblem& problem, const at::Tensor& input, bool are_columns) {
+  const at::Tensor& output = problem.reached.output;
+  const Samples of_output(output, problem.options.batch_dims);
+  const Samples of_input(input, problem.options.batch_dims);
+  const std::vector<int64_t> shape = batch_shape(output, input, problem.options.batch_dims);
+  passes = passes.resolve_conj().resolve_neg();
+  if (are_columns) {
+    passes = passes.reshape({of_input.rest, of_output.count, of_output.rest}).permute({1, 2, 0});
+  } else if (of_output.rest > 1 && of_output.count > 1) {
+    passes = passes.reshape({of_output.rest, of_output.count, of_input.rest}).transpose(0, 1);
+  }
+  if (!passes.is_contiguous() && tape::is_plain(passes)) {
+    const at::IntArrayRef of_sample = at::IntArrayRef(shape).slice(problem.options.batch_dims);
+    const at::Tensor like = at::empty(of_sample, input.options().layout(at::kStrided));
+    const at::Tensor rows = passes.reshape(ops::joined_shape(of_output.count, of_sample));
+    return ops::assemble_rows(
+        ops::OptionalTensorList({rows}),
+        c10::SymIntArrayRef({of_output.count}),
+        output.sym_sizes().slice(0, problem.options.batch_dims),
+        like);
+  }
+  passes = passes.to(input.scalar_type()).contiguous();
+  if (tape::is_plain(passes) && has_other_holders(passes)) {
+    passes = passes.clone();
+  }
+  // Not a view: those made without grad mode must not be changed in place by what requires grad.
+  const bool is_result = passes.sizes() == shape && tape::is_plain(passes) && !passes.is_view();
+  return is_result ? passes : at::_unsafe_view(passes, shape);
+}
+
+// By reached input, as compute_columns() gives them; none where rows are to be computed.
+std::optional<std::vector<at::Tensor>> sample_columns(const SpecialProblem& problem, const Samples& samples) {
+  const JacobianOptions& options = problem.options;
+  int64_t columns = 0;
+  for (const at::Tensor& input : problem.reached.inputs) {
+    columns += Samples(input, options.batch_dims).rest;
+  }
+  const plan::OutputPlan plan = plan_samples(problem.reached, options.mode, samples.rest, columns);
+  std::optional<std::vector<at::Tensor>> found;
+  const int64_t total = problem.progress.total() - problem.reached.output.numel();
+  const int64_t done = problem.progress.done();
+  problem.progress.expect(total + plan.passes());
+  if (plan.needs_double_backward()) {
+    found = compute_columns(
+        endpoint_of(problem.reached.output), problem.reached.edges, options, problem.progress, options.batch_dims);
+    for (size_t j = 0; found.has_value() && j < found->size(); ++j) {
+      if ((*found)[j].defined() && !is_finite((*found)[j])) {
+        found.reset();
+      }
     }
   }
-  return rows;
+  if (plan.needs_double_backward() && !found.has_value()) {
+    problem.progress.expect(total + problem.progress.done() - done + samples.rest);
+  }
+  if (options.mode == plan::Mode::kForward && !found.has_value()) {
+    warn(
+        options,
+        "mode=\"forward\" cannot be used, and reverse mode is: " +
+            (plan.obstacle.empty() ? "the graph has no double backward that is known to be right, or gives an entry "
+                                     "that is not finite"
+                                   : plan.obstacle));
+  }
+  return found;
 }
 
 } // namespace
@@ -186,29 +273,24 @@ void check_batch_dims(
 
 void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tensor>& results) {
   const Samples samples(problem.reached.output, problem.options.batch_dims);
-  std::vector<at::Tensor> rows;
+  std::vector<at::Tensor> passes;
+  bool are_columns = false;
   if (!problem.reached.inputs.empty()) {
     check_apart(problem);
-    problem.expect_passes(samples.rest);
+    auto columns = sample_columns(problem, samples);
+    are_columns = columns.has_value();
     const bool is_one_gradient = samples.rest == 1 && problem.options.create_graph;
-    rows = is_one_gradient ? recorded_gradients(problem) : sample_rows(problem, samples);
+    passes = are_columns  ? std::move(*columns)
+        : is_one_gradient ? recorded_gradients(problem)
+                          : sample_rows(problem, samples);
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {
     const at::Tensor& input = problem.inputs[j];
-    const std::vector<int64_t> shape = batch_shape(problem.reached.output, input, problem.options.batch_dims);
-    at::Tensor row = problem.is_reached[j] ? std::move(rows[next++]) : at::Tensor();
-    if (!row.defined()) {
-      results.push_back(input.new_zeros(shape));
-      continue;
-    }
-    row = row.resolve_conj().resolve_neg().to(input.scalar_type()).contiguous();
-    if (tape::is_plain(row) && has_other_holders(row)) {
-      row = row.clone();
-    }
-    // Not a view: those made without grad mode must not be changed in place by what requires grad.
-    const bool is_result = row.sizes() == shape && tape::is_plain(row) && !row.is_view();
-    results.push_back(is_result ? std::move(row) : at::_unsafe_view(row, shape));
+    at::Tensor of_input = problem.is_reached[j] ? std::move(passes[next++]) : at::Tensor();
+    results.push_back(
+        of_input.defined() ? samples_first(std::move(of_input), problem, input, are_columns)
+                           : input.new_zeros(batch_shape(problem.reached.output, input, problem.options.batch_dims)));
   }
 }
 

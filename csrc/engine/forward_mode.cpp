@@ -50,10 +50,12 @@ bool are_sums_of(const at::Tensor& product, const at::Tensor& columns, const at:
   return norm(sums.sub(expected)) <= tolerance * (norm(sums) + norm(expected));
 }
 
+// Solvers and decompositions of matrices may lose NaN, and are known: their formulas are made of operators that can be
+// differentiated again.
 bool is_known(const tape::Tape& tape) {
   return std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const tape::TapeNode& entry) {
     const auto facts = entry.runs ? structure::facts_of(*entry.node) : structure::NodeFacts();
-    return facts.has_value() && facts->keeps_nan;
+    return facts.has_value() && (facts->keeps_nan || facts->flow == structure::Flow::kMatrices);
   });
 }
 
@@ -97,9 +99,10 @@ std::optional<std::vector<at::Tensor>> compute_columns(
     const Endpoint& root,
     const torch::autograd::edge_list& inputs,
     const JacobianOptions& options,
-    Progress& progress) {
+    Progress& progress,
+    int64_t batch_dims) {
   const bool is_trusted = is_known(tape::read_tape(root.edge, inputs));
-  if (!is_trusted && options.create_graph) {
+  if (!is_trusted && (options.create_graph || batch_dims > 0)) {
     return std::nullopt; // what is recorded of the double backward may not be differentiable again
   }
   std::vector<at::Tensor> columns;
@@ -120,8 +123,9 @@ std::optional<std::vector<at::Tensor>> compute_columns(
       if (!tape.inputs[0].is_on_tape()) {
         return std::nullopt;
       }
-      JacobianBlock block(product, linear.cotangent, options.create_graph, std::nullopt);
-      RowSweeps(endpoint, product.numel(), basis_of(product), tape, options, /*keep_graph=*/true)
+      const at::Tensor rest = like_one_sample(product, batch_dims);
+      JacobianBlock block(rest, linear.cotangent, options.create_graph, std::nullopt);
+      RowSweeps(endpoint, rest.numel(), basis_of(product, batch_dims), tape, options, /*keep_graph=*/true)
           .run(
               {cotangent.edge},
               [&](int64_t count, std::vector<at::Tensor> rows) { block.append(count, std::move(rows[0])); },

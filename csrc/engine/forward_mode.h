@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/function.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,11 +25,13 @@ std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, c
 bool is_finite(const at::Tensor& tensor);
 
 // All columns of the root's Jacobian: by input [*input.shape, *root.shape], or undefined for zeros. None when the graph
-// has no double backward, or a wrong one, or, with create_graph, one that may not be differentiable.
+// has no double backward, or a wrong one, or, with create_graph, one that may not be differentiable. With `batch_dims`,
+// those of samples that do not mix, all samples' at once: [*rest of input.shape, *root.shape].
 std::optional<std::vector<at::Tensor>> compute_columns(
     const Endpoint& root,
     const torch::autograd::edge_list& inputs,
     const JacobianOptions& options,
-    Progress& progress);
+    Progress& progress,
+    int64_t batch_dims = 0);
 
 } // namespace highgrad::engine

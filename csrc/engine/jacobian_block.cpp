@@ -45,11 +45,25 @@ std::vector<int64_t> JacobianBlock::result_shape() const {
   return ops::joined_shape(output_.sizes(), input_.sizes());
 }
 
-// Whether `rows` are the whole result already, in memory that nobody else can see.
+// Whether what `rows` hold may be handed over as it is, in memory that nobody else can see.
+bool JacobianBlock::is_like_result(const at::Tensor& rows) const {
+  return !out_.has_value() && tape::is_plain(rows) && rows.is_contiguous() &&
+      rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() && is_sole_owner(rows);
+}
+
+// Whether `rows` are the whole result already.
 bool JacobianBlock::may_become_result(const at::Tensor& rows) const {
-  return num_rows_ == 0 && rows.size(0) == output_.numel() && !out_.has_value() && tape::is_plain(rows) &&
-      rows.is_contiguous() && rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() &&
-      is_sole_owner(rows);
+  return num_rows_ == 0 && rows.size(0) == output_.numel() && is_like_result(rows);
+}
+
+void JacobianBlock::append_only_row(at::Tensor row) {
+  if (row.defined() && !row.is_view() && !row.is_conj() && !row.is_neg() && is_like_result(row)) {
+    used_ = true;
+    num_rows_ = 1;
+    only_row_ = std::move(row);
+  } else {
+    append(1, row.defined() ? row.unsqueeze(0) : row);
+  }
 }
 
 void JacobianBlock::append(int64_t num_rows, at::Tensor rows) {
@@ -81,6 +95,9 @@ void JacobianBlock::write(int64_t num_rows, const at::Tensor& rows) {
 }
 
 at::Tensor JacobianBlock::finish() {
+  if (only_row_.defined()) {
+    return output_.dim() == 0 ? only_row_ : at::_unsafe_view(only_row_, result_shape());
+  }
   if (!blocks_.empty()) {
     return ops::assemble_rows(blocks_, row_counts_, output_.sym_sizes(), input_);
   }

@@ -19,6 +19,9 @@ class JacobianBlock {
   // The next `num_rows` rows: shape [num_rows, *input.shape] in any strides, or undefined for zeros.
   void append(int64_t num_rows, at::Tensor rows);
 
+  // The only row of an output of one element: shape input.shape, or undefined for zeros.
+  void append_only_row(at::Tensor row);
+
   const at::Tensor& input() const {
     return input_;
   }
@@ -34,6 +37,7 @@ class JacobianBlock {
  private:
   std::vector<int64_t> rows_shape() const;
   std::vector<int64_t> result_shape() const;
+  bool is_like_result(const at::Tensor& rows) const;
   bool may_become_result(const at::Tensor& rows) const;
   void write(int64_t num_rows, const at::Tensor& rows);
 
@@ -44,6 +48,7 @@ class JacobianBlock {
   bool functional_;
   bool used_ = false;
   int64_t num_rows_ = 0;
+  at::Tensor only_row_; // if it may become the result
   at::Tensor result_; // [output.numel(), *input.shape], when rows are written as they come
   ops::OptionalTensorList blocks_;
   std::vector<c10::SymInt> row_counts_;

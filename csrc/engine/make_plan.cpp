@@ -20,13 +20,14 @@ namespace {
 using plan::Mode;
 using plan::OutputPlan;
 
-// Without structure.
-OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
-  plan::Request request{problem.tape, problem.output.numel(), problem.count_columns(), problem.output.device(), mode};
+// Without structure, of so many rows and columns, which may be those of one sample.
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns, bool is_sample) {
+  plan::Request request{problem.tape, rows, columns, problem.output.device(), mode};
   std::string obstacle;
   if (mode != Mode::kReverse) {
     obstacle = plain_obstacle(problem.output, problem.inputs);
-    request.may_split = request.may_forward = obstacle.empty();
+    request.may_forward = obstacle.empty();
+    request.may_split = obstacle.empty() && !is_sample;
     request.needs_engine = problem.needs_engine;
   }
   OutputPlan plan = plan::plan_output(request);
@@ -48,16 +49,26 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
   return plan;
 }
 
+OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
+  return plan_segments(problem, mode, problem.output.numel(), problem.count_columns(), /*is_sample=*/false);
+}
+
 } // namespace
+
+OutputPlan plan_samples(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns) {
+  return plan_segments(problem, mode, rows, columns, /*is_sample=*/true);
+}
 
 std::shared_ptr<const OutputPlan> make_plan(
     const OutputProblem& problem,
     const JacobianOptions& options,
     Effort effort) {
   OutputProblem structured = problem;
-  structured.needs_engine = options.mode == Mode::kReverse || !vjp::Program::covers(problem.tape);
+  structured.needs_engine = options.mode == Mode::kReverse || problem.output.numel() <= plan::kFewRows ||
+      !vjp::Program::covers(problem.tape);
   auto plan = std::make_shared<OutputPlan>(plan_segments(structured, options.mode));
-  if (options.use_structure && options.mode != Mode::kForward) {
+  const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
+  if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
     const int64_t samples = samples_of_layers(problem).value_or(1);
     const double shared_passes = static_cast<double>(problem.output.numel()) / static_cast<double>(samples);
     structured.may_go_forward = options.mode == Mode::kAuto;

@@ -17,6 +17,9 @@ std::shared_ptr<const plan::OutputPlan> make_plan(
     const JacobianOptions& options,
     Effort effort);
 
+// The plan for samples that do not mix, of so many rows and columns each: all of either, in sweeps over all samples.
+plan::OutputPlan plan_samples(const OutputProblem& problem, plan::Mode mode, int64_t rows, int64_t columns);
+
 // The plan for an output of so many elements that reaches no input.
 std::shared_ptr<const plan::OutputPlan> plan_zeros(int64_t rows);
 

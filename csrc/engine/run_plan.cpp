@@ -4,6 +4,7 @@
 #include <ATen/ops/mm.h>
 #include <c10/util/irange.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -93,16 +94,25 @@ void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool
     weights.push_back(find_known_weight(problem.tape, problem.slots[j], options.create_graph));
     edges.push_back(weights[j].has_value() ? weights[j]->layer : problem.edges[j]);
   }
-  sweeps_over_all_rows(endpoint_of(problem.output), problem.tape, options, keep_graph)
-      .run(
-          edges,
-          [&](int64_t count, std::vector<at::Tensor> rows) {
-            for (const auto j : c10::irange(planned.blocks.size())) {
-              at::Tensor own = std::move(rows[j]);
-              planned.blocks[j]->append(count, weights[j].has_value() ? weights[j]->rows(own) : std::move(own));
-            }
-          },
-          progress);
+  RowSweeps sweeps = sweeps_over_all_rows(endpoint_of(problem.output), problem.tape, options, keep_graph);
+  const bool has_known_weight =
+      std::any_of(weights.begin(), weights.end(), [](const auto& w) { return w.has_value(); });
+  auto row = has_known_weight ? std::nullopt : sweeps.run_recorded_row(edges, progress);
+  if (row.has_value()) {
+    for (const auto j : c10::irange(planned.blocks.size())) {
+      planned.blocks[j]->append_only_row(std::move((*row)[j]));
+    }
+    return;
+  }
+  sweeps.run(
+      edges,
+      [&](int64_t count, std::vector<at::Tensor> rows) {
+        for (const auto j : c10::irange(planned.blocks.size())) {
+          at::Tensor own = std::move(rows[j]);
+          planned.blocks[j]->append(count, weights[j].has_value() ? weights[j]->rows(own) : std::move(own));
+        }
+      },
+      progress);
 }
 
 bool run_plan(

@@ -1,5 +1,6 @@
 #include "engine/sweeps.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <c10/util/StringUtil.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "engine/failure.h"
+#include "ops/joined_shape.h"
 #include "ops/seed_basis.h"
 #include "plan/chunking.h"
 #include "tape/node_rules.h"
@@ -17,8 +19,22 @@ namespace highgrad::engine {
 
 using torch::autograd::edge_list;
 
-Seeds basis_of(const at::Tensor& like) {
-  return [like](int64_t first, int64_t count) { return std::vector{ops::seed_basis(like, count, first)}; };
+at::Tensor like_one_sample(const at::Tensor& tensor, int64_t batch_dims) {
+  return batch_dims == 0 ? tensor : at::empty(tensor.sizes().slice(batch_dims), tensor.options());
+}
+
+Seeds basis_of(const at::Tensor& like, int64_t batch_dims) {
+  return
+      [rest = like_one_sample(like, batch_dims), batch_dims, shape = like.sizes().vec()](int64_t first, int64_t count) {
+        at::Tensor basis = ops::seed_basis(rest, count, first);
+        if (batch_dims > 0) {
+          for (int64_t dim = 0; dim < batch_dims; ++dim) {
+            basis = basis.unsqueeze(1);
+          }
+          basis = basis.expand(ops::joined_shape(count, shape));
+        }
+        return std::vector{std::move(basis)};
+      };
 }
 
 Seeds rows_of(at::Tensor matrix) {
@@ -90,6 +106,23 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
+std::optional<std::vector<at::Tensor>> RowSweeps::run_recorded_row(const edge_list& inputs, Progress& progress) {
+  if (num_rows_ != 1 || !sweep_.create_graph) {
+    return std::nullopt;
+  }
+  compile(inputs);
+  if (program_.has_value()) {
+    return std::nullopt;
+  }
+  std::vector<at::Tensor> seeds = seeds_(0, 1);
+  for (at::Tensor& seed : seeds) {
+    seed = seed.squeeze(0);
+  }
+  auto row = plain_vjp(roots_, seeds, inputs, sweep_);
+  progress.add(1);
+  return row;
+}
+
 // Without engine and vmap, where that can be; a loop that the user asks for is torch's own. So is a single row that is
 // recorded: torch's own Nodes have the shorter backward, if it can be differentiated again.
 void RowSweeps::compile(const edge_list& inputs) {
@@ -102,8 +135,8 @@ void RowSweeps::compile(const edge_list& inputs) {
   };
   if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1 && is_better_alone()) {
     program_ = tape_ != nullptr && tape::is_tape_of(*tape_, roots_[0], inputs)
-        ? vjp::Program::compile(*tape_)
-        : vjp::Program::compile(tape::read_tape(roots_[0], inputs));
+        ? vjp::Program::compile(*tape_, num_rows_ == 1)
+        : vjp::Program::compile(tape::read_tape(roots_[0], inputs), num_rows_ == 1);
   }
 }
 

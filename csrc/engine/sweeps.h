@@ -24,8 +24,12 @@ namespace highgrad::engine {
 // The cotangents of rows [first, first + count), of each root: shape [count, *root's shape].
 using Seeds = std::function<std::vector<at::Tensor>(int64_t first, int64_t count)>;
 
-// Rows of the identity, of one root.
-Seeds basis_of(const at::Tensor& like);
+// Rows of the identity, of one root; with `batch_dims`, of the rest of its shape, the same for all samples, which share
+// their memory.
+Seeds basis_of(const at::Tensor& like, int64_t batch_dims = 0);
+
+// A tensor of the shape of one sample, without values; `tensor` itself where there are no samples.
+at::Tensor like_one_sample(const at::Tensor& tensor, int64_t batch_dims);
 
 // `matrix`, whose rows have the shape of the one root.
 Seeds rows_of(at::Tensor matrix);
@@ -53,6 +57,10 @@ class RowSweeps {
       const torch::autograd::edge_list& inputs,
       const std::function<void(int64_t, std::vector<at::Tensor>)>& take,
       Progress& progress);
+
+  // Of a single row that is to be recorded: the row of each input, shape input.shape or undefined for zeros, as torch's
+  // engine gives it, around which no Node is recorded. None where run() does it otherwise.
+  std::optional<std::vector<at::Tensor>> run_recorded_row(const torch::autograd::edge_list& inputs, Progress& progress);
 
  private:
   void choose_chunk_size(int64_t bytes_per_row, at::Device device);

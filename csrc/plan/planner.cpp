@@ -12,9 +12,6 @@
 namespace highgrad::plan {
 namespace {
 
-// Rows that no other plan can save passes of.
-constexpr int64_t kFewRows = 3;
-
 // Nanoseconds of reverse mode below which nothing else is thought of.
 constexpr double kWorthPlanning = 60e3;
 

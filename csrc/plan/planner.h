@@ -9,6 +9,9 @@
 
 namespace highgrad::plan {
 
+// Rows that no other plan can save passes of.
+constexpr int64_t kFewRows = 3;
+
 // What is asked of one output, of `rows` elements, and the inputs that it reaches, of `columns` elements together.
 struct Request {
   const tape::Tape& tape;

@@ -1,9 +1,11 @@
 // Rules of elementwise Nodes. Most multiply by a factor that is computed once.
 
 #include <ATen/Functions.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "torch_compat.h"
@@ -32,12 +34,35 @@ void add_factor_of_result(RuleTable& table, Factor factor) {
   add_factor<T>(table, [factor](const Call& call, const T& node) { return factor(call.saved(node.result_)); });
 }
 
-// The same, as what the Node's own operator makes of ones.
-template <typename T, typename Derivative>
-void add_derivative(RuleTable& table, Derivative derivative) {
-  add_factor<T>(table, [derivative](const Call& call, const T& node) {
-    const auto& metadata = node.input_metadata(0);
-    return derivative(call, node, at::ones(call.taken[0], metadata.options()));
+// The same, by the Node's own operator, of which `make` gives a function of cotangents. What it makes of ones is the
+// factor for several rows; a single one it takes as it is.
+template <typename T, typename Make>
+void add_derivative(RuleTable& table, Make make) {
+  add_unary<T>(table, [make](const Call& call, const T& node) -> std::function<at::Tensor(at::Tensor)> {
+    auto derivative = make(call, node);
+    if (call.is_one_row && !at::GradMode::is_enabled()) {
+      return derivative;
+    }
+    return [scale = derivative(at::ones(call.taken[0], node.input_metadata(0).options()))](at::Tensor grad) {
+      return times(std::move(grad), scale);
+    };
+  });
+}
+
+// The same, where the operator is no longer than a product: `write` has the memory to write to, the cotangents, perhaps
+// in it, and the result of the Node.
+template <typename T, typename Derivative, typename Write>
+void add_short_derivative(RuleTable& table, Derivative derivative, Write write) {
+  add_unary<T>(table, [derivative, write](const Call& call, const T& node) -> std::function<at::Tensor(at::Tensor)> {
+    const at::Tensor y = call.saved(node.result_);
+    if (at::GradMode::is_enabled()) {
+      return [scale = derivative(at::ones(call.taken[0], node.input_metadata(0).options()), y)](at::Tensor grad) {
+        return times(std::move(grad), scale);
+      };
+    }
+    return [derivative, write, y](at::Tensor grad) {
+      return is_ours(grad) && grad.scalar_type() == y.scalar_type() ? write(grad, grad, y) : derivative(grad, y);
+    };
   });
 }
 
@@ -101,12 +126,16 @@ void add_trigonometry(RuleTable& table) {
 }
 
 void add_activations(RuleTable& table) {
-  add_derivative<TanhBackward0>(table, [](const Call& call, const TanhBackward0& node, const at::Tensor& one) {
-    return at::tanh_backward(one, call.saved(node.result_));
-  });
-  add_derivative<SigmoidBackward0>(table, [](const Call& call, const SigmoidBackward0& node, const at::Tensor& one) {
-    return at::sigmoid_backward(one, call.saved(node.result_));
-  });
+  add_short_derivative<TanhBackward0>(
+      table,
+      [](const at::Tensor& grad, const at::Tensor& y) { return at::tanh_backward(grad, y); },
+      [](at::Tensor& to, const at::Tensor& grad, const at::Tensor& y) { return at::tanh_backward_out(to, grad, y); });
+  add_short_derivative<SigmoidBackward0>(
+      table,
+      [](const at::Tensor& grad, const at::Tensor& y) { return at::sigmoid_backward(grad, y); },
+      [](at::Tensor& to, const at::Tensor& grad, const at::Tensor& y) {
+        return at::sigmoid_backward_out(to, grad, y);
+      });
   add_unary<ReluBackward0>(table, [](const Call& call, const ReluBackward0& node) {
     return [y = call.saved(node.result_)](const at::Tensor& grad) { return at::threshold_backward(grad, y, 0); };
   });
@@ -115,31 +144,39 @@ void add_activations(RuleTable& table) {
       return at::threshold_backward(grad, x, threshold);
     };
   });
-  add_derivative<LeakyReluBackward0>(
-      table, [](const Call& call, const LeakyReluBackward0& node, const at::Tensor& one) {
-        return at::leaky_relu_backward(one, call.saved(node.self_), node.negative_slope, /*self_is_result=*/false);
-      });
-  add_derivative<EluBackward0>(table, [](const Call& call, const EluBackward0& node, const at::Tensor& one) {
-    return at::elu_backward(one, node.alpha, node.scale, node.input_scale, /*is_result=*/false, call.saved(node.self_));
+  add_derivative<LeakyReluBackward0>(table, [](const Call& call, const LeakyReluBackward0& node) {
+    return [x = call.saved(node.self_), slope = node.negative_slope](const at::Tensor& grad) {
+      return at::leaky_relu_backward(grad, x, slope, /*self_is_result=*/false);
+    };
   });
-  add_derivative<GeluBackward0>(table, [](const Call& call, const GeluBackward0& node, const at::Tensor& one) {
-    return at::gelu_backward(one, call.saved(node.self_), node.approximate);
+  add_derivative<EluBackward0>(table, [](const Call& call, const EluBackward0& node) {
+    return [x = call.saved(node.self_), alpha = node.alpha, scale = node.scale, input_scale = node.input_scale](
+               const at::Tensor& grad) {
+      return at::elu_backward(grad, alpha, scale, input_scale, /*is_result=*/false, x);
+    };
   });
-  add_derivative<SoftplusBackward0>(table, [](const Call& call, const SoftplusBackward0& node, const at::Tensor& one) {
-    return at::softplus_backward(one, call.saved(node.self_), node.beta, node.threshold);
+  add_derivative<GeluBackward0>(table, [](const Call& call, const GeluBackward0& node) {
+    return [x = call.saved(node.self_), approximate = node.approximate](const at::Tensor& grad) {
+      return at::gelu_backward(grad, x, approximate);
+    };
+  });
+  add_derivative<SoftplusBackward0>(table, [](const Call& call, const SoftplusBackward0& node) {
+    return [x = call.saved(node.self_), beta = node.beta, threshold = node.threshold](const at::Tensor& grad) {
+      return at::softplus_backward(grad, x, beta, threshold);
+    };
   });
   add_factor_of_self<SiluBackward0>(table, [](const at::Tensor& x) {
     const at::Tensor y = x.sigmoid();
     return y * (1 + x * (1 - y));
   });
-  add_derivative<CeluBackward0>(table, [](const Call& call, const CeluBackward0& node, const at::Tensor& one) {
-    const at::Scalar input_scale = 1 / node.alpha.toDouble();
-    return at::elu_backward(one, node.alpha, 1, input_scale, /*is_result=*/false, call.saved(node.self_));
+  add_derivative<CeluBackward0>(table, [](const Call& call, const CeluBackward0& node) {
+    return [x = call.saved(node.self_), alpha = node.alpha](const at::Tensor& grad) {
+      return at::elu_backward(grad, alpha, 1, 1 / alpha.toDouble(), /*is_result=*/false, x);
+    };
   });
-  add_derivative<HardswishBackward0>(
-      table, [](const Call& call, const HardswishBackward0& node, const at::Tensor& one) {
-        return at::hardswish_backward(one, call.saved(node.self_));
-      });
+  add_derivative<HardswishBackward0>(table, [](const Call& call, const HardswishBackward0& node) {
+    return [x = call.saved(node.self_)](const at::Tensor& grad) { return at::hardswish_backward(grad, x); };
+  });
   add_factor_of_self<MishBackward0>(table, [](const at::Tensor& x) {
     const at::Tensor t = at::softplus(x).tanh();
     return t + x * x.sigmoid() * (1 - t * t);
@@ -148,17 +185,15 @@ void add_activations(RuleTable& table) {
   add_mask<HardtanhBackward0>(table, [](const at::Tensor& x, const HardtanhBackward0& node) {
     return at::logical_or(x.le(node.min_val), x.ge(node.max_val)).logical_not_(); // NaN is kept
   });
-  add_derivative<RreluWithNoiseBackward0>(
-      table, [](const Call& call, const RreluWithNoiseBackward0& node, const at::Tensor& one) {
-        return at::rrelu_with_noise_backward(
-            one,
-            call.saved(node.self_),
-            call.saved(node.noise_),
-            node.lower,
-            node.upper,
-            node.training,
-            /*self_is_result=*/false);
-      });
+  add_derivative<RreluWithNoiseBackward0>(table, [](const Call& call, const RreluWithNoiseBackward0& node) {
+    return [x = call.saved(node.self_),
+            noise = call.saved(node.noise_),
+            lower = node.lower,
+            upper = node.upper,
+            training = node.training](const at::Tensor& grad) {
+      return at::rrelu_with_noise_backward(grad, x, noise, lower, upper, training, /*self_is_result=*/false);
+    };
+  });
   const auto outside = [](const at::Tensor& x, const auto& node) {
     return at::logical_and(x.ge(-node.lambd), x.le(node.lambd)).logical_not_(); // NaN is kept
   };

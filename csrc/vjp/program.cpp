@@ -89,12 +89,16 @@ void accumulate(at::Tensor& sum, at::Tensor cotangents) {
 }
 
 // Null if the Node has no rule.
-BatchedVjp compile_node(const Tape& tape, const TapeNode& node, const std::vector<std::vector<Shape>>& shapes) {
+BatchedVjp compile_node(
+    const Tape& tape,
+    const TapeNode& node,
+    const std::vector<std::vector<Shape>>& shapes,
+    bool is_one_row) {
   const Rule* rule = find_rule(*node.node);
   if (rule == nullptr) {
     return nullptr;
   }
-  Call call{*node.node, shapes[&node - tape.nodes.data()], {}};
+  Call call{*node.node, shapes[&node - tape.nodes.data()], {}, is_one_row};
   for (const Slot& link : links_of(tape, node)) {
     call.given.push_back(link.is_on_tape() ? std::optional<Shape>(shapes[link.node][link.input_nr]) : std::nullopt);
   }
@@ -110,7 +114,7 @@ bool Program::covers(const Tape& tape) {
          });
 }
 
-std::optional<Program> Program::compile(const Tape& tape) {
+std::optional<Program> Program::compile(const Tape& tape, bool is_one_row) {
   // Before anything is unpacked.
   if (!covers(tape)) {
     return std::nullopt;
@@ -142,7 +146,7 @@ std::optional<Program> Program::compile(const Tape& tape) {
     }
     Step step{nullptr, static_cast<int64_t>(number_of(i, 0)), static_cast<int64_t>(node.node->num_inputs()), {}, {}};
     try {
-      step.vjp = compile_node(tape, node, shapes);
+      step.vjp = compile_node(tape, node, shapes, is_one_row);
     } catch (const Unserved&) {
       return std::nullopt;
     }

@@ -27,8 +27,8 @@ class Program {
   static bool covers(const tape::Tape& tape);
 
   // None where a Node of the tape, or what surrounds it, has no rule. Raises what unpacking does of a freed graph.
-  // Records for derivatives of the products if grad mode is on.
-  static std::optional<Program> compile(const tape::Tape& tape);
+  // Records for derivatives of the products if grad mode is on. Prepares less if it is to run for one row, once.
+  static std::optional<Program> compile(const tape::Tape& tape, bool is_one_row = false);
 
   // Batches of vector-Jacobian products: `cotangents` is [B, *output.shape]; the entry of an input is
   // [B, *input.shape], in any strides, or undefined where no cotangent arrives.

@@ -33,6 +33,7 @@ struct Call {
   torch::autograd::Node& node;
   std::vector<Shape> taken; // of each cotangent that the Node takes
   std::vector<std::optional<Shape>> given; // of each that it hands on, or none if nobody wants it
+  bool is_one_row = false; // whether all that is wanted is one batch of one row: what is prepared is used once
 
   bool wants(size_t link) const {
     return given[link].has_value();

@@ -5,7 +5,9 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <type_traits>
 
 #include "ops/assemble_rows.h"
 #include "ops/index_math.h"
@@ -73,6 +75,74 @@ void copy_transposed(dst_t* dst, const src_t* src, int64_t height, int64_t width
   }
 }
 
+// Where the runs of a strided source begin, in row-major order over its first `num_dims` dimensions.
+class RunCursor {
+ public:
+  RunCursor(const StridedLayout& layout, int num_dims, int64_t run) : layout_(layout), num_dims_(num_dims) {
+    for (int dim = num_dims - 1; dim >= 0; --dim) {
+      index_[dim] = run % layout.sizes[dim];
+      run /= layout.sizes[dim];
+      offset_ += index_[dim] * layout.strides[dim];
+    }
+  }
+
+  int64_t offset() const {
+    return offset_;
+  }
+
+  void move_on() {
+    for (int dim = num_dims_ - 1; dim >= 0; --dim) {
+      offset_ += layout_.strides[dim];
+      if (++index_[dim] < layout_.sizes[dim]) {
+        return;
+      }
+      index_[dim] = 0;
+      offset_ -= layout_.sizes[dim] * layout_.strides[dim];
+    }
+  }
+
+ private:
+  const StridedLayout& layout_;
+  int num_dims_;
+  int64_t offset_ = 0;
+  std::array<int64_t, kMaxDims> index_;
+};
+
+// Runs of so few elements that their number is worth knowing when compiled.
+template <int kLength, typename scalar_t>
+void copy_short_runs(scalar_t* dst, const scalar_t* src, RunCursor cursor, int64_t runs) {
+  for (int64_t run = 0; run < runs; ++run, cursor.move_on()) {
+    std::memcpy(static_cast<void*>(dst + run * kLength), src + cursor.offset(), kLength * sizeof(scalar_t));
+  }
+}
+
+template <typename dst_t, typename src_t>
+void copy_runs(dst_t* dst, const src_t* src, RunCursor cursor, int64_t runs, int64_t length, int64_t stride) {
+  if constexpr (std::is_same_v<dst_t, src_t>) {
+    if (stride == 1) {
+      switch (length) {
+        case 2:
+          return copy_short_runs<2>(dst, src, cursor, runs);
+        case 3:
+          return copy_short_runs<3>(dst, src, cursor, runs);
+        case 4:
+          return copy_short_runs<4>(dst, src, cursor, runs);
+        case 5:
+          return copy_short_runs<5>(dst, src, cursor, runs);
+        case 6:
+          return copy_short_runs<6>(dst, src, cursor, runs);
+        case 8:
+          return copy_short_runs<8>(dst, src, cursor, runs);
+        default:
+          break;
+      }
+    }
+  }
+  for (int64_t run = 0; run < runs; ++run, cursor.move_on()) {
+    copy_run(dst + run * length, src + cursor.offset(), length, stride);
+  }
+}
+
 // dst is contiguous; src is strided, coalesced. Threads share the outer dimensions, so no two write one element.
 template <typename dst_t, typename src_t>
 void copy_block(dst_t* dst, const src_t* src, const StridedLayout& layout) {
@@ -94,13 +164,14 @@ void copy_block(dst_t* dst, const src_t* src, const StridedLayout& layout) {
     outer *= layout.sizes[dim];
   }
   at::parallel_for(0, outer, std::max<int64_t>(1, kGrainSize / inner), [&](int64_t begin, int64_t end) {
+    if (!transposed) {
+      copy_runs(
+          dst + begin * inner, src, RunCursor(layout, outer_dims, begin), end - begin, width, layout.strides[last]);
+      return;
+    }
     for (const auto i : c10::irange(begin, end)) {
       const src_t* from = src + strided_offset(layout, outer_dims, i);
-      if (transposed) {
-        copy_transposed(dst + i * inner, from, layout.sizes[last - 1], width, layout.strides[last]);
-      } else {
-        copy_run(dst + i * inner, from, width, layout.strides[last]);
-      }
+      copy_transposed(dst + i * inner, from, layout.sizes[last - 1], width, layout.strides[last]);
     }
   });
 }
