@@ -28,7 +28,7 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode, int64_t rows, 
     obstacle = plain_obstacle(problem.output, problem.inputs);
     request.may_forward = obstacle.empty();
     request.may_split = obstacle.empty() && !is_sample;
-    request.needs_engine = problem.needs_engine;
+    request.needs_engine = rows <= plan::kFewRows || !vjp::Program::covers(problem.tape);
   }
   OutputPlan plan = plan::plan_output(request);
   if (!plan.needs_double_backward()) {
@@ -64,8 +64,8 @@ std::shared_ptr<const OutputPlan> make_plan(
     const JacobianOptions& options,
     Effort effort) {
   OutputProblem structured = problem;
-  structured.needs_engine = options.mode == Mode::kReverse || problem.output.numel() <= plan::kFewRows ||
-      !vjp::Program::covers(problem.tape);
+  structured.needs_engine =
+      options.mode == Mode::kReverse || problem.output.numel() <= plan::kFewRows || !vjp::Program::covers(problem.tape);
   auto plan = std::make_shared<OutputPlan>(plan_segments(structured, options.mode));
   const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
   if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
