@@ -111,7 +111,8 @@ py::list custom_functions(const at::Tensor& output, const Tensors& inputs) {
 }
 
 engine::JacobianOptions options_of_gradients(int64_t batch_dims, bool create_graph) {
-  engine::JacobianOptions options{"nested derivatives"};
+  engine::JacobianOptions options;
+  options.caller = "nested derivatives";
   options.create_graph = create_graph;
   options.batch_dims = batch_dims;
   return options;

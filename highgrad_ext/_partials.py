@@ -253,11 +253,13 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
     """By output."""
     plan, chain = recipe(needed), divisors(needed)
     rows = min(plan.rows, chain.rows)
-    if plan.orders[0] == 2:
+    # Elsewhere jets along directions have kernels, polynomials have none, and gradients are some tens of kernels each.
+    on_cpu = sweeps.outputs[0].is_cpu
+    if on_cpu and plan.orders[0] == 2:
         nested = _by_second_gradients(sweeps, needed, rows)
         if nested is not None:
             return [nested]
-    if rows < plan.rows:
+    if on_cpu and rows < plan.rows:
         found = _by_polynomials(sweeps, chain)
         if found is not None:
             return found
