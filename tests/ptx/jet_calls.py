@@ -111,7 +111,10 @@ class Jet:
         """csrc/ops/cuda/launch.h"""
         pointers = [*seeds, *[None] * (MOST_SEEDS - len(seeds)), weights]
         counts = [*self.counts, *[0] * (MOST_ORDERS - self.order)]
-        return Struct((*pointers, numel, period, self.order, self.terms, int(self.collapsed), *counts))
+        first_rows = [*map(self.rows, range(self.order)), *[0] * (MOST_ORDERS - self.order)]
+        highest = self.rows(self.order - 1)
+        numbers = (numel, period, self.order, self.terms, int(self.collapsed), highest)
+        return Struct((*pointers, *numbers, *counts, *first_rows))
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,8 @@ QUICK = [
     *(Jet((3,) * order, order, collapsed=True, weighted=True, samples=2) for order in range(2, MOST_ORDERS + 1)),
     *(Jet((2,) * order, order - 1, collapsed=True, samples=2) for order in range(2, MOST_ORDERS + 1)),
     *(Jet((2,) * order, 1, repeats=True) for order in (2, MOST_ORDERS)),
+    *(Jet((2,) * order, order, repeats=True, samples=3) for order in (2, 3, 5, MOST_ORDERS)),
+    *(Jet((2,) * order, order, True, repeats=True, samples=3) for order in (2, 3, 5, MOST_ORDERS)),
     *(Jet((3, 2, 2, 1)[:order], order - 1, samples=2) for order in (3, 4)),
     Jet((2,) * 6, 2, samples=2),
 ]

@@ -56,7 +56,7 @@ __device__ __forceinline__ void compose_line(
   }
 }
 
-// The orders of x and of the result that every direction has for itself.
+// The orders that directions have for themselves.
 struct OwnOrders {
   int64_t of_x;
   int64_t of_result;
@@ -67,22 +67,17 @@ __device__ inline OwnOrders own_orders(const CompositionLayout& layout) {
       layout.terms == layout.order ? layout.terms - layout.collapsed : layout.terms, layout.order - layout.collapsed};
 }
 
-__device__ inline int64_t first_row(const CompositionLayout& layout, int64_t order) {
-  int64_t row = 0;
+// Up to which order direction d goes.
+__device__ inline int64_t order_of(const CompositionLayout& layout, int64_t d) {
+  int64_t order = 0;
 #pragma unroll
-  for (int k = 1; k < kMostComposedOrder; ++k) {
-    row += k < order ? layout.counts[k - 1] : 0;
+  for (int k = 1; k <= kMostComposedOrder; ++k) {
+    order += d < layout.counts[k - 1] ? 1 : 0;
   }
-  return row;
+  return order;
 }
 
-// Whether that is the order of the jet, as no direction has a higher one. Of k == layout.order a compiler makes a place
-// in an array, of which registers have none.
-__device__ __forceinline__ bool is_highest(const CompositionLayout& layout, int k) {
-  return layout.counts[k - 1] > 0 && (k == kMostComposedOrder || layout.counts[k] == 0);
-}
-
-// h[1], ..., h[kOrder] of direction d.
+// h[1], ..., h[kOrder] of direction d, of which `terms` are there.
 template <int kOrder, typename real_t>
 __device__ __forceinline__ void load_argument(
     const CompositionLayout& layout,
@@ -91,11 +86,9 @@ __device__ __forceinline__ void load_argument(
     int64_t place,
     int64_t terms,
     real_t* h) {
-  int64_t row = d;
 #pragma unroll
   for (int j = 1; j <= kOrder; ++j) {
-    h[j] = j <= terms && d < layout.counts[j - 1] ? x[row * layout.period + place] : real_t{};
-    row += layout.counts[j - 1];
+    h[j] = j <= terms ? x[(layout.first_rows[j - 1] + d) * layout.period + place] : real_t{};
   }
 }
 
@@ -122,27 +115,27 @@ __global__ void compose_jet_kernel(
     real_t sum{};
 #pragma unroll 1
     for (int64_t d = 0; d < layout.counts[0]; ++d) {
+      const int64_t order = order_of(layout, d);
+      const int64_t terms = own.of_x < order ? own.of_x : order;
       real_t h[kOrder + 1], y[kOrder + 1];
-      load_argument<kOrder>(layout, x, d, place, own.of_x, h);
-      compose_line<kOrder>(own.of_x, h, series, y);
-      const real_t weight = layout.collapsed ? weight_of<real_t>(layout, d) : real_t{};
-      int64_t row = d;
+      load_argument<kOrder>(layout, x, d, place, terms, h);
+      compose_line<kOrder>(terms, h, series, y);
 #pragma unroll
       for (int k = 1; k <= kOrder; ++k) {
-        if (k <= own.of_result && d < layout.counts[k - 1]) {
-          rows[row * layout.numel + element] = y[k];
-        } else if (layout.collapsed && is_highest(layout, k)) {
-          sum += y[k] * weight;
+        if (k <= order) {
+          if (k <= own.of_result) {
+            rows[(layout.first_rows[k - 1] + d) * layout.numel + element] = y[k];
+          } else {
+            sum += y[k] * weight_of<real_t>(layout, d);
+          }
         }
-        row += layout.counts[k - 1];
       }
     }
     if (layout.collapsed) {
-      const int64_t highest = first_row(layout, layout.order);
       if (layout.terms == layout.order) {
-        sum += c[1] * x[highest * layout.period + place];
+        sum += c[1] * x[layout.highest_row * layout.period + place];
       }
-      rows[highest * layout.numel + element] = sum;
+      rows[layout.highest_row * layout.numel + element] = sum;
     }
   }
 }
@@ -158,7 +151,6 @@ __global__ void reverse_jet_kernel(
     LocalEquation<real_t> equation) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   const OwnOrders own = own_orders(layout);
-  const int64_t highest = first_row(layout, layout.order);
 #pragma unroll 1
   for (int64_t element = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; element < layout.numel;
        element += stride) {
@@ -166,43 +158,41 @@ __global__ void reverse_jet_kernel(
     expand_at<kOrder + 1>(layout, equation, element, layout.order + 1, c);
     const auto slope = [&](int m) { return c[m + 1] * real_t(m + 1); };
     const int64_t place = layout.period < layout.numel ? element % layout.period : element;
-    const real_t by_sum = layout.collapsed ? by_rows[highest * layout.numel + element] : real_t{};
+    const real_t by_sum = layout.collapsed ? by_rows[layout.highest_row * layout.numel + element] : real_t{};
     real_t by_value{};
 #pragma unroll 1
     for (int64_t d = 0; d < layout.counts[0]; ++d) {
+      const int64_t order = order_of(layout, d);
+      const int64_t terms = own.of_x < order ? own.of_x : order;
       real_t h[kOrder + 1], w[kOrder + 1], by_y[kOrder + 1];
-      load_argument<kOrder>(layout, x, d, place, own.of_x, h);
-      compose_line<kOrder>(own.of_x, h, slope, w);
-      int64_t row = d;
+      load_argument<kOrder>(layout, x, d, place, terms, h);
+      compose_line<kOrder>(terms, h, slope, w);
 #pragma unroll
       for (int k = 1; k <= kOrder; ++k) {
-        const bool is_sum = k == layout.order && layout.collapsed;
         by_y[k] = real_t{};
-        if (d < layout.counts[k - 1]) {
-          by_y[k] = is_sum ? by_sum * weight_of<real_t>(layout, d) : by_rows[row * layout.numel + element];
+        if (k <= order) {
+          by_y[k] = k <= own.of_result ? by_rows[(layout.first_rows[k - 1] + d) * layout.numel + element]
+                                       : by_sum * weight_of<real_t>(layout, d);
           by_value += by_y[k] * w[k];
         }
-        row += layout.counts[k - 1];
       }
-      row = d;
 #pragma unroll
       for (int j = 1; j <= kOrder; ++j) {
-        if (j <= own.of_x && d < layout.counts[j - 1]) {
+        if (j <= terms) {
           real_t by_h{};
 #pragma unroll
           for (int k = j; k <= kOrder; ++k) {
-            if (d < layout.counts[k - 1]) {
+            if (k <= order) {
               by_h += by_y[k] * w[k - j];
             }
           }
-          by_x[row * layout.numel + element] = by_h;
+          by_x[(layout.first_rows[j - 1] + d) * layout.numel + element] = by_h;
         }
-        row += layout.counts[j - 1];
       }
     }
     if (layout.collapsed && layout.terms == layout.order) {
-      by_value += by_sum * c[2] * real_t(2) * x[highest * layout.period + place];
-      by_x[highest * layout.numel + element] = by_sum * c[1];
+      by_value += by_sum * c[2] * real_t(2) * x[layout.highest_row * layout.period + place];
+      by_x[layout.highest_row * layout.numel + element] = by_sum * c[1];
     }
     by_x0[element] = by_value;
   }

@@ -8,8 +8,6 @@
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
-#include <algorithm>
-
 #include "ops/cuda/launch.h"
 #include "ops/cuda/scalar_type.h"
 
@@ -40,7 +38,11 @@ struct Arguments {
     layout.order = composition.order();
     layout.terms = composition.terms;
     layout.collapsed = composition.collapsed ? 1 : 0;
-    std::copy(composition.counts.begin(), composition.counts.end(), layout.counts);
+    for (const auto k : c10::irange(composition.order())) {
+      layout.counts[k] = composition.counts[k];
+      layout.first_rows[k] = composition.rows(k);
+    }
+    layout.highest_row = layout.first_rows[composition.order() - 1];
   }
 
   int64_t period;

@@ -83,7 +83,9 @@ struct CompositionLayout {
   int64_t order;
   int64_t terms; // orders of x
   int64_t collapsed; // 1 where the highest order is one row, the sum over directions, or 0
+  int64_t highest_row; // the first of the highest order
   int64_t counts[kMostComposedOrder]; // directions that reach each order, 1 first; 0 past the highest
+  int64_t first_rows[kMostComposedOrder]; // of each order
 };
 
 // The rows of phi(x) from those of x. Float or double.
