@@ -51,7 +51,7 @@ class StructureCosts {
 
 // What a pattern that axes tell takes to be handled: by itself, and for each entry.
 constexpr double kNanosecondsOfTies = 15e3;
-constexpr double kNanosecondsPerTiedEntry = 15;
+constexpr double kNanosecondsPerTiedEntry = 9;
 
 // Of the dense Jacobian's time, or of all, what may be spent where nothing is found.
 constexpr double kShareOfDense = 0.03;
