@@ -14,7 +14,7 @@ from ptx_memory import Fault
 
 pytestmark = pytest.mark.skipif(toolchain.NVCC is None, reason="no nvcc")
 
-SAMPLE = 400
+SAMPLE = 300
 # Those that survive are nearly all equivalent: where nvcc divides 64-bit numbers that fit by 32-bit division, a mutant
 # that never takes that shortcut is right (the plainest of these are left out); so is one that checks twice what another
 # check makes sure of.
