@@ -224,12 +224,7 @@ std::optional<std::vector<at::Tensor>> sample_columns(const SpecialProblem& prob
     problem.progress.expect(total + problem.progress.done() - done + samples.rest);
   }
   if (options.mode == plan::Mode::kForward && !found.has_value()) {
-    warn(
-        options,
-        "mode=\"forward\" cannot be used, and reverse mode is: " +
-            (plan.obstacle.empty() ? "the graph has no double backward that is known to be right, or gives an entry "
-                                     "that is not finite"
-                                   : plan.obstacle));
+    warn_of_reverse_mode(options, plan.obstacle.empty() ? kNoColumns : plan.obstacle);
   }
   return found;
 }

@@ -170,12 +170,12 @@ void run_output(
   expect_passes(progress.done() - done + plan.passes());
   std::string obstacle = plan.obstacle;
   if (!run_plan(plan, planned, options, keep_graph, progress)) {
-    obstacle = "the graph has no double backward that is known to be right, or gives an entry that is not finite";
+    obstacle = kNoColumns;
     expect_passes(progress.done() - done + problem.output.numel());
     run_rows(planned, options, keep_graph, progress);
   }
   if (options.mode == plan::Mode::kForward && !obstacle.empty()) {
-    warn(options, "mode=\"forward\" cannot be used, and reverse mode is: " + obstacle);
+    warn_of_reverse_mode(options, obstacle);
   }
 }
 

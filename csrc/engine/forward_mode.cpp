@@ -91,6 +91,10 @@ std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, c
   return plain_obstacle(output, inputs);
 }
 
+void warn_of_reverse_mode(const JacobianOptions& options, const std::string& obstacle) {
+  warn(options, "mode=\"forward\" cannot be used, and reverse mode is: " + obstacle);
+}
+
 bool is_finite(const at::Tensor& tensor) {
   return tensor.is_meta() || std::isfinite(tensor.detach().sum().item<double>());
 }

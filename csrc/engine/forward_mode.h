@@ -20,6 +20,13 @@ std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tenso
 // Why forward mode (see Note [Forward mode by double backward]) cannot be used, or an empty string.
 std::string forward_obstacle(const at::Tensor& output, const tape::Tape& tape, const std::vector<at::Tensor>& inputs);
 
+// Why columns that were begun are given up.
+constexpr const char* kNoColumns =
+    "the graph has no double backward that is known to be right, or gives an entry that is not finite";
+
+// Warns that forward mode, which was asked for, gives way.
+void warn_of_reverse_mode(const JacobianOptions& options, const std::string& obstacle);
+
 // Whether all entries are finite, or so large that their sum is not. Entries without data are. Where some are not,
 // 0 * inf = NaN arises in other places than in all rows in reverse mode, which is what users know.
 bool is_finite(const at::Tensor& tensor);

@@ -203,6 +203,12 @@ void check_compose_jet_backward(const at::Tensor& by_rows, const at::Tensor& x, 
       by_rows.sizes());
 }
 
+std::vector<int64_t> shape_of_jet(const at::Tensor& x, const Composition& composition) {
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape[0] = composition.rows(composition.order());
+  return shape;
+}
+
 int64_t find_period(const at::Tensor& rows) {
   int64_t period = 1;
   int64_t dim = rows.dim() - 1;

@@ -54,6 +54,42 @@ Composition composition_of(
     bool collapsed,
     const std::optional<at::Tensor>& weights);
 
+// What is registered of functions that take the arguments checked.
+template <at::Tensor (*compose)(const at::Tensor& x, const Composition& composition)>
+at::Tensor compose_jet_op(
+    const at::Tensor& x,
+    at::TensorList seeds,
+    int64_t kind,
+    at::ArrayRef<double> constants,
+    int64_t terms,
+    at::IntArrayRef counts,
+    bool collapsed,
+    const std::optional<at::Tensor>& weights) {
+  const Composition composition = composition_of(seeds, kind, constants, terms, counts, collapsed, weights);
+  check_compose_jet(x, composition, /*slope_orders=*/0);
+  return compose(x, composition);
+}
+
+template <std::tuple<at::Tensor, at::Tensor> (
+    *reverse)(const at::Tensor& by_rows, const at::Tensor& x, const Composition& composition)>
+std::tuple<at::Tensor, at::Tensor> compose_jet_backward_op(
+    const at::Tensor& by_rows,
+    const at::Tensor& x,
+    at::TensorList seeds,
+    int64_t kind,
+    at::ArrayRef<double> constants,
+    int64_t terms,
+    at::IntArrayRef counts,
+    bool collapsed,
+    const std::optional<at::Tensor>& weights) {
+  const Composition composition = composition_of(seeds, kind, constants, terms, counts, collapsed, weights);
+  check_compose_jet_backward(by_rows, x, composition);
+  return reverse(by_rows, x, composition);
+}
+
+// The shape of the jet of phi(x).
+std::vector<int64_t> shape_of_jet(const at::Tensor& x, const Composition& composition);
+
 // How many elements of [R, *shape] repeat along the leading dimensions of `shape`, or 0 if its memory is laid out
 // otherwise.
 int64_t find_period(const at::Tensor& rows);

@@ -28,17 +28,7 @@ struct Words {
   }
 };
 
-at::Tensor compose_jet_cpu(
-    const at::Tensor& x,
-    at::TensorList seeds,
-    int64_t kind,
-    at::ArrayRef<double> constants,
-    int64_t terms,
-    at::IntArrayRef counts,
-    bool collapsed,
-    const std::optional<at::Tensor>& weights) {
-  const ops::Composition composition = ops::composition_of(seeds, kind, constants, terms, counts, collapsed, weights);
-  ops::check_compose_jet(x, composition, /*slope_orders=*/0);
+at::Tensor compose_jet_cpu(const at::Tensor& x, const ops::Composition& composition) {
   const Words words(x, composition);
   return compose_by_element(words.frame, words.x, words.local, x.sizes().slice(1));
 }
@@ -46,15 +36,7 @@ at::Tensor compose_jet_cpu(
 std::tuple<at::Tensor, at::Tensor> compose_jet_backward_cpu(
     const at::Tensor& by_rows,
     const at::Tensor& x,
-    at::TensorList seeds,
-    int64_t kind,
-    at::ArrayRef<double> constants,
-    int64_t terms,
-    at::IntArrayRef counts,
-    bool collapsed,
-    const std::optional<at::Tensor>& weights) {
-  const ops::Composition composition = ops::composition_of(seeds, kind, constants, terms, counts, collapsed, weights);
-  ops::check_compose_jet_backward(by_rows, x, composition);
+    const ops::Composition& composition) {
   const Words words(x.contiguous(), composition); // none of whose rows repeat
   const ComposedCotangents found = reverse_composition(words.frame, words.x, words.local, by_rows);
   return {found.x, found.x0};
@@ -64,6 +46,8 @@ std::tuple<at::Tensor, at::Tensor> compose_jet_backward_cpu(
 } // namespace highgrad::taylor
 
 TORCH_LIBRARY_IMPL(highgrad_ext, CPU, m) {
-  m.impl("compose_jet", TORCH_FN(highgrad::taylor::compose_jet_cpu));
-  m.impl("compose_jet_backward", TORCH_FN(highgrad::taylor::compose_jet_backward_cpu));
+  m.impl("compose_jet", TORCH_FN(highgrad::ops::compose_jet_op<highgrad::taylor::compose_jet_cpu>));
+  m.impl(
+      "compose_jet_backward",
+      TORCH_FN(highgrad::ops::compose_jet_backward_op<highgrad::taylor::compose_jet_backward_cpu>));
 }

@@ -51,26 +51,10 @@ struct Arguments {
   CompositionLayout layout;
 };
 
-std::vector<int64_t> shape_of_rows(int64_t rows, const at::Tensor& x) {
-  std::vector<int64_t> shape = x.sizes().vec();
-  shape[0] = rows;
-  return shape;
-}
-
-at::Tensor compose_jet_cuda(
-    const at::Tensor& x,
-    at::TensorList seeds,
-    int64_t kind,
-    at::ArrayRef<double> constants,
-    int64_t terms,
-    at::IntArrayRef counts,
-    bool collapsed,
-    const std::optional<at::Tensor>& weights) {
-  const Composition composition = composition_of(seeds, kind, constants, terms, counts, collapsed, weights);
-  check_compose_jet(x, composition, /*slope_orders=*/0);
+at::Tensor compose_jet_cuda(const at::Tensor& x, const Composition& composition) {
   const c10::cuda::CUDAGuard guard(x.device());
   const Arguments arguments(x, composition);
-  at::Tensor rows = at::empty(shape_of_rows(composition.rows(composition.order()), x), x.options());
+  at::Tensor rows = at::empty(shape_of_jet(x, composition), x.options());
   if (rows.numel() > 0) {
     launch_compose_jet(
         rows.mutable_data_ptr(),
@@ -87,15 +71,7 @@ at::Tensor compose_jet_cuda(
 std::tuple<at::Tensor, at::Tensor> compose_jet_backward_cuda(
     const at::Tensor& by_rows,
     const at::Tensor& x,
-    at::TensorList seeds,
-    int64_t kind,
-    at::ArrayRef<double> constants,
-    int64_t terms,
-    at::IntArrayRef counts,
-    bool collapsed,
-    const std::optional<at::Tensor>& weights) {
-  const Composition composition = composition_of(seeds, kind, constants, terms, counts, collapsed, weights);
-  check_compose_jet_backward(by_rows, x, composition);
+    const Composition& composition) {
   const c10::cuda::CUDAGuard guard(x.device());
   const Arguments arguments(x, composition);
   const at::Tensor cotangents = by_rows.contiguous();
@@ -120,6 +96,8 @@ std::tuple<at::Tensor, at::Tensor> compose_jet_backward_cuda(
 } // namespace highgrad::ops::cuda
 
 TORCH_LIBRARY_IMPL(highgrad_ext, CUDA, m) {
-  m.impl("compose_jet", TORCH_FN(highgrad::ops::cuda::compose_jet_cuda));
-  m.impl("compose_jet_backward", TORCH_FN(highgrad::ops::cuda::compose_jet_backward_cuda));
+  m.impl("compose_jet", TORCH_FN(highgrad::ops::compose_jet_op<highgrad::ops::cuda::compose_jet_cuda>));
+  m.impl(
+      "compose_jet_backward",
+      TORCH_FN(highgrad::ops::compose_jet_backward_op<highgrad::ops::cuda::compose_jet_backward_cuda>));
 }
