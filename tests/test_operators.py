@@ -80,6 +80,21 @@ def test_laplacian_of_a_branch_and_a_trunk() -> None:
     assert_close(laplacian(f, x, batch_dims=1), -f)
 
 
+@pytest.mark.parametrize("mixes", [False, True])
+def test_samples_on_a_grid_or_among_centres(mixes: bool) -> None:
+    """Samples are points of one grid_sample, or rows of a distance by products: axes prove both."""
+    x = leaf(30, 2)
+    y = x + x.mean(0) if mixes else x
+    table, centres = leaf(1, 3, 5, 5), leaf(8, 2)
+    f = nn.functional.grid_sample(table, y[None, :, None, :].tanh(), align_corners=True)[0, :, :, 0].t().sum(1)
+    g = torch.cdist(y, centres).sum(1)
+    for output in (f, g):
+        assert _C.keeps_samples_apart([output], [x], 30) != mixes
+        if not mixes:
+            expected = torch.autograd.grad(output.sum(), x, retain_graph=True)[0]
+            assert_close(nth_derivative(output, x, 1, batch_dims=1, method="nested"), expected)
+
+
 @pytest.mark.parametrize("width", [3, 9])
 def test_laplacian_of_an_ensemble(width: int) -> None:
     """Whose networks lead, before samples: axes prove these apart."""

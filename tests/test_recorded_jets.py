@@ -40,6 +40,10 @@ COMPOSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
     "atan": torch.atan,
     "log1p": lambda x: torch.log1p(x + 1),
+    "sinc": lambda x: torch.sinc(x + 2),
+    "erfcx": torch.special.erfcx,
+    "logit": lambda x: torch.logit(x / 20 + 0.5, eps=1e-3),
+    "digamma": lambda x: torch.digamma(x + 6),
     # several Nodes that are one function
     "bell": lambda x: torch.exp(-x * x),
     "x tanh": lambda x: x * torch.tanh(x),

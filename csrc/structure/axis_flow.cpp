@@ -305,6 +305,19 @@ Digits flow_through(
                 digits);
     case Flow::kFirst:
       return k > 0 ? unknown : rearranged([](int64_t axis) { return axis == 0 ? 0 : -1; }, out, in, digits);
+    case Flow::kSample:
+      return in.size() != out.size() || k > 1
+          ? unknown
+          : rearranged(
+                [&](int64_t axis) {
+                  if (k == 0) {
+                    return axis < 2 ? axis : -1;
+                  }
+                  return axis + 1 == static_cast<int64_t>(in.size()) ? -1 : axis + (axis > 0 ? 1 : 0);
+                },
+                out,
+                in,
+                digits);
     case Flow::kConvolution:
       if (k > 0) {
         return slides.size() + 2 == out.size() ? convolved_by(attributes, out, in, digits) : unknown;

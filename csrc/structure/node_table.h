@@ -32,6 +32,8 @@ enum class Flow {
   kMatrices, // of batches of matrices: in's axes but the last two are out's first; of right-hand sides, the last
   kPairs, // of two sets of rows, before their last axes: out's axes but the last are the first's, its last the second's
   kFirst, // of the first in, axis 0 alone is out's
+  kSample, // of the first in, axes 0 and 1 are out's; the second, a grid, has out's axes but for axis 1, and one more,
+           // the last
   kConvolution, // of the input, in groups of channels; weight and bias follow, which have out's channels
 };
 

@@ -1,9 +1,9 @@
 #include "taylor/gradients.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/MemoryOverlap.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/eye.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensordot.h>
@@ -99,8 +99,21 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
 // Whether these few directions are the unit vectors in order. A GPU is not waited for.
 bool is_identity(const at::Tensor& directions) {
   const int64_t count = directions.size(0);
-  return directions.is_cpu() && tape::is_plain(directions) && !directions.requires_grad() && count <= kLargestBasis &&
-      count == directions.size(1) && directions.equal(at::eye(count, directions.options()));
+  if (!directions.is_cpu() || !tape::is_plain(directions) || directions.is_neg() || directions.requires_grad() ||
+      count > kLargestBasis || count != directions.size(1)) {
+    return false;
+  }
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, directions.scalar_type(), "is_identity", [&] {
+    const auto entries = directions.accessor<scalar_t, 2>();
+    for (const auto i : c10::irange(count)) {
+      for (const auto j : c10::irange(count)) {
+        if (entries[i][j] != static_cast<scalar_t>(i == j)) {
+          return false;
+        }
+      }
+    }
+    return true;
+  });
 }
 
 // `rows` as gradients() gives them: [D, samples] or [D, elements, samples].

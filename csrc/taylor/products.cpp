@@ -22,6 +22,7 @@
 
 #include "taylor/affine.h"
 #include "taylor/bilinear.h"
+#include "taylor/recorded_product.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -259,6 +260,9 @@ void add_linear_algebra(RuleTable& table) {
 Jet product(const Call& c, const Jet& a, const Jet& b, const at::Tensor& a0, const at::Tensor& b0) {
   if (c.frame.is_multivariate() && !a.is_zero() && !b.is_zero()) {
     return multiply(c.frame, c.series(0, a0), c.series(1, b0)).jet(c.frame);
+  }
+  if (const auto fused = multiply_by_element(c.frame, {a, a0}, {b, b0})) {
+    return *fused;
   }
   const auto dim = static_cast<int64_t>(c.output_shape().size());
   return bilinear(

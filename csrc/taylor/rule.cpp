@@ -8,6 +8,7 @@
 
 #include "taylor/affine.h"
 #include "taylor/recorded_composition.h"
+#include "taylor/recorded_product.h"
 #include "taylor/recorded_solution.h"
 
 namespace highgrad::taylor {
@@ -79,6 +80,7 @@ const Rule* find_rule(Node& node) {
     add_attention_rules(*rules);
     add_solution_rule(*rules);
     add_composition_rules(*rules);
+    add_recorded_product_rule(*rules);
     add_sample_rules(*rules);
     mark_contracting_rules(*rules);
     return rules;

@@ -7,9 +7,9 @@
 
 namespace highgrad::taylor {
 
-SeriesOfRows::SeriesOfRows(const Call& call, const Frame& inner, const at::Tensor& x, int64_t rank)
+SeriesOfRows::SeriesOfRows(const Call& call, const Frame& inner, const at::Tensor& x, int64_t rank, size_t input)
     : outer_(call.frame), inner_(inner), rank_(rank) {
-  Jet jet = call.inputs[0];
+  Jet jet = call.inputs[input];
   if (!jet.is_zero()) {
     c10::DimVector shape{jet.rows.size(0)};
     shape.append(x.sizes().begin(), x.sizes().end());

@@ -14,8 +14,8 @@ namespace highgrad::taylor {
 // [rows of outer orders, ...].
 class SeriesOfRows {
  public:
-  // x: the rows that the Node takes as input 0. rank: dimensions of a value.
-  SeriesOfRows(const Call& call, const Frame& inner, const at::Tensor& x, int64_t rank);
+  // x: the rows that the Node takes as that input. rank: dimensions of a value.
+  SeriesOfRows(const Call& call, const Frame& inner, const at::Tensor& x, int64_t rank, size_t input = 0);
 
   // The dimension of `rows` that counts inner ones; negative for values, which have none.
   int64_t row_dim(const at::Tensor& rows) const {

@@ -17,7 +17,7 @@
 #include <cmath>
 #include <utility>
 
-#include "taylor/rule.h"
+#include "taylor/pointwise.h"
 #include "taylor/sum.h"
 
 namespace highgrad::taylor {
@@ -84,18 +84,20 @@ Series scaled_error_function(const Frame& frame, const Series& x, const at::Tens
 }
 
 // The logarithm of the normal distribution function: y' = w = exp(-x^2 / 2 - y) / sqrt(2 pi), w' = -(x + w) w.
-Series log_normal_distribution(const Frame& frame, const Series& x, const at::Tensor& y) {
+Series log_normal_distribution(const Frame& frame, const Series& x) {
   const at::Tensor slope = std::sqrt(M_2_PI) / at::special_erfcx(x[0] * -M_SQRT1_2);
   Series sum{at::Tensor()};
-  return solve_pair(frame, x, y, slope, [&](const Frame& lowered, int64_t k, const Series& /*y*/, const Series& w) {
-    const at::Tensor term = plus(x[k], w[k]);
-    if (k == 0) {
-      sum = Series(term);
-    } else {
-      sum.push(term);
-    }
-    return times(product(lowered, k, sum, w), -1);
-  });
+  const at::Tensor unused = x[0]; // in place of y's value
+  return solve_pair(
+      frame, x, unused, slope, [&](const Frame& lowered, int64_t k, const Series& /*y*/, const Series& w) {
+        const at::Tensor term = plus(x[k], w[k]);
+        if (k == 0) {
+          sum = Series(term);
+        } else {
+          sum.push(term);
+        }
+        return times(product(lowered, k, sum, w), -1);
+      });
 }
 
 // sin(pi x) / (pi x). With z = pi x, the derivatives by z follow from z y^(m) + m y^(m-1) = sin^(m)(z), whose rounding
@@ -113,7 +115,7 @@ Series sinc(const Frame& frame, const Series& x) {
   std::vector<at::Tensor> below(frame.order + 1);
   at::Tensor y = at::zeros_like(z);
   for (int64_t m = frame.order + kTerms; m > 1; --m) {
-    y = at::addcmul(of_sine[m % 4], near, y, -1) / static_cast<double>(m);
+    y = at::addcmul(of_sine[m % 4], near, y, -1).div_(static_cast<double>(m));
     if (m <= frame.order + 1) {
       below[m - 1] = y;
     }
@@ -141,20 +143,15 @@ Series polygamma_of(const Frame& frame, const Series& x, int64_t first) {
 }
 
 // log(x / (1 - x)), constant beyond [eps, 1 - eps].
-Jet logit(const Call& c, const LogitBackward0& node) {
-  const Series x = c.series(0, c.saved(node.self_));
-  const Frame lowered = c.frame.lowered();
+Series logit(const Frame& frame, const Series& x, double eps) {
+  const Frame lowered = frame.lowered();
   const Series variance = add(lowered, x, square(lowered, x), -1);
   const Series slope = divide(lowered, Series(at::ones_like(x[0])), variance);
-  const Series y = integrate(c.frame, x, slope, x[0]);
-  const double eps = node.eps.value_or(-1);
+  const Series y = integrate(frame, x, slope, x[0]);
   // Without bounds, torch has no derivative beyond [0, 1].
   const at::Tensor beyond = eps < 0 ? (x[0] < 0).logical_or(x[0] > 1) : (x[0] < eps).logical_or(x[0] > 1 - eps);
-  return y
-      .map([&](const at::Tensor& k) {
-        return at::where(beyond, eps < 0 ? at::full_like(k, NAN) : at::zeros_like(k), k);
-      })
-      .jet(c.frame);
+  return y.map(
+      [&](const at::Tensor& k) { return at::where(beyond, eps < 0 ? at::full_like(k, NAN) : at::zeros_like(k), k); });
 }
 
 // x log(y + shift), zero where x is.
@@ -171,29 +168,24 @@ Jet x_log_y(const Call& c, const T& node, double shift_by) {
 }
 
 // -x log(x).
-Jet entropy(const Call& c, const SpecialEntrBackward0& node) {
-  const Series x = c.series(0, c.saved(node.self_));
-  return scale(c.frame, multiply(c.frame, x, log(c.frame, x, x[0].log())), -1).jet(c.frame);
+Series entropy(const Frame& frame, const Series& x) {
+  return scale(frame, multiply(frame, x, log(frame, x, x[0].log())), -1);
 }
 
 void add_gamma_functions(RuleTable& table) {
-  add_rule<LgammaBackward0>(table, nonlinear_degree, [](const Call& c, const LgammaBackward0& node) {
-    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), -1).jet(c.frame);
+  add_function<LgammaBackward0>(table, [](const Frame& frame, const Series& x) { return polygamma_of(frame, x, -1); });
+  add_function<DigammaBackward0>(table, [](const Frame& frame, const Series& x) { return polygamma_of(frame, x, 0); });
+  add_family<PolygammaBackward0>(table, [](const PolygammaBackward0& node) {
+    return PointwiseFunction{[n = node.n](const Frame& frame, const Series& x) { return polygamma_of(frame, x, n); }};
   });
-  add_rule<DigammaBackward0>(table, nonlinear_degree, [](const Call& c, const DigammaBackward0& node) {
-    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), 0).jet(c.frame);
-  });
-  add_rule<PolygammaBackward0>(table, nonlinear_degree, [](const Call& c, const PolygammaBackward0& node) {
-    return polygamma_of(c.frame, c.series(0, c.saved(node.self_)), node.n).jet(c.frame);
-  });
-  add_rule<MvlgammaBackward0>(table, nonlinear_degree, [](const Call& c, const MvlgammaBackward0& node) {
-    const Series x = c.series(0, c.saved(node.self_));
-    Series sum = polygamma_of(c.frame, x, -1);
-    for (const auto j : c10::irange<int64_t>(1, node.p)) {
-      const Series term = polygamma_of(c.frame, shift(x, -0.5 * static_cast<double>(j)), -1);
-      sum = add(c.frame, sum, term);
-    }
-    return sum.jet(c.frame);
+  add_family<MvlgammaBackward0>(table, [](const MvlgammaBackward0& node) {
+    return PointwiseFunction{[p = node.p](const Frame& frame, const Series& x) {
+      Series sum = polygamma_of(frame, x, -1);
+      for (const auto j : c10::irange<int64_t>(1, p)) {
+        sum = add(frame, sum, polygamma_of(frame, shift(x, -0.5 * static_cast<double>(j)), -1));
+      }
+      return sum;
+    }};
   });
 }
 
@@ -201,25 +193,22 @@ void add_gamma_functions(RuleTable& table) {
 
 void add_special_rules(RuleTable& table) {
   add_gamma_functions(table);
-  add_rule<ErfinvBackward0>(table, nonlinear_degree, [](const Call& c, const ErfinvBackward0& node) {
-    const at::Tensor self = c.saved(node.self_);
-    return inverse_error_function(c.frame, c.series(0, self), self.erfinv(), 1 / M_2_SQRTPI, 1).jet(c.frame);
+  add_function<ErfinvBackward0>(table, [](const Frame& frame, const Series& x) {
+    return inverse_error_function(frame, x, x[0].erfinv(), 1 / M_2_SQRTPI, 1);
   });
-  add_rule<SpecialNdtriBackward0>(table, nonlinear_degree, [](const Call& c, const SpecialNdtriBackward0& node) {
-    const at::Tensor y = c.saved(node.result_);
-    return inverse_error_function(c.frame, c.series(0, y), y, std::sqrt(2 * M_PI), 0.5).jet(c.frame);
+  add_function_of_result<SpecialNdtriBackward0>(table, [](const Frame& frame, const Series& x, at::Tensor y) {
+    return inverse_error_function(frame, x, y, std::sqrt(2 * M_PI), 0.5);
   });
-  add_rule<SpecialErfcxBackward0>(table, nonlinear_degree, [](const Call& c, const SpecialErfcxBackward0& node) {
-    return scaled_error_function(c.frame, c.series(0, c.saved(node.self_)), c.saved(node.result_)).jet(c.frame);
+  add_function<SpecialErfcxBackward0>(table, [](const Frame& frame, const Series& x) {
+    return scaled_error_function(frame, x, at::special_erfcx(x[0]));
   });
-  add_rule<SpecialLogNdtrBackward0>(table, nonlinear_degree, [](const Call& c, const SpecialLogNdtrBackward0& node) {
-    return log_normal_distribution(c.frame, c.series(0, c.saved(node.self_)), c.saved(node.result_)).jet(c.frame);
+  add_function<SpecialLogNdtrBackward0>(table, &log_normal_distribution);
+  add_function<SincBackward0>(table, &sinc);
+  add_family<LogitBackward0>(table, [](const LogitBackward0& node) {
+    return PointwiseFunction{
+        [eps = node.eps.value_or(-1)](const Frame& frame, const Series& x) { return logit(frame, x, eps); }};
   });
-  add_rule<SincBackward0>(table, nonlinear_degree, [](const Call& c, const SincBackward0& node) {
-    return sinc(c.frame, c.series(0, c.saved(node.self_))).jet(c.frame);
-  });
-  add_rule<LogitBackward0>(table, nonlinear_degree, &logit);
-  add_rule<SpecialEntrBackward0>(table, nonlinear_degree, &entropy);
+  add_function<SpecialEntrBackward0>(table, &entropy);
   const auto degree = [](Node& /*node*/, c10::ArrayRef<int64_t> inputs) {
     return inputs[1] == 0 ? inputs[0] : kUnbounded;
   };
