@@ -55,7 +55,8 @@ void add_extremum(RuleTable& table) {
   });
 }
 
-// Of all elements: what is not chosen has zero, even of a cotangent that is not finite. NaN is chosen where there is one.
+// Of all elements: what is not chosen has zero, even of a cotangent that is not finite. NaN is chosen where there is
+// one.
 template <typename T>
 void add_choice_of_all(RuleTable& table) {
   add_unary<T>(table, [](const Call& call, const T& node) {
