@@ -44,10 +44,12 @@ NaN as a mark survives all sums and products, whatever the values are that it is
 known to let it through, nothing else is needed.
 
 Numbers without a pattern leave exact zeros where nothing mixes; a sum of different multiples does not vanish by
-accident. They tell of the Jacobian at this point alone, as x[0] * x[1] at zero shows: for derivatives, NaN is sent as
-well, and what mixes is missed only if a Node both hides NaN and mixes by zero. Nodes that are not linear, such as a
-hook that clips a norm, may do to all samples at once what they do to none alone: the numbers in all samples have to
-bring what they bring in two parts.
+accident. They tell of the Jacobian at this point alone, as x[0] * x[1] at zero shows. For derivatives, NaN is sent as
+well: what mixes is then missed only if a Node of which nothing is known both hides NaN and mixes by zero. Nodes that
+are known to lose NaN, such as a product with several zeros, which does mix by zero, are refused.
+
+Nodes that are not linear, such as a hook that clips a norm, may do to all samples at once what they do to none alone:
+the numbers in all samples have to bring what they bring in two parts.
 
 What arrives without any mark, such as 0 * inf, is left out.
 */
@@ -80,7 +82,7 @@ bool are_apart(const std::string& caller, const OutputProblem& problem, int64_t 
   const auto seeds = [&](int64_t first, int64_t count) -> std::vector<at::Tensor> {
     const at::Tensor seeded = marked.narrow(0, first, count).unsqueeze(2).expand({count, samples.count, samples.rest});
     return {
-        at::where(seeded, cotangent, at::zeros({}, options)).view(ops::joined_shape(count, problem.output.sizes()))};
+        at::where(seeded, cotangent, at::zeros({}, options)).reshape(ops::joined_shape(count, problem.output.sizes()))};
   };
   const LinearMap map = reverse_map(problem);
   std::vector<at::Tensor> unmarked(problem.inputs.size()), whole(problem.inputs.size());
