@@ -29,12 +29,13 @@ PassWork column_of(const PassWork& row) {
 constexpr double kOperatorsOfProduct = 15;
 
 // What a type of Node takes: by matrices that it multiplies, of which the two operands come last, or so many times as
-// long for a byte as elementwise ones, where kernels go element by element.
-enum class Kind { kBytes, kMatrixProduct, kConvolution };
+// long for a byte as elementwise ones, where kernels go element by element; where they move elements from place to
+// place, for each byte of what the Node takes and of what it hands on.
+enum class Kind { kBytes, kMovedBytes, kMatrixProduct, kConvolution };
 struct Costs {
   std::string_view name;
   Kind kind = Kind::kBytes;
-  int64_t times = 1;
+  double times = 1;
   bool is_elementwise = false;
 };
 constexpr Costs kCosts[] = {
@@ -45,24 +46,24 @@ constexpr Costs kCosts[] = {
     {"MmBackward0", Kind::kMatrixProduct},
     {"MvBackward0", Kind::kMatrixProduct},
     {"ConvolutionBackward0", Kind::kConvolution},
-    {"EmbeddingBackward0", Kind::kBytes, 4},
-    {"GatherBackward0", Kind::kBytes, 3},
-    {"IndexAddBackward0", Kind::kBytes, 4},
-    {"IndexBackward0", Kind::kBytes, 6},
-    {"IndexPutBackward0", Kind::kBytes, 6},
-    {"IndexPutImplBackward0", Kind::kBytes, 6},
-    {"IndexSelectBackward0", Kind::kBytes, 4},
+    {"EmbeddingBackward0", Kind::kMovedBytes, 1.2},
+    {"GatherBackward0", Kind::kMovedBytes, 2.5},
+    {"IndexAddBackward0", Kind::kMovedBytes, 0.8},
+    {"IndexBackward0", Kind::kMovedBytes, 1.5},
+    {"IndexPutBackward0", Kind::kMovedBytes, 1.5},
+    {"IndexPutImplBackward0", Kind::kMovedBytes, 1.5},
+    {"IndexSelectBackward0", Kind::kMovedBytes, 1.2},
     {"LinalgCrossBackward0", Kind::kBytes, 8},
-    {"ScatterAddBackward0", Kind::kBytes, 4},
+    {"ScatterAddBackward0", Kind::kMovedBytes, 2.5},
     {"SparseAddmmBackward0", Kind::kBytes, 50}, // behind AddmmBackward0, of which it has the name, too
-    {"TakeBackward0", Kind::kBytes, 5},
+    {"TakeBackward0", Kind::kMovedBytes, 1},
     {"UpsampleBicubic2DBackward0", Kind::kBytes, 50},
     {"UpsampleBilinear2DBackward0", Kind::kBytes, 20},
     {"UpsampleLinear1DBackward0", Kind::kBytes, 20},
 };
 
 // Likewise what is summed over what an operand was broadcast along.
-constexpr int64_t kSummed = 4;
+constexpr double kSummed = 4;
 
 // Likewise what convolutions do with the bytes of images, of cotangents and of windows. Kernels differ by twice as much
 // from one shape to the next.
@@ -213,23 +214,31 @@ void add_by_weight(const Convolution& of, Work& work) {
 }
 
 // Of a Node that multiplies no matrices.
-int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node, int64_t times) {
+double bytes_of(const tape::Tape& tape, const tape::TapeNode& node, const Costs& costs) {
+  double times = costs.times;
   if (node.node->num_inputs() == 1) {
     const auto out = tape::shape_of(*node.node, 0);
     for (const tape::Slot& link : links_of(tape, node)) {
       const auto in = shape_at(tape, link);
-      times += out.has_value() && in.has_value() && 2 * numel(*in) <= numel(*out) ? kSummed : 0;
+      if (!out.has_value() || !in.has_value() || numel(*out) == 0) {
+        continue;
+      }
+      if (costs.kind == Kind::kMovedBytes) {
+        times += costs.times * static_cast<double>(numel(*in)) / static_cast<double>(numel(*out));
+      } else if (2 * numel(*in) <= numel(*out)) {
+        times += kSummed;
+      }
     }
   }
-  return times * node.bytes;
+  return times * static_cast<double>(node.bytes);
 }
 
 } // namespace
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   const Costs costs = costs_of(*node.node);
-  if (costs.kind == Kind::kBytes) {
-    const PassWork row{static_cast<double>(bytes_of(tape, node, costs.times)), 0};
+  if (costs.kind == Kind::kBytes || costs.kind == Kind::kMovedBytes) {
+    const PassWork row{bytes_of(tape, node, costs), 0};
     return {node.runs ? 1 : 0, row, column_of(row), costs.is_elementwise ? row.bytes : 0};
   }
   const auto links = links_of(tape, node);

@@ -20,6 +20,9 @@ constexpr double kNeededShare = 0.85;
 
 constexpr size_t kMostCuts = 8;
 
+// Of an element that is copied into the result.
+constexpr double kBytesOfCopy = 8;
+
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 // A tensor at which the tape may be cut, or one of its ends.
@@ -147,10 +150,13 @@ class Chains {
  private:
   double reverse(size_t begin, size_t end) const {
     Work work = between(begin, end);
-    // A segment that is nothing but its head would cost nothing, and save nothing.
+    // A segment that is nothing but its head would cost nothing, and save nothing, unless it is all that there is: a
+    // copy.
     if (heads_[begin].multiplications < work.row.multiplications) {
       work.row.bytes -= heads_[begin].bytes;
       work.row.multiplications -= heads_[begin].multiplications;
+    } else if (heads_[begin].multiplications > 0 && end - begin + 1 == cuts_.size()) {
+      work.row = {kBytesOfCopy * static_cast<double>(cuts_[end].numel), 0};
     }
     return model_.reverse(work, cuts_[begin].numel);
   }
