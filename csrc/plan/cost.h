@@ -2,6 +2,7 @@
 
 #include <c10/core/Device.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "tape/tape.h"
@@ -27,12 +28,17 @@ struct Work {
   PassWork row;
   PassWork column;
   double elementwise_bytes = 0; // of a row's
+  // Likewise, but where there are more rows than a Node's cotangents have elements, done for each of these alone.
+  PassWork unit_row;
+  int64_t most_units = 0;
 
   void add(const Work& other) {
     nodes += other.nodes;
     row.add(other.row);
     column.add(other.column);
     elementwise_bytes += other.elementwise_bytes;
+    unit_row.add(other.unit_row);
+    most_units = std::max(most_units, other.most_units);
   }
 };
 
