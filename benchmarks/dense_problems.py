@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.regret import (
+from benchmarks.structured_problems import drawn
+from benchmarks.varied_problems import (
     Function,
     attention,
     fixed,
@@ -18,7 +19,6 @@ from benchmarks.regret import (
     mlp,
     runge_kutta,
 )
-from benchmarks.structured_problems import drawn
 
 # Of a graph: f, and what it is differentiated by.
 Graph = Callable[[], tuple[Tensor, list[Tensor]]]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.dense_problems import Graph, by_input, hessian
-from benchmarks.regret import Function, fixed, frozen
 from benchmarks.structured_problems import drawn
+from benchmarks.varied_problems import Function, fixed, frozen
 
 
 def kuramoto(x: Tensor) -> Tensor:

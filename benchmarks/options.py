@@ -30,7 +30,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def publish(options: argparse.Namespace, figures: object, report: str) -> None:
     """Prints the report of a run, and writes what the options ask for."""
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures) + "\n")
     if options.markdown:
         options.markdown.write_text(report)
     print(report)

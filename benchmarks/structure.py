@@ -32,7 +32,6 @@ from benchmarks.dense_problems import Graph, dense_problems
 from benchmarks.held_out_problems import held_out_problems
 from benchmarks.measure import MIN_CALLS, local_turn, time_in_turns
 from benchmarks.options import option_parser, parse, publish
-from benchmarks.regret import Function, contestants, fixed, mlp, usable
 from benchmarks.report import format_ms, markdown_table
 from benchmarks.structured_problems import (
     brusselator,
@@ -55,6 +54,8 @@ from benchmarks.structured_problems import (
     toeplitz,
     tridiagonal,
 )
+from benchmarks.torch_modes import contestants, usable
+from benchmarks.varied_problems import Function, fixed, mlp
 from highgrad_ext import full_jacobian, plan
 
 Call = Callable[[], object]

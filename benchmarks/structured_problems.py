@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.regret import Function, fixed
+from benchmarks.varied_problems import Function, fixed
 
 
 def brusselator(state: Tensor) -> Tensor:

@@ -8,21 +8,22 @@ from torch import Tensor
 
 def full_jacobian_loop(f: Tensor, wrt: Tensor, create_graph: bool = False) -> Tensor:
     """The Jacobian of shape f.shape + wrt.shape, zeros where there is no path."""
-    rows = []
-    if f.requires_grad:
-        with torch.enable_grad():
-            elements = f.reshape(-1).unbind()
-        for element in elements:
-            (grad,) = torch.autograd.grad(element, wrt, retain_graph=True, create_graph=create_graph, allow_unused=True)
-            rows.append(torch.zeros_like(wrt) if grad is None else grad.to_dense() if grad.is_sparse else grad)
-    if not rows:
-        return wrt.new_zeros(f.shape + wrt.shape)
-    with torch.set_grad_enabled(create_graph):
-        return torch.stack(rows).reshape(f.shape + wrt.shape)
+    return nth_derivative_loop(f, wrt, 1, create_graph)
 
 
 def nth_derivative_loop(f: Tensor, wrt: Tensor, n: int, create_graph: bool = False) -> Tensor:
-    """The n-th derivative of shape f.shape + wrt.shape * n, by n nested row loops."""
-    for order in range(n):
-        f = full_jacobian_loop(f, wrt, create_graph or order < n - 1)
-    return f
+    """The n-th derivative of shape f.shape + wrt.shape * n: row by row, of each row of the derivative of f."""
+    if n == 0:
+        return f
+    rows = []
+    for row in range(f.numel() if f.requires_grad else 0):
+        unit = torch.zeros(f.numel(), dtype=f.dtype, device=f.device)
+        unit[row] = 1
+        (grad,) = torch.autograd.grad(
+            f, wrt, unit.view(f.shape), retain_graph=True, create_graph=create_graph or n > 1, allow_unused=True
+        )
+        grad = torch.zeros_like(wrt) if grad is None else grad.to_dense() if grad.is_sparse else grad
+        rows.append(nth_derivative_loop(grad, wrt, n - 1, create_graph))
+    shape = f.shape + wrt.shape * n
+    with torch.set_grad_enabled(create_graph):
+        return torch.stack(rows).reshape(shape) if rows else wrt.new_zeros(shape)

@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # torch's own keeps the stack of each call, for every kind of accelerator that may still come.
+    torch.manual_seed = torch.default_generator.manual_seed
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `device` runs on the CPU, and on a GPU where there is one."""

@@ -1,41 +1,26 @@
-"""Runs the cases of gpu_cases.py with sparse tensors on an accelerator that is not there; prints what came of each, as
-JSON.
+"""Runs the cases of gpu_cases.py with sparse tensors on an accelerator that is not there, of tensors without data.
 
-torch's backend in Python (PrivateUse1) gives libtorch's engine a device with streams, and FakeTensor gives the tensors
-shapes without data. What mixes devices raises, and what waits for the device is counted.
+What mixes devices raises, and what waits for the device is counted.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from accelerator import NAME, finish, register
 from gpu_cases import CASES, leaf
-from torch import Tensor
+from torch import Tensor, ops
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import highgrad_ext  # noqa: F401  (registers the ops)
 
-NAME = "elsewhere"
-aten = torch.ops.aten
+aten = ops.aten
 SPARSE = ("stencil", "CSR", "COO", "sparse by a kept plan", "jets of interpolation")
-
-
-class Generator(torch.Generator):
-    """Of the CPU: the backend in Python has none, and numbers without values need none."""
-
-    def __new__(cls, device: object = None) -> Generator:
-        return super().__new__(cls)
 
 
 class Waits(TorchDispatchMode):
@@ -69,23 +54,8 @@ def outcome(call: Callable[[], Any]) -> dict[str, Any]:
     return {"waits": waits.seen, "devices": sorted({str(result.device) for result in results})}
 
 
-def has_python(output: Tensor) -> bool:
-    """Whether a Node on the graph is a Function of the user's."""
-    waiting, seen = [output.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, BackwardCFunction):
-            return True
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [function for function, _ in node.next_functions]
-    return False
-
-
 def main() -> None:
-    warnings.simplefilter("ignore")
-    _setup_privateuseone_for_python_backend(NAME)
-    torch.Generator = Generator
+    register()
     found = {}
     # Tables that are kept for later calls are plain tensors.
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -93,8 +63,7 @@ def main() -> None:
             function = CASES[case]
             x = leaf(NAME).view(4, 3)
             found[case] = outcome(lambda function=function, x=x: function(x))
-    print(json.dumps(found), flush=True)
-    os._exit(0)  # the engine's threads of the device would outlive the interpreter that their guard is written in
+    finish(found)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Runs every case of gpu_cases.py on an accelerator whose memory is the host's (host_accelerator.cpp, built to the
-library that is named), compares with the CPU, and prints what came of each, as JSON.
+library that is named), and compares with the CPU.
 
 Graphs are recorded on one stream and functions called on another.
 """
@@ -7,26 +7,22 @@ Graphs are recorded on one stream and functions called on another.
 from __future__ import annotations
 
 import ctypes
-import json
-import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from fake_accelerator import Generator, has_python
+from accelerator import NAME, finish, register
 from gpu_cases import CASES, NotOnThisDevice, layers, leaf, network, record, vector
 from problems import PROBLEMS
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from highgrad_ext import directional, full_jacobian, laplacian, nth_derivative, partials, plan
 
-NAME = "elsewhere"
 FORWARD, CALL = 7, 3  # streams
 
 # f of x, and what is called with both.
@@ -54,6 +50,19 @@ def heat_by_hand(x: Tensor) -> Tensor:
 
     first = grad(layers(x).sum(-1))
     return first[:, 0] - grad(first[:, 1])[:, 1]
+
+
+def has_python(output: Tensor) -> bool:
+    """Whether a Node on the graph is a Function of the user's."""
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, BackwardCFunction):
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [function for function, _ in node.next_functions]
+    return False
 
 
 class Host:
@@ -91,10 +100,8 @@ class Host:
 
 
 def main(path: str) -> None:
-    warnings.simplefilter("ignore")
+    register()
     host = Host(path)
-    _setup_privateuseone_for_python_backend(NAME)
-    torch.Generator = Generator
     host.library.install()
     found: dict[str, Any] = {"cases": {}, "problems": {}, "streams": {}, "kernels": {}}
     for case, function in CASES.items():
@@ -130,8 +137,7 @@ def main(path: str) -> None:
         host.library.take_kernels()
         torch.autograd.grad(residual(x).square().sum(), x)
         found["kernels"][name] = host.library.take_kernels()
-    print(json.dumps(found), flush=True)
-    os._exit(0)  # the engine's threads of the device would outlive the interpreter that its hooks are written in
+    finish(found)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import highgrad_ext
-from benchmarks import compare, measure, memory, orders, peers, pinns, regret, report, run, structure
+from benchmarks import compare, measure, memory, orders, peers, pinns, regret, report, run, structure, varied_problems
 from benchmarks.problems import PROBLEMS, Case, Problem
 
 CUBES = Problem("cubes", lambda ops: _cubes(ops.array(np.arange(1.0, 4.0))))
@@ -263,7 +263,7 @@ def test_regret() -> None:
         (of_samples,) = regret.measure(0, create_graph, "decoder")
         assert of_samples["peer"] in ("vmap of jacrev", "vmap of jacfwd", "rows of all samples")
     assert "of 1 problems" in regret.report(rows) and "| ger of 3" in regret.report(rows)
-    assert len(regret.problems() | regret.sample_problems()) == 82
+    assert len(varied_problems.problems() | varied_problems.sample_problems()) == 82
 
 
 def test_structure() -> None:

@@ -5,17 +5,11 @@ test_host_accelerator.py has the rest, with values; torch has no sparse tensors 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerator import run_script
 from fake_accelerator import SPARSE
-
-HERE = Path(__file__).resolve().parent
 
 # See docs/cuda.md.
 WAITS = {
@@ -30,11 +24,7 @@ WAITS = {
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Any]]:
-    command = [sys.executable, str(HERE / "fake_accelerator.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
-    assert done.returncode == 0, done.stderr[-4000:]
-    outcomes: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    return outcomes
+    return run_script("fake_accelerator.py")
 
 
 def test_waits(found: dict[str, dict[str, Any]]) -> None:

@@ -37,14 +37,14 @@ def passes(f: Tensor, x: Tensor, **options: Any) -> int:
     return seen[-1][1]
 
 
-def tall(x: Tensor, rows: int = 3000) -> Tensor:
+def tall(x: Tensor, rows: int = 1000) -> Tensor:
     return torch.linspace(0, 1, rows, dtype=x.dtype).unsqueeze(1).mul(x.exp()).sin().sum(1).mul(3).tanh().exp()
 
 
 def test_tall_jacobians_take_as_many_passes_as_columns() -> None:
     x = torch.rand(5, requires_grad=True)
     assert passes(tall(x), x) == 5
-    assert passes(tall(x), x, mode="reverse") == 3000
+    assert passes(tall(x), x, mode="reverse") == 1000
     assert passes(tall(x, 20), x) == 20
     assert passes(tall(x, 20), x, mode="forward", chunk_size=2) == 5
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerator import HERE, run_script
 from gpu_cases import ACTIVATIONS, CASES
 from problems import PROBLEMS
 from torch.utils.cpp_extension import include_paths, library_paths
 
-HERE = Path(__file__).resolve().parent
 CXX = os.environ.get("CXX", "c++")
 FORWARD, CALL = 7, 3  # streams, of host_accelerator.py
 
@@ -90,11 +87,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         str(HERE / "host_accelerator.cpp"),
     ]
     subprocess.run([*command, "-o", str(library), *libraries, "-lc10", "-ltorch_cpu"], check=True)
-    run = [sys.executable, str(HERE / "host_accelerator.py"), str(library)]
-    done = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
-    assert done.returncode == 0, done.stderr[-4000:]
-    outcomes: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    return outcomes
+    return run_script("host_accelerator.py", str(library))
 
 
 def values_are_those_of_the_cpu(outcome: dict[str, Any]) -> None:

@@ -401,15 +401,14 @@ def test_constants_parameters_and_detached_parts() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
-@pytest.mark.parametrize("method", ["auto", "nested", "taylor"])
-def test_orders_by_every_method(n: int, method: Any) -> None:
+def test_orders_by_every_method(n: int) -> None:
     x = leaf(2, 2)
     f = net(4, 2)(x.view(-1))
     expected = nth_derivative_loop(f, x, n)
-    assert_close(nth_derivative(f, x, n, method=method, create_graph=False), expected)
-    assert_close(nth_derivative(f[0], x, n, method=method), expected[0])
-    if method == "nested":
-        assert_close(nth_derivative(f, x, n, method=method, symmetric=False), expected)
+    for method in ("auto", "nested", "taylor"):
+        assert_close(nth_derivative(f, x, n, method=method, create_graph=False), expected)
+        assert_close(nth_derivative(f[0], x, n, method=method), expected[0])
+    assert_close(nth_derivative(f, x, n, method="nested", symmetric=False), expected)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
@@ -539,7 +538,8 @@ def test_dtypes_of_operators(dtype: torch.dtype) -> None:
     assert directional(x.sin(), x, torch.ones_like(x), 2)[2].dtype == dtype
 
 
-@pytest.mark.parametrize("width, order", itertools.product([1, 2, 3, 5], [1, 2, 3, 4, 6]))
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 6])
 def test_interpolation_is_exact_for_powers(width: int, order: int) -> None:
     """f(x) = prod x^i at 0: the coefficient along j is j^i, the only derivative is i! at i."""
     indices = multi_indices(width, order)

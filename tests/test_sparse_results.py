@@ -217,7 +217,7 @@ def test_batch_dims_take_columns_where_they_are_fewer() -> None:
     seen: list[int] = []
     full_jacobian(f, x, batch_dims=1, create_graph=False, progress=lambda done, total: seen.append(total))
     assert seen[-1] == 3
-    y = leaf(40, 2)
+    x, y = leaf(8, 3), leaf(8, 2)
     f = network(3, 60)(x).sin() * (y.exp() @ constant(2, 60))
     by_x, by_y = full_jacobian(f, (x, y), batch_dims=1, create_graph=False, mode="forward")
     assert_close(by_x, by_sample(f, x))

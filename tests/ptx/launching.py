@@ -122,12 +122,6 @@ class Call:
         return results if isinstance(results, tuple) else (results,)
 
 
-def numpy_dtype(dtype: torch.dtype) -> np.dtype[np.generic]:
-    """Of one real component; bfloat16 as bits."""
-    real = dtype.to_real() if dtype.is_complex else dtype
-    return np.dtype({torch.half: "f2", torch.bfloat16: "u2", torch.float32: "f4", torch.float64: "f8"}[real])
-
-
 def to_components(values: NDArray[Any], dtype: torch.dtype) -> NDArray[np.generic]:
     """Whole numbers as bytes of `dtype`."""
     return as_bytes(torch.from_numpy(np.ascontiguousarray(values)).to(dtype))
