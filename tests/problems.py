@@ -359,7 +359,7 @@ PROBLEMS = (
         "more rows than a matrix_exp has elements", 4, lambda x: torch.outer(x, torch.matrix_exp(square(x)).ravel())
     ),
     Problem(
-        "more rows than matrices of a matrix_exp have elements",
+        "rows of two of matrix_exp, 6 times",
         6,
         lambda x: torch.matrix_exp(torch.einsum("i,j,k->ijk", x[:2], x[2:4], x[4:])) * x[:, None, None, None],
     ),

@@ -25,6 +25,9 @@ PassWork column_of(const PassWork& row) {
   return {kForwardBytes * row.bytes, row.multiplications};
 }
 
+// Likewise for each element of the result, whose rows they are not.
+constexpr double kBytesOfTransposed = 8;
+
 // A product of two factors needs some fifteen operators besides.
 constexpr double kOperatorsOfProduct = 15;
 
@@ -86,8 +89,8 @@ struct Passage {
   double against_stride;
   double against;
 };
-constexpr Passage kOneGroup{0.35, 2, 0.6};
-constexpr Passage kGroups{1.35, 1.6, 1.5};
+constexpr Passage kOneGroup{0.35, 2, 0.5};
+constexpr Passage kGroups{1.35, 1.6, 1.35};
 
 // Likewise an exponential, which is that of a matrix of four times as many elements, and of 16 times in forward mode;
 // and of how many operators it is made.
@@ -329,8 +332,10 @@ double CostModel::reverse(const Work& work, int64_t rows) const {
       pass(work.unit_row) * static_cast<double>(std::min(rows, work.most_units));
 }
 
-double CostModel::forward(const Work& work, int64_t columns) const {
-  return recorded_node * static_cast<double>(work.nodes) + pass(work.column) * static_cast<double>(columns + 1);
+double CostModel::forward(const Work& work, int64_t rows, int64_t columns) const {
+  const double transposed = kBytesOfTransposed * byte * static_cast<double>(rows) * static_cast<double>(columns);
+  return recorded_node * static_cast<double>(work.nodes) + pass(work.column) * static_cast<double>(columns + 1) +
+      transposed;
 }
 
 double CostModel::product(int64_t rows, int64_t inner, int64_t columns) const {

@@ -57,7 +57,7 @@ struct CostModel {
 
   double pass(const PassWork& work) const;
   double reverse(const Work& work, int64_t rows) const;
-  double forward(const Work& work, int64_t columns) const;
+  double forward(const Work& work, int64_t rows, int64_t columns) const;
   // Of a matrix of rows x inner elements by one of inner x columns, and of checking that all of it is finite.
   double product(int64_t rows, int64_t inner, int64_t columns) const;
 };

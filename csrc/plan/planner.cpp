@@ -128,7 +128,8 @@ class Chains {
       for (const auto begin : c10::irange(end)) {
         const Work work = between(begin, end);
         const double backward = reverse(begin, end);
-        const double forward = request_.may_forward ? model_.forward(work, cuts_[end].numel) : kNever;
+        const double forward =
+            request_.may_forward ? model_.forward(work, cuts_[begin].numel, cuts_[end].numel) : kNever;
         const double join = begin == 0 ? 0 : model_.product(request_.rows, cuts_[begin].numel, cuts_[end].numel);
         const double total = cost[begin] + join + std::min(backward, forward);
         if (total < cost[end]) {
