@@ -12,7 +12,7 @@ import scipy.sparse.linalg
 import torch
 from problems import PROBLEMS, Problem
 from structured import constant, random_graph
-from test_structure import leaf, network, tridiagonal
+from test_structure import Doubled, leaf, network, tridiagonal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -258,16 +258,6 @@ def test_any_two_samples_that_mix(samples: int) -> None:
         f = x.sin().index_add(0, torch.tensor([i]), x[j : j + 1])
         with pytest.raises(RuntimeError, match="got samples that mix"):
             full_jacobian(f, x, batch_dims=1)
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return 2 * grad
 
 
 def hooked(x: Tensor) -> Tensor:
