@@ -129,7 +129,9 @@ class BuildExt(cpp_extension.BuildExtension):
 
     def build_extensions(self) -> None:
         check_compiler(os.environ)
-        os.environ.setdefault("CCACHE_SLOPPINESS", "pch_defines,time_macros")  # else it keeps nothing compiled this way
+        # Else ccache keeps nothing that is compiled with a precompiled header.
+        sloppiness = [os.environ.get("CCACHE_SLOPPINESS", ""), "pch_defines", "time_macros"]
+        os.environ["CCACHE_SLOPPINESS"] = ",".join(filter(None, sloppiness))
         super().build_extensions()
 
     def build_extension(self, module: Extension) -> None:
