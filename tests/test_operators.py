@@ -96,7 +96,7 @@ def test_laplacian_of_an_ensemble(width: int) -> None:
     assert_close(laplacian(f, x, batch_dims=1), trace(f, x))
     mixed = ensemble(x) + x.sum(0)[:1]
     assert not _C.keeps_samples_apart([mixed], [x], 5)
-    with pytest.raises(RuntimeError, match="expected independent samples"):
+    with pytest.raises(RuntimeError, match="got samples that mix"):
         laplacian(mixed, x, batch_dims=1)
 
 
@@ -174,7 +174,7 @@ def test_directional_of_samples(kind: str, create_graph: bool) -> None:
         for a, b in zip(found[1:], expected[1:], strict=True):
             assert a.requires_grad == create_graph
             assert_close(a, b.detach() if not create_graph else b)
-    with pytest.raises(RuntimeError, match="directional: expected independent samples"):
+    with pytest.raises(RuntimeError, match=r"directional: .*got samples that mix"):
         directional(f * f.mean(), x, directions, 3, batch_dims=1)
     with pytest.raises(ValueError, match="directional: expected the first 1"):
         directional(f.sum(), x, directions, 3, batch_dims=1)
