@@ -75,8 +75,7 @@ bool may_compress(const OutputProblem& problem) {
         tensor.device() != problem.output.device() || tensor.numel() == 0;
   };
   return problem.output.numel() > 1 && !problem.inputs.empty() && !is_odd(problem.output) &&
-      std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) &&
-      problem.tape.distrust != tape::Distrust::kValues && !torch::autograd::AnomalyMode::is_enabled();
+      std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) && !torch::autograd::AnomalyMode::is_enabled();
 }
 
 // The ties of the inputs that the tape reaches, in the problem's order; their lower ones where `lower` and known.

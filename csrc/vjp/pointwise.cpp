@@ -174,8 +174,13 @@ void add_activations(RuleTable& table) {
       return at::elu_backward(grad, alpha, 1, 1 / alpha.toDouble(), /*is_result=*/false, x);
     };
   });
-  add_derivative<HardswishBackward0>(table, [](const Call& call, const HardswishBackward0& node) {
-    return [x = call.saved(node.self_)](const at::Tensor& grad) { return at::hardswish_backward(grad, x); };
+  add_unary<HardswishBackward0>(table, [](const Call& call, const HardswishBackward0& node) {
+    const at::Tensor x = call.saved(node.self_);
+    const at::Tensor scale = at::hardswish_backward(at::ones_like(x), x);
+    // A cotangent that is infinite where the result is flat, as that of its root, does not matter.
+    return [scale, is_kept = x.lt(-3).logical_not()](const at::Tensor& grad) {
+      return keep_where(is_kept, at::mul(grad, scale));
+    };
   });
   add_factor_of_self<MishBackward0>(table, [](const at::Tensor& x) {
     const at::Tensor t = at::softplus(x).tanh();
