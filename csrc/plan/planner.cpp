@@ -16,7 +16,7 @@ namespace {
 constexpr double kWorthPlanning = 60e3;
 
 // Of reverse mode's time, what another plan may take at most: estimates are rough, and reverse mode has no surprises.
-constexpr double kNeededShare = 0.85;
+constexpr double kMostOfReverse = 0.85;
 
 constexpr size_t kMostCuts = 8;
 
@@ -206,7 +206,7 @@ OutputPlan plan_output(const Request& request) {
     return all_rows;
   }
   auto [segments, cost] = chains.cheapest();
-  if (cost > kNeededShare * reverse) {
+  if (cost > kMostOfReverse * reverse) {
     return all_rows;
   }
   std::string reason = describe(request, segments);
