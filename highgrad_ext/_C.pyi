@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 cuda_built: bool
+SMALL_RESULT: int
 
 class Structure:
     @property

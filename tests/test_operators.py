@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hard_problems import OnceDifferentiable
 from problems import NoVmap
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -199,21 +200,10 @@ def test_unknown_operations_of_torch(slice_elements: int, monkeypatch: pytest.Mo
 
 
 def test_order_one_of_what_has_no_second_derivative() -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.sin()
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad * ctx.saved_tensors[0].cos()
-
     x = leaf(3)
     v = torch.randn(3, dtype=x.dtype)
-    f = Once.apply(x)
-    assert_close(directional(f, x, v, 1, create_graph=False)[1], x.detach().cos() * v)
+    f = OnceDifferentiable.apply(x)
+    assert_close(directional(f, x, v, 1, create_graph=False)[1], x.detach().exp() * v)
 
 
 def test_fields_of_several_tensors() -> None:

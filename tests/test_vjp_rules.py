@@ -433,3 +433,14 @@ def test_a_loss_without_classes_has_zeros() -> None:
     loss = F.cross_entropy(x, torch.tensor([1, 1]), ignore_index=1)
     for create_graph in (False, True):
         assert_close(full_jacobian(loss, x, create_graph=create_graph), torch.zeros(2, 3))
+
+
+def test_more_rows_than_a_matrix_exponential_has_elements() -> None:
+    x = torch.linspace(-1.3, 1.1, 12, dtype=torch.float64).sin().view(3, 2, 2).requires_grad_()
+    f = torch.matrix_exp(x)
+    cotangents = torch.linspace(0.5, 1.5, 7 * 12, dtype=torch.float64).cos().view(7, 3, 2, 2).requires_grad_()
+    rows = _C.program_vjp(f, cotangents, [x], True)
+    assert rows is not None
+    loop = [torch.autograd.grad(f, [x], cotangent, create_graph=True) for cotangent in cotangents]
+    assert_close(rows[0], torch.stack([row for (row,) in loop]))
+    check_second_order("matrix_exp", rows, loop, [cotangents, x])

@@ -40,11 +40,6 @@ std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
   return rows;
 }
 
-// Whether its memory is also that of another row, as for a sum of two inputs, or of what the graph has saved.
-bool has_other_holders(const at::Tensor& row) {
-  return row.use_count() > 1 || row.storage().use_count() > (row.is_view() ? 2 : 1);
-}
-
 // By reached input: [elements of the rest of output, *input.shape], or undefined for zeros.
 std::vector<at::Tensor> sample_rows(const SpecialProblem& problem, const Samples& samples) {
   const OutputProblem& reached = problem.reached;
@@ -97,7 +92,7 @@ at::Tensor samples_first(at::Tensor passes, const SpecialProblem& problem, const
         like);
   }
   passes = passes.to(input.scalar_type()).contiguous();
-  if (tape::is_plain(passes) && has_other_holders(passes)) {
+  if (tape::is_plain(passes) && tape::shares_memory(passes)) {
     passes = passes.clone();
   }
   // Not a view: those made without grad mode must not be changed in place by what requires grad.

@@ -1,6 +1,5 @@
 #include "taylor/gradients.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/eye.h>
@@ -88,8 +87,7 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
     const int64_t width = inputs[j].numel() / samples;
     if (!blocks[j].defined()) {
       blocks[j] = at::zeros_like(inputs[j]);
-    } else if (blocks[j].use_count() > 1 || at::has_internal_overlap(blocks[j]) == at::MemOverlap::Yes) {
-      // That of another input, as for a sum of both, or one value for many elements.
+    } else if (tape::shares_memory(blocks[j])) {
       blocks[j] = blocks[j].clone(at::MemoryFormat::Contiguous);
     }
     if (is_single) {
