@@ -33,6 +33,7 @@ except ImportError as error:
 
 ROOT = Path(__file__).resolve().parent
 CSRC = (ROOT / "csrc").resolve()
+HEADERS = CSRC / "torch_headers.h"
 OLDEST_TORCH = "2.11"
 CUDA_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # A kernel that spills registers or keeps an array in local memory is an error.
@@ -128,7 +129,30 @@ class BuildExt(cpp_extension.BuildExtension):
 
     def build_extensions(self) -> None:
         check_compiler(os.environ)
+        # Else ccache keeps nothing that is compiled with a precompiled header.
+        sloppiness = [os.environ.get("CCACHE_SLOPPINESS", ""), "pch_defines", "time_macros"]
+        os.environ["CCACHE_SLOPPINESS"] = ",".join(filter(None, sloppiness))
         super().build_extensions()
+
+    def build_extension(self, module: Extension) -> None:
+        """Parses torch's headers, most of what there is to compile, once for all files."""
+        self.compiler.src_extensions.append(".h")
+        folder = Path(self.build_temp, "headers")
+        [compiled] = self.compiler.compile(
+            [str(HEADERS)],
+            output_dir=str(folder),
+            macros=module.define_macros,
+            include_dirs=module.include_dirs,
+            extra_preargs=["-fpch-preprocess"],
+            extra_postargs=module.extra_compile_args,
+        )
+        # Where it is told to include X, a compiler looks for X.gch first.
+        header = folder / HEADERS.name
+        for link, target in ((header, HEADERS), (Path(f"{header}.gch"), Path(compiled))):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target.resolve())
+        module.extra_compile_args["cxx"] += ["-fpch-preprocess", "-include", str(header)]
+        super().build_extension(module)
 
 
 class Develop(Command):

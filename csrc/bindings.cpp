@@ -63,12 +63,14 @@ engine::JacobianOptions make_options(
       {}};
 }
 
+// Entries of a result that any device holds.
+constexpr int64_t kSmallResult = int64_t{1} << 26;
+
 // Python knows the memory of devices; it is asked for large results alone.
 void check_fits(
     const std::string& caller,
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs) {
-  constexpr double kLarge = 1 << 26;
   int64_t rows = 0, columns = 0;
   for (const at::Tensor& output : outputs) {
     rows += output.numel();
@@ -76,7 +78,7 @@ void check_fits(
   for (const at::Tensor& input : inputs) {
     columns += input.numel();
   }
-  if (static_cast<double>(rows) * static_cast<double>(columns) >= kLarge) {
+  if (static_cast<double>(rows) * static_cast<double>(columns) > kSmallResult) {
     py::module_::import("highgrad_ext._options")
         .attr("check_fits")(
             caller,
@@ -177,6 +179,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 #else
   m.attr("cuda_built") = false;
 #endif
+  m.attr("SMALL_RESULT") = kSmallResult;
   highgrad::bind_structures(m);
   highgrad::bind_plans(m);
   m.def(

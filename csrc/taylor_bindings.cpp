@@ -12,6 +12,7 @@
 #include <variant>
 
 #include "engine/check_arguments.h"
+#include "engine/samples_apart.h"
 #include "plan/chunking.h"
 #include "sweep_bindings.h"
 #include "tape/node_rules.h"
@@ -150,6 +151,10 @@ std::optional<Tensors> sample_jacobians(
   });
 }
 
+void check_samples_apart(const std::string& caller, const Tensors& outputs, const Tensors& inputs, int64_t batch_dims) {
+  engine::check_samples_apart(caller, outputs, inputs, batch_dims);
+}
+
 int64_t automatic_chunk_size(int64_t rows, int64_t bytes_per_row, const at::Tensor& like) {
   return plan::automatic_chunk_size(rows, bytes_per_row, like.device());
 }
@@ -220,6 +225,13 @@ void bind_taylor(py::module_& m) {
       py::arg("inputs"),
       py::arg("count"),
       py::arg("everywhere") = false);
+  m.def(
+      "check_samples_apart",
+      torch::wrap_pybind_function_no_gil(&check_samples_apart),
+      py::arg("caller"),
+      py::arg("outputs"),
+      py::arg("inputs"),
+      py::arg("batch_dims"));
   m.def("custom_functions", torch::wrap_pybind_function(&custom_functions), py::arg("output"), py::arg("inputs"));
   m.def(
       "automatic_chunk_size",

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 cuda_built: bool
+SMALL_RESULT: int
 
 class Structure:
     @property
@@ -136,6 +137,7 @@ def sample_jacobians(
 def keeps_samples_apart(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], count: int, everywhere: bool = False
 ) -> bool: ...
+def check_samples_apart(caller: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int) -> None: ...
 def automatic_chunk_size(rows: int, bytes_per_row: int, like: Tensor) -> int: ...
 def distrusted_nodes() -> list[str]: ...
 def color_rows(

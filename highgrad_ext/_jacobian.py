@@ -64,7 +64,7 @@ def full_jacobian(
         batch_dims: the first `batch_dims` dims of every `f` and `wrt` count the same samples, each of which depends on
             itself alone: the result has the shape ``batch + rest of f.shape + rest of wrt.shape`` and takes the passes
             of one sample, rows or columns as `mode` says. Proved from the graph, or by 2 ceil(log2(samples)) probes,
-            each time; where an operation that structure does not know is on the graph, with create_graph=False alone.
+            each time; where these may miss a derivative of the Jacobian, with create_graph=False alone.
         layout: torch.sparse_csr or torch.sparse_coo gives matrices of shape ``(f.numel(), wrt.numel())`` with the
             entries that may be nonzero. They are differentiable as far as torch's sparse tensors are.
         plan: from :func:`plan`, of a graph like this one: its mode, structure, chunk_size, layout and batch_dims are

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from . import _C
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -44,9 +46,6 @@ def outside_inference_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
 # Of sizes, which are int64 in C++.
 _LARGEST = (1 << 63) - 1
 
-# Entries of a result that any device holds.
-_SMALL = 1 << 26
-
 
 def check_flags(caller: str, **flags: object) -> None:
     """Raises TypeError for what is not a bool: None may mean many things."""
@@ -69,7 +68,7 @@ def check_sweep_options(caller: str, chunk_size: object, mode: object, structure
 
 def check_fits(caller: str, entries: int, like: Tensor, hint: str) -> None:
     """Raises torch.OutOfMemoryError for a result that is larger than all memory of its device."""
-    if entries < _SMALL or like.is_meta or isinstance(like, FakeTensor):
+    if entries <= _C.SMALL_RESULT or like.is_meta or isinstance(like, FakeTensor):
         return
     size = entries * like.element_size()
     if like.is_cuda:

@@ -434,10 +434,9 @@ def _derivative_along(
         with torch.enable_grad():
             cotangent = torch.ones_like(tensor, requires_grad=True)
             total = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
-            grads = torch.autograd.grad(tensor, inputs, cotangent, create_graph=True, allow_unused=True)
+            grads = jacobian((tensor * cotangent).sum(), inputs, create_graph=True)
             for grad, (_, v) in zip(grads, pairs, strict=True):
-                if grad is not None:
-                    total = total + (grad * v.to(grad.dtype)).sum().to(total.dtype)
+                total = total + (grad * v.to(grad.dtype)).sum().to(total.dtype)
             if not total.requires_grad:
                 return torch.zeros_like(tensor)
             (derivative,) = torch.autograd.grad(

@@ -186,6 +186,12 @@ def channels(rng: random.Random, x: Tensor) -> Tensor:
     )()
 
 
+def masked_select(rng: random.Random, x: Tensor) -> Tensor:
+    """By a mask of x's shape, or one that is broadcast, or that x is broadcast to."""
+    shape = rng.choice((x.shape, x.shape[1:], (2, *x.shape)))
+    return x.masked_select(mask(rng, *shape))
+
+
 def diagonals(rng: random.Random, x: Tensor) -> Tensor:
     offset = rng.randint(-1, 1)
     if rng.random() < 0.4:
@@ -297,6 +303,7 @@ MOVES: dict[str, Step] = {
     "index_put": put_by_indices,
     "put": put_elements,
     "masked_scatter": lambda rng, x: (x * 2).masked_scatter(mask(rng, *x.shape), x.sin().flip(0)),
+    "masked_select": masked_select,
     "in place": assigned,
     "part": written_part,
     "select": lambda rng, x: x.select(d := axis(rng, x), rng.randrange(-x.shape[d], x.shape[d])),

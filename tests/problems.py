@@ -355,6 +355,14 @@ PROBLEMS = (
         lambda x: torch.cat([torch.linalg.eigvalsh(positive_definite(x)), torch.linalg.svdvals(square(x))]),
     ),
     Problem("qr, matrix_exp", 9, lambda x: torch.linalg.qr(square(x)).R + torch.matrix_exp(square(x))),
+    Problem(
+        "more rows than a matrix_exp has elements", 4, lambda x: torch.outer(x, torch.matrix_exp(square(x)).ravel())
+    ),
+    Problem(
+        "rows of two of matrix_exp, 6 times",
+        6,
+        lambda x: torch.matrix_exp(torch.einsum("i,j,k->ijk", x[:2], x[2:4], x[4:])) * x[:, None, None, None],
+    ),
     Problem("cdist", 6, lambda x: torch.cdist(x.view(3, 2), x.view(3, 2) + 1), first_order=True, fallback=False),
     Problem("pairwise distance", 6, lambda x: F.pairwise_distance(x.view(3, 2), x.view(3, 2).flip(0) + 1)),
     Problem(

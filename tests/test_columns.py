@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from second_order import weighted_gradient
 from structured import constant, find, jacobian_with
-from test_structure import check_equal, check_structure, dense, leaf, tridiagonal
+from test_structure import Doubled, check_equal, check_structure, dense, leaf, tridiagonal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -151,16 +150,6 @@ def test_entries_that_are_not_finite_come_from_rows() -> None:
     jacobian = full_jacobian(f, x, create_graph=False, progress=lambda done, total: passes.append((done, total)))
     check_equal(jacobian, dense(f, x))
     assert passes[-1][0] == passes[-1][1]
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return 2 * grad
 
 
 def test_no_columns_where_forward_mode_has_an_obstacle() -> None:

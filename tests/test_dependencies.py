@@ -6,6 +6,7 @@ there may be no others.
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_elements_that_share_memory() -> None:
     f = y.as_strided((6,), (1,), 0)
     found = dependencies(f, y)
     assert found is not None and not (nonzeros(f, y) & ~found).any()
+
+
+def test_blocks_without_elements() -> None:
+    """torch's backward has the rows of the next block where such a vector has one."""
+    shapes = [(), (0,), (2,), (0, 2), (2, 0), (3, 2)]
+    for sizes in itertools.product(shapes, shapes, shapes):
+        blocks = [leaf(*size) for size in sizes]
+        f = torch.block_diag(*blocks)
+        wrt = [block for block in blocks if block.numel()]
+        if f.numel() and wrt:
+            found = dependencies(f, *wrt)
+            assert found is not None and not (nonzeros(f, *wrt) & ~found).any(), sizes
 
 
 def test_nothing_is_known_of_hooks() -> None:

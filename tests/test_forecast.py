@@ -49,6 +49,21 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
         4,
         False,
     ),
+    "windows of which some lie in the padding": (
+        lambda x: F.conv1d((MATRIX @ x).view(1, 1, 12), MATRIX[:1, :1].view(1, 1, 1), stride=2, padding=1),
+        12 * 12 / 14,
+        False,
+    ),
+    "windows that step over a short axis": (
+        lambda x: F.conv1d((MATRIX @ x).view(1, 6, 2), MATRIX[:1, :12].view(1, 6, 2), padding=1, dilation=3),
+        12,
+        False,
+    ),
+    "windows that lie in the padding in part": (
+        lambda x: F.conv1d((MATRIX @ x).view(1, 4, 3), MATRIX[:1, :12].view(1, 4, 3), padding=1),
+        12,
+        True,
+    ),
     "a transposed convolution": (
         lambda x: F.conv_transpose1d(x.view(1, 1, 12), MATRIX[:1, :3].view(1, 1, 3), stride=2),
         3 * 12 / 25,

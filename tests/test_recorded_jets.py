@@ -96,6 +96,19 @@ def layers(function: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, last
 OPTIONS: list[dict[str, Any]] = [{}, {"counts": True}, {"collapsed": True}, {"collapsed": True, "weights": True}]
 
 
+def compare(own: Tensor, hand: Tensor, leaves: tuple[Tensor, ...], second_order: bool) -> None:
+    """Values and gradients, of second order, too, if asked for."""
+    assert_close(own, hand)
+    cotangent = torch.randn_like(hand)
+    expected = torch.autograd.grad(hand, leaves, cotangent, create_graph=second_order, retain_graph=True)
+    assert_close(torch.autograd.grad(own, leaves, cotangent, retain_graph=True), expected)
+    if second_order:
+        recorded = torch.autograd.grad(own, leaves, cotangent, create_graph=True)
+        assert_close(recorded, expected)
+        norms = [sum((g**2).sum() for g in first) for first in (recorded, expected)]
+        assert_close(*(torch.autograd.grad(norm, leaves, retain_graph=True) for norm in norms))
+
+
 @every_function
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("options", OPTIONS, ids=["all", "counts", "collapsed", "weighted"])
@@ -124,15 +137,7 @@ def test_gradients(function: Callable[[Tensor], Tensor], order: int, options: di
         hand = torch.cat([hand[k, :count] for k, count in enumerate(counts)])
     elif options.get("collapsed"):
         hand = (hand[-1] * (weights if options.get("weights") is not None else torch.ones(3))[:, None]).sum(0)
-    assert_close(own, hand)
-    cotangent = torch.randn_like(hand)
-    expected = torch.autograd.grad(hand, leaves, cotangent, create_graph=order < 4, retain_graph=True)
-    assert_close(torch.autograd.grad(own, leaves, cotangent, retain_graph=True), expected)
-    if order < 4:
-        recorded = torch.autograd.grad(own, leaves, cotangent, create_graph=True)
-        assert_close(recorded, expected)
-        norms = [sum((g**2).sum() for g in first) for first in (recorded, expected)]
-        assert_close(*(torch.autograd.grad(norm, leaves, retain_graph=True) for norm in norms))
+    compare(own, hand, leaves, second_order=order < 4)
 
 
 @every_function
@@ -169,16 +174,7 @@ def test_gradients_of_all_partial_derivatives(function: Callable[[Tensor], Tenso
             (grad,) = torch.autograd.grad(partial.sum(), x, create_graph=True)
             partial = grad[:, axis]
         hand.append(partial)
-    expected = torch.stack(hand, 1)
-    assert_close(own, expected)
-    cotangent = torch.randn_like(own)
-    by_hand = torch.autograd.grad(expected, leaves, cotangent, create_graph=order < 4, retain_graph=True)
-    assert_close(torch.autograd.grad(own, leaves, cotangent, retain_graph=True), by_hand)
-    if order < 4:
-        recorded = torch.autograd.grad(own, leaves, cotangent, create_graph=True)
-        assert_close(recorded, by_hand)
-        norms = [sum((g**2).sum() for g in first) for first in (recorded, by_hand)]
-        assert_close(*(torch.autograd.grad(norm, leaves, retain_graph=True) for norm in norms))
+    compare(own, torch.stack(hand, 1), leaves, second_order=order < 4)
 
 
 @pytest.mark.parametrize("wanted", ["direction", "value", "both"])

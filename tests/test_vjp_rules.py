@@ -337,6 +337,35 @@ def test_the_deviation_of_equal_elements() -> None:
     assert got.isfinite().all()
 
 
+ROOTS_AT_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda x: x.max().sqrt() * x.new_ones(3),
+    "min": lambda x: x.neg().min().sqrt() * x.new_ones(3),
+    "median": lambda x: x[3:].median().sqrt() * x.new_ones(3),
+    "nanmedian": lambda x: x[3:].nanmedian().sqrt() * x.new_ones(3),
+    "cdist": lambda x: torch.cdist(x.view(3, 2), x.view(3, 2)).sqrt(),
+    "hardswish": lambda x: F.hardswish(x - 3.5).sqrt(),
+    "cdist of two": lambda x: torch.cdist(x.view(3, 2), x.detach().view(3, 2)).sqrt(),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS_AT_ZERO)
+def test_infinite_cotangents_of_what_is_chosen(name: str) -> None:
+    """What is not chosen, is flat, or has no direction, has zero, as torch's row loop has it."""
+    x = torch.tensor([0.0, -1.0, -3.0, 0.0, -2.0, 0.0], dtype=torch.float64).requires_grad_()
+    f = ROOTS_AT_ZERO[name](x)
+    expected = full_jacobian_loop(f, x)
+    assert_close(full_jacobian(f, x, create_graph=False), expected)
+    assert_close(full_jacobian(f, x), expected)
+
+
+@pytest.mark.parametrize("choose", [torch.max, torch.min, torch.median, torch.nanmedian])
+def test_nan_is_chosen(choose: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([1.0, torch.nan, 2.0, torch.nan, 5.0], dtype=torch.float64).requires_grad_()
+    f = torch.stack([choose(x), 2 * choose(x), choose(x[1:2])])
+    expected = full_jacobian_loop(f, x)
+    assert_close(full_jacobian(f, x, create_graph=False), expected)
+
+
 def test_attention_is_differentiable_again() -> None:
     """torch's own backward of it is not."""
     x = torch.linspace(-1, 1, 24, dtype=torch.float64).view(1, 2, 4, 3).requires_grad_()
@@ -404,3 +433,14 @@ def test_a_loss_without_classes_has_zeros() -> None:
     loss = F.cross_entropy(x, torch.tensor([1, 1]), ignore_index=1)
     for create_graph in (False, True):
         assert_close(full_jacobian(loss, x, create_graph=create_graph), torch.zeros(2, 3))
+
+
+def test_more_rows_than_a_matrix_exponential_has_elements() -> None:
+    x = torch.linspace(-1.3, 1.1, 12, dtype=torch.float64).sin().view(3, 2, 2).requires_grad_()
+    f = torch.matrix_exp(x)
+    cotangents = torch.linspace(0.5, 1.5, 7 * 12, dtype=torch.float64).cos().view(7, 3, 2, 2).requires_grad_()
+    rows = _C.program_vjp(f, cotangents, [x], True)
+    assert rows is not None
+    loop = [torch.autograd.grad(f, [x], cotangent, create_graph=True) for cotangent in cotangents]
+    assert_close(rows[0], torch.stack([row for (row,) in loop]))
+    check_second_order("matrix_exp", rows, loop, [cotangents, x])

@@ -492,7 +492,8 @@ def main(words: list[str]) -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = Tree(Path(folder))
-        tree.build("structure/windows.cpp", "return {0, size};", "return {0, size};")
+        unchanged = "Window identity_window(int64_t size) {"
+        tree.build("structure/windows.cpp", unchanged, unchanged)
         begin = time.perf_counter()
         if failed := tree.failing_test(None, None):
             raise SystemExit(f"mutate_structure: expected tests that pass without a fault, got {failed}")

@@ -6,7 +6,6 @@
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 #include <c10/util/irange.h>
-#include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <optional>
 #include <utility>
@@ -15,111 +14,18 @@
 #include "engine/endpoint.h"
 #include "engine/forward_mode.h"
 #include "engine/make_plan.h"
-#include "engine/probe.h"
+#include "engine/samples_apart.h"
 #include "engine/special_results.h"
 #include "engine/sweeps.h"
 #include "ops/assemble_rows.h"
 #include "ops/joined_shape.h"
-#include "plan/chunking.h"
-#include "structure/axes.h"
 #include "tape/plain_tensor.h"
 
 namespace highgrad::engine {
 namespace {
 
-// A tensor of samples: how many, and of how many elements each.
-struct Samples {
-  int64_t count;
-  int64_t rest;
-
-  Samples(const at::Tensor& tensor, int64_t batch_dims)
-      : count(c10::multiply_integers(tensor.sizes().slice(0, batch_dims))),
-        rest(c10::multiply_integers(tensor.sizes().slice(batch_dims))) {}
-};
-
 std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& input, int64_t batch_dims) {
   return ops::joined_shape(output.sizes(), input.sizes().slice(batch_dims));
-}
-
-// Two probes a bit of the sample's number: what is in all samples that have the bit set, or not set, may not arrive at
-// one of which that is not so. Any two samples differ in some bit. False if it does arrive, or a probe cannot be run.
-bool are_apart(const OutputProblem& problem, int64_t batch_dims, bool keeps_nan) {
-  const Samples output(problem.output, batch_dims);
-  int64_t bits = 0;
-  while (int64_t{1} << bits < output.count) {
-    ++bits;
-  }
-  const LinearMap map = reverse_map(problem);
-  const int64_t chunk_size = plan::automatic_chunk_size(2, problem.tape.peak_bytes_per_row, problem.output.device());
-  const structure::Probe probe =
-      keeps_nan ? make_probe(map, chunk_size, /*may_loop=*/true) : make_value_probe(map, chunk_size);
-  const int64_t columns = problem.count_columns();
-  for (const auto bit : c10::irange(bits)) {
-    std::vector<int64_t> group_of_row;
-    for (const auto row : c10::irange(problem.output.numel())) {
-      group_of_row.push_back(row / output.rest >> bit & 1);
-    }
-    structure::HitBits hits(2, columns);
-    if (!probe(group_of_row, hits)) {
-      return false;
-    }
-    int64_t column = 0;
-    for (const at::Tensor& input : problem.inputs) {
-      const Samples samples(input, batch_dims);
-      for (int64_t element = 0; element < input.numel(); ++element, ++column) {
-        const int64_t other = 1 - (element / samples.rest >> bit & 1);
-        if (hits.test(other, column)) {
-          return false;
-        }
-      }
-    }
-  }
-  return true;
-}
-
-// Axes tell it for all values; NaN wherever it does not get lost, at this point and for all derivatives; and values,
-// for the Jacobian at this point alone.
-void check_apart(const SpecialProblem& problem) {
-  const JacobianOptions& options = problem.options;
-  const Samples output(problem.reached.output, options.batch_dims);
-  const auto axes = structure::analyze_axes(problem.reached.tape);
-  TORCH_CHECK(
-      axes.has_value() && axes->not_linear == nullptr,
-      options.caller,
-      ": expected with batch_dims a graph that can be shown to keep samples apart, got one with ",
-      axes.has_value() ? axes->not_linear->name() + ", a custom Function or a Node with hooks" : "unknown shapes",
-      ", of which nothing is known; call it without batch_dims");
-  bool all_tied = true;
-  for (const auto j : c10::irange(problem.inputs.size())) {
-    all_tied &= !problem.reached.tape.inputs[j].is_on_tape() ||
-        structure::keeps_samples_apart(
-            axes->inputs[j].upper, output.count, output.rest, Samples(problem.inputs[j], options.batch_dims).rest);
-  }
-  if (all_tied) {
-    return;
-  }
-  torch::autograd::Node* mixing = structure::find_mixing_node(problem.reached.tape, output.rest);
-  const std::string at = mixing == nullptr ? "" : ": at the latest in " + mixing->name();
-  TORCH_CHECK(
-      (axes->keeps_nan || !options.create_graph) && !torch::autograd::AnomalyMode::is_enabled(),
-      options.caller,
-      ": expected with batch_dims a graph that can be shown to keep samples apart, got one whose samples may mix",
-      at,
-      "; call it without batch_dims, or with create_graph=False and outside of anomaly mode");
-  TORCH_CHECK(
-      !problem.reached.output.is_meta() && !problem.reached.output.key_set().has(c10::DispatchKey::Python),
-      options.caller,
-      ": expected with batch_dims tensors with values, or a graph whose operations alone show that they keep samples "
-      "apart, got one whose samples may mix",
-      at,
-      "; call it without batch_dims");
-  TORCH_CHECK(
-      are_apart(problem.reached, options.batch_dims, axes->keeps_nan),
-      options.caller,
-      ": expected the first ",
-      options.batch_dims,
-      " dims of f and wrt to count independent samples, got samples that mix",
-      at);
 }
 
 // By reached input: the gradient of the sum of all samples of one element each, as torch records it.
@@ -132,11 +38,6 @@ std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
       {/*keep_graph=*/true, /*create_graph=*/true});
   problem.progress.add(1);
   return rows;
-}
-
-// Whether its memory is also that of another row, as for a sum of two inputs, or of what the graph has saved.
-bool has_other_holders(const at::Tensor& row) {
-  return row.use_count() > 1 || row.storage().use_count() > (row.is_view() ? 2 : 1);
 }
 
 // By reached input: [elements of the rest of output, *input.shape], or undefined for zeros.
@@ -191,7 +92,7 @@ at::Tensor samples_first(at::Tensor passes, const SpecialProblem& problem, const
         like);
   }
   passes = passes.to(input.scalar_type()).contiguous();
-  if (tape::is_plain(passes) && has_other_holders(passes)) {
+  if (tape::is_plain(passes) && tape::shares_memory(passes)) {
     passes = passes.clone();
   }
   // Not a view: those made without grad mode must not be changed in place by what requires grad.
@@ -271,7 +172,9 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
   std::vector<at::Tensor> passes;
   bool are_columns = false;
   if (!problem.reached.inputs.empty()) {
-    check_apart(problem);
+    const JacobianOptions& options = problem.options;
+    check_samples_apart(
+        options.caller, problem.reached, problem.inputs, options.batch_dims, /*to_derive=*/options.create_graph);
     auto columns = sample_columns(problem, samples);
     are_columns = columns.has_value();
     const bool is_one_gradient = samples.rest == 1 && problem.options.create_graph;

@@ -13,7 +13,6 @@
 #include "engine/linear_map.h"
 #include "engine/options.h"
 #include "structure/compression.h"
-#include "tape/tape.h"
 
 namespace highgrad::engine {
 

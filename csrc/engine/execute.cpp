@@ -143,6 +143,29 @@ void check_paths(
   }
 }
 
+// The Jacobians of one output by all inputs, and those by what it reaches, to be filled.
+struct Blocks {
+  std::vector<JacobianBlock> all;
+  std::vector<JacobianBlock*> reached;
+
+  // out: the tensors to write them into, or none.
+  Blocks(
+      const at::Tensor& output,
+      const std::vector<at::Tensor>& inputs,
+      const std::vector<bool>& is_reached,
+      bool create_graph,
+      at::TensorList out = {}) {
+    all.reserve(inputs.size());
+    for (const auto j : c10::irange(inputs.size())) {
+      const auto place = out.empty() ? std::nullopt : std::optional<at::Tensor>(out[j]);
+      all.emplace_back(output, inputs[j], create_graph, place);
+      if (is_reached[j]) {
+        reached.push_back(&all.back());
+      }
+    }
+  }
+};
+
 // Fills `blocks` with the Jacobians of one output by the inputs that it reaches, as planned, or else in reverse mode.
 void run_output(
     const OutputProblem& problem,
@@ -211,21 +234,13 @@ std::optional<std::vector<at::Tensor>> run_joined(
     return std::nullopt;
   }
   const OutputProblem problem{joined, tape, reached.inputs, reached.edges, reached.slots};
-  std::vector<JacobianBlock> jacobians;
-  jacobians.reserve(inputs.size());
-  std::vector<JacobianBlock*> blocks;
-  for (const auto j : c10::irange(inputs.size())) {
-    jacobians.emplace_back(joined, inputs[j], options.create_graph, std::nullopt);
-    if (reached.mask[j]) {
-      blocks.push_back(&jacobians.back());
-    }
-  }
-  if (!blocks.empty()) {
-    run_output(problem, *plan_one(problem, options, 0), blocks, options, /*keep_graph=*/true, progress);
+  Blocks blocks(joined, inputs, reached.mask, options.create_graph);
+  if (!blocks.reached.empty()) {
+    run_output(problem, *plan_one(problem, options, 0), blocks.reached, options, /*keep_graph=*/true, progress);
   }
   std::vector<at::Tensor> results(outputs.size() * inputs.size());
   for (const auto j : c10::irange(inputs.size())) {
-    const at::Tensor jacobian = jacobians[j].finish();
+    const at::Tensor jacobian = blocks.all[j].finish();
     if (!is_finite(jacobian)) {
       progress.expect(progress.done() + progress.total());
       return std::nullopt;
@@ -295,26 +310,17 @@ std::vector<at::Tensor> full_jacobian(
       }
       continue;
     }
-    std::vector<JacobianBlock> jacobians;
-    jacobians.reserve(inputs.size());
-    std::vector<JacobianBlock*> blocks;
-    for (const auto j : c10::irange(inputs.size())) {
-      jacobians.emplace_back(
-          outputs[i],
-          inputs[j],
-          options.create_graph,
-          out.has_value() ? std::optional<at::Tensor>((*out)[i * inputs.size() + j]) : std::nullopt);
-      if (reached.mask[j]) {
-        blocks.push_back(&jacobians.back());
-      }
-    }
+    const auto places =
+        out.has_value() ? at::TensorList(*out).slice(i * inputs.size(), inputs.size()) : at::TensorList();
+    Blocks blocks(outputs[i], inputs, reached.mask, options.create_graph, places);
     const auto plan = plan_one(problem, options, i);
-    if (!blocks.empty()) {
-      run_output(problem, *plan, blocks, options, !engine_frees, progress);
+    if (!blocks.reached.empty()) {
+      run_output(problem, *plan, blocks.reached, options, !engine_frees, progress);
     }
     for (const auto j : c10::irange(inputs.size())) {
-      check_dependence(jacobians[j].is_used() || is_empty(outputs[i], inputs[j]), i, j, options);
-      results.push_back(jacobians[j].finish());
+      JacobianBlock& jacobian = blocks.all[j];
+      check_dependence(jacobian.is_used() || is_empty(outputs[i], inputs[j]), i, j, options);
+      results.push_back(jacobian.finish());
       check_varies(results.back(), outputs[i], inputs[j], j, options);
     }
   }

@@ -43,7 +43,7 @@ constexpr double kNanosecondsPerEntry = 20;
 constexpr double kNanosecondsPerFoundEntry = 10;
 
 // Of what a dense Jacobian is estimated to take, what one by the ties of axes may: estimates are rough.
-constexpr double kNeededShare = 0.7;
+constexpr double kMostOfDense = 0.7;
 
 // A structure that does not halve the passes is not worth its indices.
 constexpr int64_t kLeastGain = 2;
@@ -75,8 +75,7 @@ bool may_compress(const OutputProblem& problem) {
         tensor.device() != problem.output.device() || tensor.numel() == 0;
   };
   return problem.output.numel() > 1 && !problem.inputs.empty() && !is_odd(problem.output) &&
-      std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) &&
-      problem.tape.distrust != tape::Distrust::kValues && !torch::autograd::AnomalyMode::is_enabled();
+      std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) && !torch::autograd::AnomalyMode::is_enabled();
 }
 
 // The ties of the inputs that the tape reaches, in the problem's order; their lower ones where `lower` and known.
@@ -184,7 +183,7 @@ class Search {
       const double entries = structure::entries_of_ties(rows_, upper);
       const double handling = kNanosecondsOfTies + kNanosecondsPerTiedEntry * entries;
       const SweepTimes times = costs_.reverse();
-      most = std::min(most, (kNeededShare * costs_.dense() - handling - times.dispatch) / times.product);
+      most = std::min(most, (kMostOfDense * costs_.dense() - handling - times.dispatch) / times.product);
       if (most < 1) {
         return nullptr;
       }
@@ -225,7 +224,7 @@ class Search {
     // What they would save must be more than handling so many entries.
     const SweepTimes times = costs_.reverse();
     const double handling = (kNanosecondsPerFoundEntry + kNanosecondsPerEntry) * entries;
-    return times.of(entries / static_cast<double>(rows_)) + handling < kNeededShare * dense_;
+    return times.of(entries / static_cast<double>(rows_)) + handling < kMostOfDense * dense_;
   }
 
   // Whether a few rows have so few columns that not even full ones among the passes would be too many.

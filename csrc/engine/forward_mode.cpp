@@ -2,18 +2,17 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/ones.h>
-#include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <algorithm>
 #include <cmath>
 #include <exception>
-#include <limits>
 #include <utility>
 
 #include "engine/double_backward_jvp.h"
 #include "engine/failure.h"
 #include "engine/jacobian_block.h"
+#include "engine/rounding.h"
 #include "engine/sweeps.h"
 #include "engine/without_pattern.h"
 #include "structure/node_table.h"
@@ -24,14 +23,6 @@ namespace {
 
 // How far sums of columns may be from what they should be: far more than roundings, far less than a missing term.
 constexpr double kRoundings = 1e4;
-
-double epsilon_of(at::ScalarType dtype) {
-  if (dtype == at::kDouble) {
-    return std::numeric_limits<double>::epsilon();
-  }
-  return dtype == at::kFloat ? std::numeric_limits<float>::epsilon()
-                             : static_cast<float>(std::numeric_limits<c10::BFloat16>::epsilon());
-}
 
 // Note [Checking columns]
 // torch's double backward of some Nodes lacks a term, without an error. But the recorded product g(u) is plain reverse

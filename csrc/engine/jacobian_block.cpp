@@ -14,14 +14,6 @@ namespace {
 // Bytes.
 constexpr double kLargeResult = 1e9;
 
-// Whether nobody else can see the memory of `tensor`. A view made without grad mode still keeps its base alive, which
-// does not count when only the view holds it.
-bool is_sole_owner(const at::Tensor& tensor) {
-  const bool owns_base = tensor.is_view() && tensor._base().use_count() == 1;
-  return tensor.use_count() == 1 && tensor.storage().use_count() == (owns_base ? 2 : 1) &&
-      static_cast<int64_t>(tensor.storage().nbytes()) == static_cast<int64_t>(tensor.nbytes());
-}
-
 } // namespace
 
 JacobianBlock::JacobianBlock(at::Tensor output, at::Tensor input, bool create_graph, std::optional<at::Tensor> out)
@@ -45,10 +37,11 @@ std::vector<int64_t> JacobianBlock::result_shape() const {
   return ops::joined_shape(output_.sizes(), input_.sizes());
 }
 
-// Whether what `rows` hold may be handed over as it is, in memory that nobody else can see.
+// Whether what `rows` hold may be handed over as it is, in memory that nobody else can see, and of which it is all.
 bool JacobianBlock::is_like_result(const at::Tensor& rows) const {
   return !out_.has_value() && tape::is_plain(rows) && rows.is_contiguous() &&
-      rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() && is_sole_owner(rows);
+      rows.scalar_type() == input_.scalar_type() && rows.device() == input_.device() && !tape::shares_memory(rows) &&
+      rows.storage().nbytes() == rows.nbytes();
 }
 
 // Whether `rows` are the whole result already.

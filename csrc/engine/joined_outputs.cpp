@@ -18,7 +18,7 @@ namespace {
 constexpr double kLarge = 1e6;
 
 // Of the time of their own sweeps, what shared ones may take at most: estimates are rough.
-constexpr double kNeededShare = 0.75;
+constexpr double kMostOfApart = 0.75;
 
 // Whether sweeps over what lies behind all outputs are less work than those over what lies behind each.
 bool joining_pays(const std::vector<at::Tensor>& outputs, const std::vector<tape::Tape>& tapes) {
@@ -41,7 +41,7 @@ bool joining_pays(const std::vector<at::Tensor>& outputs, const std::vector<tape
     apart += model.reverse(own, outputs[i].numel());
     rows += outputs[i].numel();
   }
-  return apart < kLarge && model.reverse(all, rows) < kNeededShare * apart;
+  return apart < kLarge && model.reverse(all, rows) < kMostOfApart * apart;
 }
 
 } // namespace

@@ -33,7 +33,7 @@ struct LocalEquation {
 
 // s' = s (1 - s), up to order n.
 template <typename T, typename V>
-HIGHGRAD_ELEMENT void sigmoid_series(int64_t n, V* s) {
+HIGHGRAD_INLINE void sigmoid_series(int64_t n, V* s) {
   HIGHGRAD_UNROLL
   for (int64_t k = 0; k < n; ++k) {
     V sum = k == 0 ? s[0] * (T(1) - s[0]) : s[k] - (s[0] + s[0]) * s[k];
@@ -47,7 +47,7 @@ HIGHGRAD_ELEMENT void sigmoid_series(int64_t n, V* s) {
 
 // Of x g: x g_m + g_(m-1).
 template <typename V>
-HIGHGRAD_ELEMENT void times_argument(int64_t n, const V& x, const V* g, V* c) {
+HIGHGRAD_INLINE void times_argument(int64_t n, const V& x, const V* g, V* c) {
   HIGHGRAD_UNROLL
   for (int64_t m = 1; m <= n; ++m) {
     c[m] = x * g[m] + g[m - 1];
@@ -56,7 +56,7 @@ HIGHGRAD_ELEMENT void times_argument(int64_t n, const V& x, const V* g, V* c) {
 
 // c[1], ..., c[n]. seed: of i to the element of the i-th seed. given: of m to a given c[m]. a, b, d: scratch of n + 1.
 template <typename T, typename V, typename Seed, typename Given>
-HIGHGRAD_ELEMENT void expand_element(
+HIGHGRAD_INLINE void expand_element(
     const LocalEquation<T>& p,
     const Seed& seed,
     const Given& given,

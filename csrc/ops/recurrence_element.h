@@ -17,13 +17,13 @@ struct ElementEquation {
 
 // 1 / k, as a constant where k is one.
 template <typename T>
-HIGHGRAD_ELEMENT T inverse(int64_t k) {
+HIGHGRAD_INLINE T inverse(int64_t k) {
   return static_cast<T>(1.0 / static_cast<double>(k));
 }
 
 // w for w = constant + linear y + square y^2. In this order it loses nothing where w is small beside y.
 template <typename T, typename V>
-HIGHGRAD_ELEMENT V slope_of_value(const ElementEquation<T>& equation, const V& y) {
+HIGHGRAD_INLINE V slope_of_value(const ElementEquation<T>& equation, const V& y) {
   if (equation.square == 0) {
     return equation.constant != 0 ? y * equation.linear + equation.constant : y * equation.linear;
   }
@@ -32,7 +32,7 @@ HIGHGRAD_ELEMENT V slope_of_value(const ElementEquation<T>& equation, const V& y
 
 // y[k] and, with the slope, w[k] from lower orders; dx[j] = j x_j for j up to `terms`, the orders of x.
 template <typename T, typename V>
-HIGHGRAD_ELEMENT void advance_element(
+HIGHGRAD_INLINE void advance_element(
     const ElementEquation<T>& equation,
     int64_t k,
     int64_t terms,
@@ -80,7 +80,7 @@ HIGHGRAD_ELEMENT void advance_element(
 
 // The reverse of coefficient k of w: from its cotangent by_w to those of dx and y.
 template <typename T, typename V>
-HIGHGRAD_ELEMENT void reverse_slope(
+HIGHGRAD_INLINE void reverse_slope(
     const ElementEquation<T>& equation,
     int64_t k,
     int64_t terms,
@@ -113,7 +113,7 @@ HIGHGRAD_ELEMENT void reverse_slope(
 
 // The reverse of coefficient k of y, whose cotangent is by_yk, to those of dx[1], ..., dx[last] and of w.
 template <typename T, typename V>
-HIGHGRAD_ELEMENT void reverse_integral(
+HIGHGRAD_INLINE void reverse_integral(
     int64_t k,
     int64_t last,
     const V& by_yk,

@@ -25,16 +25,20 @@ PassWork column_of(const PassWork& row) {
   return {kForwardBytes * row.bytes, row.multiplications};
 }
 
+// Likewise for each element of the result, whose rows they are not.
+constexpr double kBytesOfTransposed = 8;
+
 // A product of two factors needs some fifteen operators besides.
 constexpr double kOperatorsOfProduct = 15;
 
 // What a type of Node takes: by matrices that it multiplies, of which the two operands come last, or so many times as
-// long for a byte as elementwise ones, where kernels go element by element.
-enum class Kind { kBytes, kMatrixProduct, kConvolution };
+// long for a byte as elementwise ones, where kernels go element by element; where they move elements from place to
+// place, for each byte of what the Node takes and of what it hands on.
+enum class Kind { kBytes, kMovedBytes, kMatrixProduct, kMatrixExponential, kConvolution };
 struct Costs {
   std::string_view name;
   Kind kind = Kind::kBytes;
-  int64_t times = 1;
+  double times = 1;
   bool is_elementwise = false;
 };
 constexpr Costs kCosts[] = {
@@ -45,38 +49,54 @@ constexpr Costs kCosts[] = {
     {"MmBackward0", Kind::kMatrixProduct},
     {"MvBackward0", Kind::kMatrixProduct},
     {"ConvolutionBackward0", Kind::kConvolution},
-    {"EmbeddingBackward0", Kind::kBytes, 4},
-    {"GatherBackward0", Kind::kBytes, 3},
-    {"IndexAddBackward0", Kind::kBytes, 4},
-    {"IndexBackward0", Kind::kBytes, 6},
-    {"IndexPutBackward0", Kind::kBytes, 6},
-    {"IndexPutImplBackward0", Kind::kBytes, 6},
-    {"IndexSelectBackward0", Kind::kBytes, 4},
+    {"EmbeddingBackward0", Kind::kMovedBytes, 1.2},
+    {"GatherBackward0", Kind::kMovedBytes, 2.5},
+    {"IndexAddBackward0", Kind::kMovedBytes, 0.8},
+    {"IndexBackward0", Kind::kMovedBytes, 1.5},
+    {"IndexPutBackward0", Kind::kMovedBytes, 1.5},
+    {"IndexPutImplBackward0", Kind::kMovedBytes, 1.5},
+    {"IndexSelectBackward0", Kind::kMovedBytes, 1.2},
     {"LinalgCrossBackward0", Kind::kBytes, 8},
-    {"ScatterAddBackward0", Kind::kBytes, 4},
+    {"LinalgMatrixExpBackward0", Kind::kMatrixExponential},
+    {"ScatterAddBackward0", Kind::kMovedBytes, 2.5},
     {"SparseAddmmBackward0", Kind::kBytes, 50}, // behind AddmmBackward0, of which it has the name, too
-    {"TakeBackward0", Kind::kBytes, 5},
+    {"TakeBackward0", Kind::kMovedBytes, 1},
     {"UpsampleBicubic2DBackward0", Kind::kBytes, 50},
     {"UpsampleBilinear2DBackward0", Kind::kBytes, 20},
     {"UpsampleLinear1DBackward0", Kind::kBytes, 20},
 };
 
 // Likewise what is summed over what an operand was broadcast along.
-constexpr int64_t kSummed = 4;
+constexpr double kSummed = 4;
 
 // Likewise what convolutions do with the bytes of images, of cotangents and of windows. Kernels differ by twice as much
 // from one shape to the next.
 constexpr double kBytesOfImages = 3;
 constexpr double kBytesOfRows = 1.5;
-constexpr double kBytesOfRearrangedRows = 3.6;
+constexpr double kBytesOfRearrangedRows = 2.7;
 constexpr double kBytesOfWindows = 5.6;
-constexpr double kBytesOfColumns = 4.5;
+constexpr double kBytesOfColumns = 2.7;
 constexpr double kBytesOfSpreadColumns = 16;
-constexpr double kBytesOfWeights = 2.5;
+constexpr double kBytesOfWeights = 1.5;
 constexpr double kBytesOfSpreadWeights = 5;
 constexpr double kSpareChannels = 4;
-constexpr double kMultiplicationsOfColumns = 0.5; // as many at a time as channels of all columns
-constexpr double kAgainstStride = 2.5;
+constexpr double kMultiplicationsOfColumns = 0.4; // as many at a time as channels of all columns
+
+// Of that, an image takes so much along the stride, and against it where there is one and where there is none; those of
+// groups have kernels of their own.
+struct Passage {
+  double along;
+  double against_stride;
+  double against;
+};
+constexpr Passage kOneGroup{0.35, 2, 0.5};
+constexpr Passage kGroups{1.35, 1.6, 1.35};
+
+// Likewise an exponential, which is that of a matrix of four times as many elements, and of 16 times in forward mode;
+// and of how many operators it is made.
+constexpr double kBytesOfExponential = 500;
+constexpr double kBytesOfRecordedExponential = 2000;
+constexpr int64_t kOperatorsOfExponential = 30;
 
 int64_t numel(const std::vector<int64_t>& shape) {
   int64_t product = 1;
@@ -190,12 +210,13 @@ std::optional<Convolution> read_convolution(const tape::Tape& tape, const tape::
 // more. One of the two goes against the stride, and multiplies by the zeros between.
 void add_by_input(const Convolution& of, Work& work) {
   const double channels = (of.in_channels + kSpareChannels) * (of.out_channels + kSpareChannels);
-  const PassWork along{
+  const PassWork image{
       kBytesOfImages * of.element_bytes * (of.in + of.out), of.batch * channels * of.kernel * of.places};
-  const PassWork against =
-      of.has_stride ? PassWork{kAgainstStride * along.bytes, kAgainstStride * along.multiplications} : along;
-  work.row.add(of.is_transposed ? along : against);
-  work.column.add(of.is_transposed ? against : along);
+  const Passage& passage = of.groups > 1 ? kGroups : kOneGroup;
+  const double against = of.has_stride ? passage.against_stride : passage.against;
+  const auto times = [&](double factor) { return PassWork{factor * image.bytes, factor * image.multiplications}; };
+  work.row.add(times(of.is_transposed ? passage.along : against));
+  work.column.add(times(of.is_transposed ? against : passage.along));
 }
 
 // By the weight, rows are cotangents by the windows of the input, in one matrix product, or, transposed, windows of the
@@ -213,28 +234,36 @@ void add_by_weight(const Convolution& of, Work& work) {
 }
 
 // Of a Node that multiplies no matrices.
-int64_t bytes_of(const tape::Tape& tape, const tape::TapeNode& node, int64_t times) {
+double bytes_of(const tape::Tape& tape, const tape::TapeNode& node, const Costs& costs) {
+  double times = costs.times;
   if (node.node->num_inputs() == 1) {
     const auto out = tape::shape_of(*node.node, 0);
     for (const tape::Slot& link : links_of(tape, node)) {
       const auto in = shape_at(tape, link);
-      times += out.has_value() && in.has_value() && 2 * numel(*in) <= numel(*out) ? kSummed : 0;
+      if (!out.has_value() || !in.has_value() || numel(*out) == 0) {
+        continue;
+      }
+      if (costs.kind == Kind::kMovedBytes) {
+        times += costs.times * static_cast<double>(numel(*in)) / static_cast<double>(numel(*out));
+      } else if (2 * numel(*in) <= numel(*out)) {
+        times += kSummed;
+      }
     }
   }
-  return times * node.bytes;
+  return times * static_cast<double>(node.bytes);
 }
 
 } // namespace
 
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   const Costs costs = costs_of(*node.node);
-  if (costs.kind == Kind::kBytes) {
-    const PassWork row{static_cast<double>(bytes_of(tape, node, costs.times)), 0};
-    return {node.runs ? 1 : 0, row, column_of(row), costs.is_elementwise ? row.bytes : 0};
+  if (costs.kind == Kind::kBytes || costs.kind == Kind::kMovedBytes) {
+    const PassWork row{bytes_of(tape, node, costs), 0};
+    return {node.runs ? 1 : 0, row, column_of(row), costs.is_elementwise ? row.bytes : 0, {}, 0};
   }
   const auto links = links_of(tape, node);
   if (costs.kind == Kind::kConvolution) {
-    Work work{node.runs ? 1 : 0, {}, {}, 0};
+    Work work{node.runs ? 1 : 0, {}, {}, 0, {}, 0};
     const auto convolution = read_convolution(tape, node);
     if (!convolution.has_value()) {
       work.row.bytes = static_cast<double>(node.bytes);
@@ -250,6 +279,15 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   }
   PassWork row{static_cast<double>(node.bytes), 0};
   const auto out = tape::shape_of(*node.node, 0);
+  if (costs.kind == Kind::kMatrixExponential) {
+    Work work{node.runs ? kOperatorsOfExponential : 0, row, {kBytesOfRecordedExponential * row.bytes, 0}, 0, {}, 0};
+    if (out.has_value() && !out->empty()) {
+      work.unit_row.bytes = kBytesOfExponential * row.bytes;
+      work.most_units = out->back() * out->back();
+      work.row.multiplications = static_cast<double>(numel(*out)) * static_cast<double>(work.most_units);
+    }
+    return work;
+  }
   for (size_t operand = 0; operand < 2; ++operand) {
     const tape::Slot& link = links[links.size() - 2 + operand];
     const auto in = shape_at(tape, link);
@@ -260,7 +298,7 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
       row.multiplications += static_cast<double>(numel(*out)) * static_cast<double>(inner);
     }
   }
-  return {node.runs ? 1 : 0, row, column_of(row), 0};
+  return {node.runs ? 1 : 0, row, column_of(row), 0, {}, 0};
 }
 
 PassWork work_of_known_head(const tape::Tape& tape, tape::Slot root) {
@@ -290,11 +328,14 @@ double CostModel::pass(const PassWork& work) const {
 }
 
 double CostModel::reverse(const Work& work, int64_t rows) const {
-  return node * static_cast<double>(work.nodes) + pass(work.row) * static_cast<double>(rows);
+  return node * static_cast<double>(work.nodes) + pass(work.row) * static_cast<double>(rows) +
+      pass(work.unit_row) * static_cast<double>(std::min(rows, work.most_units));
 }
 
-double CostModel::forward(const Work& work, int64_t columns) const {
-  return recorded_node * static_cast<double>(work.nodes) + pass(work.column) * static_cast<double>(columns + 1);
+double CostModel::forward(const Work& work, int64_t rows, int64_t columns) const {
+  const double transposed = kBytesOfTransposed * byte * static_cast<double>(rows) * static_cast<double>(columns);
+  return recorded_node * static_cast<double>(work.nodes) + pass(work.column) * static_cast<double>(columns + 1) +
+      transposed;
 }
 
 double CostModel::product(int64_t rows, int64_t inner, int64_t columns) const {

@@ -2,6 +2,7 @@
 
 #include <c10/core/Device.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "tape/tape.h"
@@ -27,12 +28,17 @@ struct Work {
   PassWork row;
   PassWork column;
   double elementwise_bytes = 0; // of a row's
+  // Likewise, but where there are more rows than a Node's cotangents have elements, done for each of these alone.
+  PassWork unit_row;
+  int64_t most_units = 0;
 
   void add(const Work& other) {
     nodes += other.nodes;
     row.add(other.row);
     column.add(other.column);
     elementwise_bytes += other.elementwise_bytes;
+    unit_row.add(other.unit_row);
+    most_units = std::max(most_units, other.most_units);
   }
 };
 
@@ -51,7 +57,7 @@ struct CostModel {
 
   double pass(const PassWork& work) const;
   double reverse(const Work& work, int64_t rows) const;
-  double forward(const Work& work, int64_t columns) const;
+  double forward(const Work& work, int64_t rows, int64_t columns) const;
   // Of a matrix of rows x inner elements by one of inner x columns, and of checking that all of it is finite.
   double product(int64_t rows, int64_t inner, int64_t columns) const;
 };

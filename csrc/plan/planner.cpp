@@ -16,9 +16,12 @@ namespace {
 constexpr double kWorthPlanning = 60e3;
 
 // Of reverse mode's time, what another plan may take at most: estimates are rough, and reverse mode has no surprises.
-constexpr double kNeededShare = 0.85;
+constexpr double kMostOfReverse = 0.85;
 
 constexpr size_t kMostCuts = 8;
+
+// Of an element that is copied into the result.
+constexpr double kBytesOfCopy = 8;
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
@@ -125,7 +128,8 @@ class Chains {
       for (const auto begin : c10::irange(end)) {
         const Work work = between(begin, end);
         const double backward = reverse(begin, end);
-        const double forward = request_.may_forward ? model_.forward(work, cuts_[end].numel) : kNever;
+        const double forward =
+            request_.may_forward ? model_.forward(work, cuts_[begin].numel, cuts_[end].numel) : kNever;
         const double join = begin == 0 ? 0 : model_.product(request_.rows, cuts_[begin].numel, cuts_[end].numel);
         const double total = cost[begin] + join + std::min(backward, forward);
         if (total < cost[end]) {
@@ -147,10 +151,13 @@ class Chains {
  private:
   double reverse(size_t begin, size_t end) const {
     Work work = between(begin, end);
-    // A segment that is nothing but its head would cost nothing, and save nothing.
+    // A segment that is nothing but its head would cost nothing, and save nothing, unless it is all that there is: a
+    // copy.
     if (heads_[begin].multiplications < work.row.multiplications) {
       work.row.bytes -= heads_[begin].bytes;
       work.row.multiplications -= heads_[begin].multiplications;
+    } else if (heads_[begin].multiplications > 0 && end - begin + 1 == cuts_.size()) {
+      work.row = {kBytesOfCopy * static_cast<double>(cuts_[end].numel), 0};
     }
     return model_.reverse(work, cuts_[begin].numel);
   }
@@ -199,7 +206,7 @@ OutputPlan plan_output(const Request& request) {
     return all_rows;
   }
   auto [segments, cost] = chains.cheapest();
-  if (cost > kNeededShare * reverse) {
+  if (cost > kMostOfReverse * reverse) {
     return all_rows;
   }
   std::string reason = describe(request, segments);

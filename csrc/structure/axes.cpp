@@ -193,6 +193,7 @@ class Walk {
     const std::optional<NodeFacts> facts = facts_of(node);
     analysis_.is_known &= facts.has_value();
     analysis_.keeps_nan &= facts.has_value() && facts->keeps_nan;
+    analysis_.loses_nan |= facts.has_value() && !facts->keeps_nan;
     analysis_.is_global &= facts.has_value() && facts->is_global;
     const auto links = tape::links_of(tape_, tape_.nodes[position]);
     if (detail_ == Detail::kTies && hand_on_freely(position, facts, links)) {

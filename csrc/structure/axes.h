@@ -25,6 +25,8 @@ struct AxisAnalysis {
   // of them have the same pattern for all values.
   bool is_known = true;
   bool keeps_nan = true;
+  // Whether a Node is known to lose NaN.
+  bool loses_nan = false;
   bool is_global = true;
   // The first Node whose backward may not be linear: a custom Function, or one with hooks. Null if there is none.
   torch::autograd::Node* not_linear = nullptr;

@@ -63,12 +63,17 @@ FanIn fan_in_of(const Slide& slide, int64_t in_size, int64_t out_size) {
       return {each + 1, true};
     case Slide::Kind::kNear:
       return {2 * kernel + 1, true};
+    case Slide::Kind::kUnder:
+      return {kernel * each};
     default:
       break;
   }
-  return slide.kind == Slide::Kind::kUnder
-      ? FanIn{kernel * each}
-      : FanIn{kernel * std::min(1.0, each / static_cast<double>(slide.stride)), in_size >= out_size};
+  // Of the first window the last position, and of the last window the first, lie in in, where no step goes past it.
+  const bool is_over = slide.kind == Slide::Kind::kOver;
+  const bool is_sure = !is_over ||
+      ((slide.kernel - 1) * slide.dilation >= slide.padding &&
+       (out_size - 1) * slide.stride - slide.padding < in_size && slide.dilation <= in_size);
+  return {kernel * std::min(1.0, each / static_cast<double>(slide.stride)), is_sure};
 }
 
 // Of axes that slide: those of a convolution's input, with its channels, or `dims`, of which an operator with several

@@ -494,6 +494,8 @@ void read_bags(Node& node, Reader& reader) {
 
 void read_blocks(Node& node, Reader& reader) {
   for (const auto& sizes : static_cast<generated::BlockDiagBackward0&>(node).tensors_args_sizes) {
+    // Such a vector has a row in the result, of which torch's backward does not know.
+    reader.attributes.has_places &= sizes.size() != 1 || sizes[0] != 0;
     // Numbers and vectors are matrices of one row.
     reader.attributes.others.push_back(sizes.size() > 1 ? sizes[0] : 1);
     reader.attributes.others.push_back(sizes.empty() ? 1 : sizes.back());

@@ -121,8 +121,7 @@ HIGHGRAD_INLINE void compose_stretch(
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
       load_argument<Known::kTerms>(p, own_terms, d, begin + e, position, count, h);
-      const auto series = [&](int64_t m)
-                              __attribute__((always_inline)) { return m == 0 ? Vector{} : stretch.at(m, e); };
+      const auto series = [&](int64_t m) HIGHGRAD_INLINE_LAMBDA { return m == 0 ? Vector{} : stretch.at(m, e); };
       compose_element(order, own_terms, h, series, y);
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= own; ++k) {
@@ -181,8 +180,7 @@ HIGHGRAD_INLINE void reverse_stretch(
         const Vector cotangent = load(p.by_y + row * p.numel + begin + e, count);
         by_y[k] = is_sum ? cotangent * weight : cotangent;
       }
-      const auto slope = [&](int64_t m)
-                             __attribute__((always_inline)) { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
+      const auto slope = [&](int64_t m) HIGHGRAD_INLINE_LAMBDA { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
       compose_element(order, own_terms, h, slope, w);
       by_h[0] = d == 0 ? Vector{} : load(sums + e, kLanes);
 #pragma GCC unroll 8

@@ -1,7 +1,6 @@
 #include "taylor/gradients.h"
 
 #include <ATen/Dispatch.h>
-#include <ATen/MemoryOverlap.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mm.h>
@@ -16,8 +15,10 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/execute.h"
+#include "engine/retained_grads.h"
 #include "ops/joined_shape.h"
 #include "tape/plain_tensor.h"
+#include "tape/tape.h"
 #include "taylor/coefficients.h"
 
 namespace highgrad::taylor {
@@ -66,8 +67,11 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
   Tensors blocks;
   const bool is_single = output.numel() == samples;
   if (is_single) {
-    blocks = engine::plain_vjp(
-        {edge_of(output)}, {at::ones_like(output)}, edges_of(inputs), {/*keep_graph=*/true, options.create_graph});
+    const torch::autograd::Edge edge = edge_of(output);
+    const torch::autograd::edge_list edges = edges_of(inputs);
+    engine::RetainedGrads retained_grads;
+    retained_grads.suspend(tape::read_tape(edge, edges));
+    blocks = engine::plain_vjp({edge}, {at::ones_like(output)}, edges, {/*keep_graph=*/true, options.create_graph});
   } else {
     // Samples are independent, so that the sum over them loses nothing.
     at::Tensor row;
@@ -83,8 +87,7 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
     const int64_t width = inputs[j].numel() / samples;
     if (!blocks[j].defined()) {
       blocks[j] = at::zeros_like(inputs[j]);
-    } else if (blocks[j].use_count() > 1 || at::has_internal_overlap(blocks[j]) == at::MemOverlap::Yes) {
-      // That of another input, as for a sum of both, or one value for many elements.
+    } else if (tape::shares_memory(blocks[j])) {
       blocks[j] = blocks[j].clone(at::MemoryFormat::Contiguous);
     }
     if (is_single) {

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <vector>
 
-#include "ops/element_function.h"
 #include "taylor/vector_width.h"
 
 namespace highgrad::taylor {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "taylor/lanes.h"
-#include "taylor/polynomials.h"
+#include "taylor/monomials.h"
 #include "taylor/recurrence.h"
 
 namespace highgrad::taylor {

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <utility>
 
-#include "taylor/polynomials.h"
+#include "taylor/monomials.h"
 
 namespace highgrad::taylor {
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "ops/element_function.h"
+
 // GCC compiles the loops for several widths of vector and picks one when the library is loaded. It tells the levels of
 // the architecture apart from version 12 on; the name of a processor would leave out those of other makers.
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__gnu_linux__)
@@ -8,5 +10,4 @@
 #define HIGHGRAD_VECTOR_WIDTHS
 #endif
 
-#define HIGHGRAD_INLINE inline __attribute__((always_inline))
 #define HIGHGRAD_INLINE_LAMBDA __attribute__((always_inline))

@@ -180,6 +180,40 @@ BatchedVjp log_determinant(const Call& call, const LinalgSlogdetBackward0& node)
   };
 }
 
+// The derivative of the exponential at A in direction G stands in the upper right corner of exp [[A, G], [0, A]].
+// (R. Mathias, "A chain rule for matrix functions and applications", 1996.)
+at::Tensor exponential_along(const at::Tensor& matrix, const at::Tensor& directions) {
+  const int64_t n = matrix.size(-1);
+  const at::Tensor diagonal = matrix.expand_as(directions);
+  const at::Tensor upper = at::cat({diagonal, directions}, -1);
+  const at::Tensor lower = at::cat({at::zeros_like(diagonal), diagonal}, -1);
+  return at::linalg_matrix_exp(at::cat({upper, lower}, -2)).narrow(-2, 0, n).narrow(-1, n, n);
+}
+
+// The adjoint is the derivative at A^T, which is linear in its direction: of more rows than a matrix has elements, one
+// product with the derivatives in the directions of these.
+BatchedVjp matrix_exponential(const Call& call, const LinalgMatrixExpBackward0& node) {
+  const at::Tensor matrix = call.saved(node.self_).mT();
+  if (matrix.numel() == 0) {
+    return nullptr;
+  }
+  return [matrix, units = matrix.size(-1) * matrix.size(-1)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor& grad = taken[0];
+    if (grad.size(0) <= units) {
+      given[0] = exponential_along(matrix, grad);
+      return;
+    }
+    Shape one(grad.dim(), 1);
+    one[0] = units;
+    one[grad.dim() - 2] = one[grad.dim() - 1] = matrix.size(-1);
+    Shape all = grad.sizes().vec();
+    all[0] = units;
+    const at::Tensor basis = at::eye(units, grad.options()).view(one).expand(all);
+    const at::Tensor map = exponential_along(matrix, basis).flatten(-2).movedim(0, -2);
+    given[0] = at::matmul(grad.flatten(-2).movedim(0, -2), map).movedim(-2, 0).reshape(grad.sizes());
+  };
+}
+
 // The product of three tensors, each broadcast along some dimensions, summed over some.
 BatchedVjp trilinear(const Call& call, const TrilinearBackward0& node) {
   const at::Tensor operands[] = {
@@ -232,6 +266,7 @@ void add_linear_algebra_rules(RuleTable& table) {
   add_rule<CholeskySolveBackward0>(table, &cholesky_solve);
   add_rule<LinalgDetBackward0>(table, &determinant);
   add_rule<LinalgSlogdetBackward0>(table, &log_determinant);
+  add_rule<LinalgMatrixExpBackward0>(table, &matrix_exponential);
   add_rule<TrilinearBackward0>(table, &trilinear);
 }
 

@@ -139,8 +139,10 @@ BatchedVjp distances(const Call& call, const CdistBackward0& node) {
   // Equal points have no direction, nor one that changes.
   const at::Tensor is_equal = squared.eq(0);
   const at::Tensor direction = (difference / squared.masked_fill(is_equal, 1).sqrt()).masked_fill(is_equal, 0);
-  return [direction, by_first = call.wants(0), by_second = call.wants(1)](Cotangents& taken, Cotangents& given) {
-    const at::Tensor& grad = taken[0]; // [B, P, R]
+  return [direction, is_equal = is_equal.squeeze(2), by_first = call.wants(0), by_second = call.wants(1)](
+             Cotangents& taken, Cotangents& given) {
+    // [B, P, R]. Infinite for equal points, if a root of the distance follows.
+    const at::Tensor grad = taken[0].masked_fill(is_equal, 0);
     if (by_first) {
       given[0] = grad.transpose(0, 1).bmm(direction).transpose(0, 1);
     }

@@ -37,6 +37,17 @@ void add_takes(RuleTable& table) {
                      .view(Call::batch_of(rows, shape));
     };
   });
+  // The mask and what it selects from are broadcast.
+  add_unary<MaskedSelectBackward0>(table, [](const Call& call, const MaskedSelectBackward0& node) {
+    const Shape shape = *call.given[0];
+    const at::Tensor mask = call.saved(node.mask_);
+    const at::Tensor places = at::arange(count(shape), mask.options().dtype(at::kLong)).view(shape);
+    return [shape, index = places.masked_select(mask)](const at::Tensor& rows) {
+      return at::zeros({rows.size(0), count(shape)}, rows.options())
+          .index_add_(1, index, rows)
+          .view(Call::batch_of(rows, shape));
+    };
+  });
   add_rule<PutBackward0>(table, [](const Call& call, const PutBackward0& node) -> BatchedVjp {
     return [shapes = call.given,
             index = flat(call.saved(node.index_), count(call.taken[0])),

@@ -174,8 +174,13 @@ void add_activations(RuleTable& table) {
       return at::elu_backward(grad, alpha, 1, 1 / alpha.toDouble(), /*is_result=*/false, x);
     };
   });
-  add_derivative<HardswishBackward0>(table, [](const Call& call, const HardswishBackward0& node) {
-    return [x = call.saved(node.self_)](const at::Tensor& grad) { return at::hardswish_backward(grad, x); };
+  add_unary<HardswishBackward0>(table, [](const Call& call, const HardswishBackward0& node) {
+    const at::Tensor x = call.saved(node.self_);
+    const at::Tensor scale = at::hardswish_backward(at::ones_like(x), x);
+    // A cotangent that is infinite where the result is flat, as that of its root, does not matter.
+    return [scale, is_kept = x.lt(-3).logical_not()](const at::Tensor& grad) {
+      return keep_where(is_kept, at::mul(grad, scale));
+    };
   });
   add_factor_of_self<MishBackward0>(table, [](const at::Tensor& x) {
     const at::Tensor t = at::softplus(x).tanh();
@@ -294,35 +299,6 @@ void add_functions_of_several(RuleTable& table) {
       given[1] = by_end ? at::mul(taken[0], weight) : at::Tensor();
     };
   });
-}
-
-// Double backwards, on the tapes of forward mode.
-void add_recorded_activations(RuleTable& table) {
-  add_rule<TanhBackwardBackward0>(table, [](const Call& call, const TanhBackwardBackward0& node) -> BatchedVjp {
-    const at::Tensor y = call.saved(node.output_);
-    const at::Tensor by_output = call.wants(1) ? y * call.saved(node.grad_output_) * -2 : at::Tensor();
-    return [y, by_output, by_grad = call.wants(0)](Cotangents& taken, Cotangents& given) {
-      given[0] = by_grad ? at::tanh_backward(taken[0], y) : at::Tensor();
-      given[1] = by_output.defined() ? at::mul(taken[0], by_output) : at::Tensor();
-    };
-  });
-  add_rule<SigmoidBackwardBackward0>(table, [](const Call& call, const SigmoidBackwardBackward0& node) -> BatchedVjp {
-    const at::Tensor y = call.saved(node.output_);
-    const at::Tensor by_output = call.wants(1) ? call.saved(node.grad_output_) * (y * -2 + 1) : at::Tensor();
-    return [y, by_output, by_grad = call.wants(0)](Cotangents& taken, Cotangents& given) {
-      given[0] = by_grad ? at::sigmoid_backward(taken[0], y) : at::Tensor();
-      given[1] = by_output.defined() ? at::mul(taken[0], by_output) : at::Tensor();
-    };
-  });
-  add_rule<ThresholdBackwardBackward0>(
-      table, [](const Call& call, const ThresholdBackwardBackward0& node) -> BatchedVjp {
-        const at::Tensor x = call.saved(node.self_);
-        return [x, threshold = node.threshold, by_grad = call.wants(0), by_self = call.wants(1)](
-                   Cotangents& taken, Cotangents& given) {
-          given[0] = by_grad ? at::threshold_backward(taken[0], x, threshold) : at::Tensor();
-          given[1] = by_self ? at::zeros_like(taken[0]) : at::Tensor();
-        };
-      });
 }
 
 void add_sums_of_tensors(RuleTable& table) {
@@ -468,7 +444,6 @@ void add_pointwise_rules(RuleTable& table) {
   add_trigonometry(table);
   add_activations(table);
   add_functions_of_several(table);
-  add_recorded_activations(table);
   add_sums_of_tensors(table);
   add_products_of_tensors(table);
   add_choices(table);

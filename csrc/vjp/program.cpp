@@ -49,7 +49,7 @@ bool are_plain(const Tape& tape, const InputMetadata& output) {
       const InputMetadata& metadata = node.node->input_metadata(k);
       // Of an output without derivatives: no cotangent arrives. What is recorded of such a Node is left to torch, which
       // takes some of those outputs for constants.
-      if (metadata.was_default_constructed() && !at::GradMode::is_enabled()) {
+      if (metadata.was_default_constructed()) {
         continue;
       }
       if (metadata.was_default_constructed() || metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||

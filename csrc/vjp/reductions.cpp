@@ -55,11 +55,16 @@ void add_extremum(RuleTable& table) {
   });
 }
 
+// Of all elements: what is not chosen has zero, even of a cotangent that is not finite. NaN is chosen where there is
+// one.
 template <typename T>
-void add_extremum_of_all(RuleTable& table) {
-  add_rule<T>(table, [](const Call& call, const T& node) {
-    const Shape kept(call.given[0]->size(), 1);
-    return by_factor(kept, shares(call.saved(node.self_), call.saved(node.result_), kept));
+void add_choice_of_all(RuleTable& table) {
+  add_unary<T>(table, [](const Call& call, const T& node) {
+    const at::Tensor x = call.saved(node.self_), result = call.saved(node.result_);
+    const at::Tensor is_chosen = x.eq(result).logical_or_(x.isnan().logical_and_(result.isnan()));
+    return [is_chosen, count = is_chosen.sum(), kept = Shape(x.dim(), 1)](const at::Tensor& grad) {
+      return keep_where(is_chosen, (grad / count).reshape(Call::batch_of(grad, kept)));
+    };
   });
 }
 
@@ -102,8 +107,10 @@ void add_products(RuleTable& table) {
 void add_reduction_rules(RuleTable& table) {
   add_extremum<AmaxBackward0>(table);
   add_extremum<AminBackward0>(table);
-  add_extremum_of_all<MaxBackward1>(table);
-  add_extremum_of_all<MinBackward1>(table);
+  add_choice_of_all<MaxBackward1>(table);
+  add_choice_of_all<MedianBackward0>(table);
+  add_choice_of_all<MinBackward1>(table);
+  add_choice_of_all<NanmedianBackward0>(table);
   add_products(table);
   add_unary<TraceBackward0>(table, [](const Call& call, const TraceBackward0& node) {
     const Shape& shape = *call.given[0];

@@ -45,6 +45,7 @@ const RuleTable& table() {
     add_linear_algebra_rules(*all);
     add_recurrent_rules(*all);
     add_pick_rules(*all);
+    add_recorded_rules(*all);
     return all;
   }();
   return *rules;

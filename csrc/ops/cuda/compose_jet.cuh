@@ -1,7 +1,6 @@
 #pragma once
 
 #include "ops/cuda/launch.h"
-#include "ops/launch_plan.h"
 #include "ops/local_element.h"
 
 namespace highgrad::ops::cuda {
