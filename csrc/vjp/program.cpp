@@ -47,13 +47,11 @@ bool are_plain(const Tape& tape, const InputMetadata& output) {
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
       const InputMetadata& metadata = node.node->input_metadata(k);
-      // Of an output without derivatives: no cotangent arrives. What is recorded of such a Node is left to torch, which
-      // takes some of those outputs for constants.
       if (metadata.was_default_constructed()) {
-        continue;
+        continue; // of an output without derivatives: no cotangent arrives
       }
-      if (metadata.was_default_constructed() || metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
-          metadata.dtype() != output.dtype() || metadata.device() != output.device()) {
+      if (metadata.is_tensor_subclass() || metadata.is_nested_tensor() || metadata.dtype() != output.dtype() ||
+          metadata.device() != output.device()) {
         return false;
       }
     }
