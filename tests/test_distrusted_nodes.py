@@ -12,7 +12,7 @@ from second_order import weighted_gradient
 from torch import Tensor
 from torch.testing import assert_close
 
-from highgrad_ext import _C, full_jacobian
+from highgrad_ext import _C, full_jacobian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop
 
 aten = torch.ops.aten
@@ -133,3 +133,13 @@ def test_only_what_is_wrong_is_looped() -> None:
     assert count_recorded(by_input, "NativeLayerNormBackwardBackward0") == 1
     assert count_recorded(by_weight, "NativeLayerNormBackwardBackward0") == 9
     assert count_recorded(by_weight, "CosBackward0") == 1
+
+
+def test_third_derivatives_through_a_layer_norm() -> None:
+    """Whose recorded backward in torch takes the moments for constants."""
+    x = leaf()
+    f = F.layer_norm(x.view(3, 3), (3,)).sin()
+    expected = nth_derivative(f, x, 3, method="taylor").sum((0, 1))
+    jacobian, weights = full_jacobian(f, x), torch.linspace(-1, 2, 9, dtype=x.dtype)
+    gradient = torch.autograd.grad(jacobian.sum((0, 1)) @ weights, x, create_graph=True)[0]
+    assert_close(full_jacobian_loop(gradient, x), torch.einsum("ijk,i->jk", expected, weights))
