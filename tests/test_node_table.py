@@ -45,6 +45,7 @@ EXTRA: list[Callable[[Tensor], Tensor]] = [
     lambda x: torch.special.gammainc(torch.full_like(x, 1.5), x.exp()),
     lambda x: torch.special.gammaincc(torch.full_like(x, 1.5), x.exp()),
     lambda x: torch.native_dropout(x, 0.5, True)[0],
+    lambda x: torch.cdist(x.view(2, 2), x.view(2, 2) + 1, compute_mode="use_mm_for_euclid_dist"),
     lambda x: torch.ops.aten.norm.Scalar(x, 2),
     lambda x: torch.ops.aten.norm.ScalarOpt_dtype(x, 2, dtype=torch.double),
     lambda x: torch.special.xlog1py(2.0, x.exp()),

@@ -1,5 +1,6 @@
 // Rules of elements that are taken from, or put to, places that a Node has saved.
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/Functions.h>
 #include <c10/util/accumulate.h>
 #include <torch/csrc/autograd/generated/Functions.h>
@@ -37,15 +38,20 @@ void add_takes(RuleTable& table) {
                      .view(Call::batch_of(rows, shape));
     };
   });
-  // The mask and what it selects from are broadcast.
+  // The mask and what it selects from are broadcast. Each place reads the row that was selected last, its own if it was
+  // selected itself: no device is waited for.
   add_unary<MaskedSelectBackward0>(table, [](const Call& call, const MaskedSelectBackward0& node) {
     const Shape shape = *call.given[0];
-    const at::Tensor mask = call.saved(node.mask_);
-    const at::Tensor places = at::arange(count(shape), mask.options().dtype(at::kLong)).view(shape);
-    return [shape, index = places.masked_select(mask)](const at::Tensor& rows) {
-      return at::zeros({rows.size(0), count(shape)}, rows.options())
-          .index_add_(1, index, rows)
-          .view(Call::batch_of(rows, shape));
+    const at::Tensor saved = call.saved(node.mask_);
+    const Shape whole = at::infer_size(shape, saved.sizes());
+    const at::Tensor mask = saved.expand(whole);
+    const at::Tensor last = mask.reshape(-1).cumsum(0).sub_(1).clamp_min_(0);
+    return [shape, whole, mask, last](const at::Tensor& rows) {
+      if (rows.size(1) == 0) {
+        return at::zeros(Call::batch_of(rows, shape), rows.options());
+      }
+      const at::Tensor spread = rows.index_select(1, last).view(Call::batch_of(rows, whole));
+      return sum_broadcast(keep_where(mask, spread), 1, shape);
     };
   });
   add_rule<PutBackward0>(table, [](const Call& call, const PutBackward0& node) -> BatchedVjp {
