@@ -33,7 +33,7 @@ std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
   const at::Tensor& output = problem.reached.output;
   auto rows = plain_vjp(
       {endpoint_of(output).edge},
-      {at::ones({}, output.options()).expand(output.sizes())},
+      {at::ones(output.sizes(), output.options())},
       problem.reached.edges,
       {/*keep_graph=*/true, /*create_graph=*/true});
   problem.progress.add(1);
