@@ -35,8 +35,8 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
     "a convolution": (lambda x: F.conv1d(x.view(1, 2, 6), MATRIX[:2, :6].reshape(2, 2, 3)), 6, False),
     "an arrow": (lambda x: torch.cat([x.sum()[None], x[1:] * x[0]]), 1 + 11 / 12 + 11 / 12, False),
     "a sum beside elements": (lambda x: torch.cat([x.sum()[None], x[1:]]), 1 + 11 / 12, False),
-    "a full product in one row": (lambda x: torch.cat([(MATRIX @ x).prod()[None], x]), 12, False),
-    "a triangle": (lambda x: (torch.outer(x, x.new_ones(12)).tril() * MATRIX).sum(1), 12, False),
+    "a full product in one row": (lambda x: torch.cat([(MATRIX @ x).prod()[None], x]), 2 * 12 / 13, False),
+    "a triangle": (lambda x: (torch.outer(x, x.new_ones(12)).tril() * MATRIX).sum(1), 1, False),
     "what is written": (lambda x: _written(x), 2, False),
     "what is padded": (lambda x: F.pad(x, (2, 2)), 12 / 16, False),
     "a convolution with a stride": (
@@ -71,6 +71,23 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
     ),
     "kernels of a convolution": (lambda x: F.conv1d(MATRIX.view(1, 12, 12), x.view(1, 12, 1)), 12, True),
     "kernels of several channels": (lambda x: F.conv1d(MATRIX[:, :6].reshape(1, 6, 12), x.view(2, 6, 1)), 6, False),
+    "rows that are mixed twice": (
+        lambda x: ((x.view(4, 3) @ MATRIX[:3, :3]).relu()[[3, 1, 0]] @ MATRIX[:3, :2]).sin(),
+        3,
+        False,
+    ),
+    "rows that are mixed twice, and summed between": (
+        lambda x: (
+            torch.zeros(2, 3).double().index_add(0, TWICE[:4] % 2, x.view(4, 3) @ MATRIX[:3, :3]) @ MATRIX[:3, :3]
+        ),
+        6,
+        False,
+    ),
+    "columns that are mixed after rows": (
+        lambda x: MATRIX[:4, :4] @ (x.view(4, 3) @ MATRIX[:3, :3]),
+        12,
+        False,
+    ),
     "bags of rows": (lambda x: F.embedding_bag(TWICE.view(4, 6) // 2, x.view(6, 2), mode="sum"), 6, False),
     "what is turned of a matrix product": (lambda x: (MATRIX @ x).view(3, 4).mT.reshape(12), 12, True),
     "a matrix product of what is turned": (lambda x: MATRIX @ x.view(3, 4).mT.reshape(12), 12, True),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <numeric>
 #include <optional>
 #include <vector>
 
@@ -115,6 +116,36 @@ std::optional<FanIn> fan_in_of_slides(
   return found;
 }
 
+// The elements of the last axes that both have, alike, which picks along other axes leave together.
+int64_t common_run(int64_t run, const Shape& out, const Shape& in) {
+  int64_t rows = 1;
+  for (size_t k = 1; k <= std::min(out.size(), in.size()) && out[out.size() - k] == in[in.size() - k]; ++k) {
+    rows *= in[in.size() - k];
+  }
+  return std::gcd(run, rows);
+}
+
+// Of the last digits, those that are free: all elements along them come together.
+int64_t free_run(const Digits& digits) {
+  int64_t run = 1;
+  for (auto digit = digits.rbegin(); digit != digits.rend() && digit->is_free(); ++digit) {
+    run *= digit->size;
+  }
+  return run;
+}
+
+// A tensor of so many elements, which are told apart by runs alone.
+Digits digits_of_runs(int64_t numel, int64_t run) {
+  Digits digits;
+  if (numel > run) {
+    digits.push_back({numel / run, run});
+  }
+  if (run > 1) {
+    digits.push_back({run});
+  }
+  return digits;
+}
+
 FanIn fan_in_of_flow(const Digits& digits) {
   FanIn found{1, true, true};
   for (const Digit& digit : digits) {
@@ -124,6 +155,12 @@ FanIn fan_in_of_flow(const Digits& digits) {
   }
   return found;
 }
+
+// How many elements, and how many of them, neighbours in memory, come together: those of a row that was mixed.
+struct Part {
+  double size;
+  int64_t run;
+};
 
 // Elements of one tensor that an element of the output depends on, on average: none so far, all of them, or parts that
 // may overlap, each known by its number.
@@ -149,7 +186,7 @@ class Walk {
   }
 
   Forecast run() {
-    reach(tape_.output, {false, true, {new_part(1)}});
+    reach(tape_.output, {false, true, {new_part(1, 1)}});
     for (size_t position = 0; position < tape_.nodes.size(); ++position) {
       if (tape_.nodes[position].runs) {
         step(position);
@@ -178,18 +215,27 @@ class Walk {
     return tape::numel_of(*tape_.nodes[slot.node].node, slot.input_nr).value_or(0);
   }
 
-  int32_t new_part(double size) {
-    sizes_.push_back(size);
-    return static_cast<int32_t>(sizes_.size()) - 1;
+  int32_t new_part(double size, int64_t run) {
+    parts_.push_back({size, run});
+    return static_cast<int32_t>(parts_.size()) - 1;
   }
 
   // None for all.
   std::optional<double> count(const Reach& reached) const {
     double sum = 0;
     for (const int32_t part : reached.parts) {
-      sum += sizes_[part];
+      sum += parts_[part].size;
     }
     return reached.is_all ? std::nullopt : std::optional(sum);
+  }
+
+  // Of all parts together.
+  int64_t run_of(const Reach& reached) const {
+    int64_t run = 0;
+    for (const int32_t part : reached.parts) {
+      run = std::gcd(run, parts_[part].run);
+    }
+    return std::max<int64_t>(run, 1);
   }
 
   void reach(Slot slot, const Reach& more) {
@@ -210,7 +256,7 @@ class Walk {
     // So many parts overlap.
     const auto numel = static_cast<double>(numel_at(slot));
     if (known.parts.size() > 1 && *count(known) >= numel) {
-      known.parts = {new_part(numel)};
+      known.parts = {new_part(numel, run_of(known))};
     }
   }
 
@@ -267,23 +313,37 @@ class Walk {
     const auto out = shape_at(slot);
     const auto in = shape_at(links[k]);
     if (!out.has_value() || !in.has_value()) {
-      return {false, false, {new_part(static_cast<double>(numel_at(links[k])))}};
+      return {false, false, {new_part(static_cast<double>(numel_at(links[k])), 1)}};
     }
     Node& node = *tape_.nodes[slot.node].node;
     const int64_t numel = numel_of(*out);
     const bool writes = wrapped_by(node) != nullptr;
     const bool picks = writes || (attributes.has_value() && attributes->has_places && facts->pick != Pick::kNone);
     FanIn fan_in = all_of(*in);
+    int64_t run = 1, run_in = 1; // of out, and of in behind it
     if (writes) {
       fan_in = {1};
     } else if (picks) {
       fan_in = fan_in_of_picks(*facts, *attributes, k, *out, *in);
+      run_in = common_run(run_of(reached), *out, *in);
     } else if (attributes.has_value()) {
       const auto of_slides = fan_in_of_slides(*facts, *attributes, std::max<size_t>(k, slot.input_nr), *out, *in);
-      const Digits itself = numel == 1 ? Digits{} : Digits{{numel, 1}};
-      fan_in = of_slides.has_value()
-          ? *of_slides
-          : fan_in_of_flow(flow_through(facts->flow, *attributes, slot.input_nr, k, links.size(), *out, *in, itself));
+      if (of_slides.has_value()) {
+        fan_in = *of_slides;
+      } else {
+        const auto through = [&](int64_t together) {
+          const Digits itself = digits_of_runs(numel, together);
+          return flow_through(facts->flow, *attributes, slot.input_nr, k, links.size(), *out, *in, itself);
+        };
+        Digits digits = through(1);
+        fan_in = fan_in_of_flow(digits);
+        run = common_run(run_of(reached), *out, *out);
+        if (run > 1) {
+          digits = through(run);
+          fan_in.count = fan_in_of_flow(digits).count;
+        }
+        run_in = free_run(digits);
+      }
     }
     // All of out is computed from all of in, unless there is more than that of in.
     const bool is_all_of_all = reached.is_all && !picks && numel_of(*in) <= numel;
@@ -292,14 +352,15 @@ class Walk {
     }
     const double of_out = count(reached).value_or(static_cast<double>(numel));
     const double all = static_cast<double>(numel_of(*in));
-    return {false, reached.is_sure && fan_in.is_sure, {new_part(std::min(fan_in.count * of_out, all))}};
+    const double size = std::min(fan_in.count * of_out / static_cast<double>(run), all);
+    return {false, reached.is_sure && fan_in.is_sure, {new_part(size, run_in)}};
   }
 
   const Tape& tape_;
   const tape::SlotNumbers number_of_;
   std::vector<Reach> reached_; // of each slot
   std::vector<bool> is_input_; // likewise
-  std::vector<double> sizes_; // of each part
+  std::vector<Part> parts_;
   int64_t num_partial_ = 0; // slots of which neither none nor all are reached, and whose Nodes are to come, or inputs
 };
 
