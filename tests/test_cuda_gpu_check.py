@@ -104,10 +104,10 @@ def test_the_shares_fit_into_ten_minutes(gpu_check: ModuleType, found: list[str]
 def test_what_is_cut_off_is_asked_first(gpu_check: ModuleType) -> None:
     """As pytest is, which lists then what has failed; what does not hear is killed."""
     heard = "import time\ntry: print(1, flush=True), time.sleep(60)\nexcept KeyboardInterrupt: print('so far')"
-    step = gpu_check.Step("a", [sys.executable, "-c", heard], 4)
+    step = gpu_check.Step("a", [sys.executable, "-c", heard], 2)
     assert gpu_check.run(step, time.monotonic() + 60).text == "```\n1\nso far\n```"
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(2, flush=True); time.sleep(60)"
-    step = gpu_check.Step("a", [sys.executable, "-c", deaf], 4)
+    step = gpu_check.Step("a", [sys.executable, "-c", deaf], 2)
     assert gpu_check.run(step, time.monotonic() + 60).text == "```\n2\n```"
 
 

@@ -80,6 +80,7 @@ def run(step: Step, deadline: float) -> Outcome:
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
     except OSError as error:
         return Outcome(step.title, "FAILED to start", 0.0, quote(str(error)), failed=True)
@@ -98,6 +99,11 @@ def run(step: Step, deadline: float) -> Outcome:
     counted = [line[:80] for line in lines[: -step.tail] if re.match(r"\[\d+/\d+\]", line)][-1:]
     text = output if whole else quote("\n".join([*counted, *lines[-step.tail :]]))
     return Outcome(step.title, verdict, seconds, text, failed)
+
+
+def hear_interrupts() -> None:
+    """As what is started from a terminal does: in the background of a shell, interrupts are ignored by all below."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def cut_off(process: subprocess.Popen[str]) -> str:
