@@ -15,6 +15,7 @@
 #include "engine/samples_apart.h"
 #include "plan/chunking.h"
 #include "sweep_bindings.h"
+#include "tape/edges.h"
 #include "tape/node_rules.h"
 #include "tape/tape.h"
 #include "taylor/coefficients.h"
@@ -103,7 +104,7 @@ std::variant<std::optional<at::Tensor>, std::string> partials(
 // The custom Functions, as Python sees them, that `output` depends on the inputs through.
 py::list custom_functions(const at::Tensor& output, const Tensors& inputs) {
   py::list functions;
-  for (const tape::TapeNode& node : tape::read_tape(taylor::edge_of(output), taylor::edges_of(inputs)).nodes) {
+  for (const tape::TapeNode& node : tape::read_tape(tape::edge_of(output), tape::edges_of(inputs)).nodes) {
     if (node.runs && tape::is_custom(*node.node)) {
       functions.append(py::reinterpret_steal<py::object>(torch::autograd::functionToPyObject(node.node->getptr())));
     }

@@ -2,12 +2,13 @@
 
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/variable.h>
+
+#include "tape/edges.h"
 
 namespace highgrad::engine {
 
 Endpoint endpoint_of(const at::Tensor& tensor) {
-  return {tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge(), tensor};
+  return {tape::edge_of(tensor), tensor};
 }
 
 Endpoint endpoint_of(const tape::Tape& tape, tape::Slot slot) {

@@ -20,6 +20,7 @@
 #include "engine/run_plan.h"
 #include "engine/special_results.h"
 #include "structure/passes.h"
+#include "tape/edges.h"
 #include "tape/streams.h"
 #include "tape/tape.h"
 
@@ -28,15 +29,6 @@ namespace {
 
 using tape::Tape;
 using torch::autograd::edge_list;
-
-edge_list edges_of(const std::vector<at::Tensor>& tensors) {
-  edge_list edges;
-  edges.reserve(tensors.size());
-  for (const at::Tensor& tensor : tensors) {
-    edges.push_back(endpoint_of(tensor).edge);
-  }
-  return edges;
-}
 
 void release(const std::vector<Tape>& tapes) {
   for (const Tape& tape : tapes) {
@@ -62,15 +54,6 @@ class OutsideInferenceMode {
  private:
   std::optional<c10::InferenceMode> guard_;
 };
-
-std::vector<Tape> read_tapes(const std::vector<at::Tensor>& outputs, const edge_list& input_edges) {
-  std::vector<Tape> tapes;
-  tapes.reserve(outputs.size());
-  for (const at::Tensor& output : outputs) {
-    tapes.push_back(tape::read_tape(endpoint_of(output).edge, input_edges));
-  }
-  return tapes;
-}
 
 // What strict=True demands of every pair, in torch's own words.
 void check_dependence(bool depends, size_t output, size_t input, const JacobianOptions& options) {
@@ -265,8 +248,8 @@ std::vector<at::Tensor> full_jacobian(
   const OutsideInferenceMode outside(out);
   check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, out);
   check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
-  const edge_list input_edges = edges_of(inputs);
-  const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
+  const edge_list input_edges = tape::edges_of(inputs);
+  const std::vector<Tape> tapes = tape::read_tapes(outputs, input_edges);
   check_paths(outputs, inputs, tapes, options);
 
   const tape::JoinedStreams streams(tapes);
@@ -337,8 +320,8 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
   const OutsideInferenceMode outside(std::nullopt);
   check_arguments(options.caller, outputs, inputs, options.create_graph, options.chunk_size, std::nullopt);
   check_batch_dims(options.caller, options.batch_dims, outputs, inputs);
-  const edge_list input_edges = edges_of(inputs);
-  const std::vector<Tape> tapes = read_tapes(outputs, input_edges);
+  const edge_list input_edges = tape::edges_of(inputs);
+  const std::vector<Tape> tapes = tape::read_tapes(outputs, input_edges);
   check_paths(outputs, inputs, tapes, options);
   const tape::JoinedStreams streams(tapes);
   RetainedGrads retained_grads;
@@ -359,7 +342,7 @@ std::vector<std::shared_ptr<const plan::OutputPlan>> plan_jacobian(
 }
 
 void release_graph(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
-  release(read_tapes(outputs, edges_of(inputs)));
+  release(tape::read_tapes(outputs, tape::edges_of(inputs)));
 }
 
 } // namespace highgrad::engine

@@ -19,7 +19,6 @@
 #include <cmath>
 #include <limits>
 
-#include "engine/endpoint.h"
 #include "engine/linear_map.h"
 #include "engine/probe.h"
 #include "engine/retained_grads.h"
@@ -28,6 +27,7 @@
 #include "ops/joined_shape.h"
 #include "plan/chunking.h"
 #include "structure/axes.h"
+#include "tape/edges.h"
 #include "tape/streams.h"
 
 namespace highgrad::engine {
@@ -185,14 +185,8 @@ void check_samples_apart(
     const std::vector<at::Tensor>& outputs,
     const std::vector<at::Tensor>& inputs,
     int64_t batch_dims) {
-  torch::autograd::edge_list edges;
-  for (const at::Tensor& input : inputs) {
-    edges.push_back(endpoint_of(input).edge);
-  }
-  std::vector<tape::Tape> tapes;
-  for (const at::Tensor& output : outputs) {
-    tapes.push_back(tape::read_tape(endpoint_of(output).edge, edges));
-  }
+  const torch::autograd::edge_list edges = tape::edges_of(inputs);
+  const std::vector<tape::Tape> tapes = tape::read_tapes(outputs, edges);
   const tape::JoinedStreams streams(tapes);
   RetainedGrads retained_grads;
   for (const tape::Tape& tape : tapes) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "structure/axes.h"
+#include "tape/edges.h"
 #include "tape/streams.h"
 #include "tape/tape.h"
 #include "taylor/contraction.h"
@@ -25,6 +26,8 @@
 namespace highgrad::taylor {
 namespace {
 
+using tape::edge_of;
+using tape::edges_of;
 using tape::Slot;
 using tape::Tape;
 using tape::TapeNode;
@@ -208,18 +211,6 @@ bool keeps_axes_apart(
 }
 
 } // namespace
-
-torch::autograd::Edge edge_of(const at::Tensor& tensor) {
-  return tensor.requires_grad() ? torch::autograd::impl::gradient_edge(tensor) : torch::autograd::Edge();
-}
-
-edge_list edges_of(const std::vector<at::Tensor>& tensors) {
-  edge_list edges;
-  for (const at::Tensor& tensor : tensors) {
-    edges.push_back(edge_of(tensor));
-  }
-  return edges;
-}
 
 std::vector<Outlook> inspect(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs) {
   const edge_list edges = edges_of(inputs);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/csrc/autograd/edge.h>
 
 #include <optional>
 #include <string>
@@ -10,10 +9,6 @@
 #include "taylor/monomials.h"
 
 namespace highgrad::taylor {
-
-// Where a tensor's cotangent goes; no Edge for one without a graph.
-torch::autograd::Edge edge_of(const at::Tensor& tensor);
-std::vector<torch::autograd::Edge> edges_of(const std::vector<at::Tensor>& tensors);
 
 // What a tape tells of one output before any work.
 struct Outlook {

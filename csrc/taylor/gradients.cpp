@@ -17,6 +17,7 @@
 #include "engine/execute.h"
 #include "engine/retained_grads.h"
 #include "ops/joined_shape.h"
+#include "tape/edges.h"
 #include "tape/plain_tensor.h"
 #include "tape/tape.h"
 #include "taylor/coefficients.h"
@@ -67,8 +68,8 @@ Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t sampl
   Tensors blocks;
   const bool is_single = output.numel() == samples;
   if (is_single) {
-    const torch::autograd::Edge edge = edge_of(output);
-    const torch::autograd::edge_list edges = edges_of(inputs);
+    const torch::autograd::Edge edge = tape::edge_of(output);
+    const torch::autograd::edge_list edges = tape::edges_of(inputs);
     engine::RetainedGrads retained_grads;
     retained_grads.suspend(tape::read_tape(edge, edges));
     blocks = engine::plain_vjp({edge}, {at::ones_like(output)}, edges, {/*keep_graph=*/true, options.create_graph});

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "tape/edges.h"
 #include "taylor/recorded_rows.h"
 #include "taylor/sum.h"
 #include "torch_compat.h"
@@ -233,8 +234,7 @@ at::Tensor record_solution(
   node->x_shape = std::move(shape);
   for (const at::Tensor& value : {y0, w0}) {
     if (value.defined()) {
-      node->add_next_edge(
-          value.requires_grad() ? torch::autograd::impl::gradient_edge(value) : torch::autograd::Edge());
+      node->add_next_edge(tape::edge_of(value));
     }
   }
   node->terms = jet.terms;
