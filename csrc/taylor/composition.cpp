@@ -111,9 +111,9 @@ HIGHGRAD_INLINE void compose_stretch(
   const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
   const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
-  Vector arrays[2][kOrder + 1];
-  Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
-  Vector* const y = kOrder > 0 ? arrays[1] : h + order + 2;
+  OrderArrays<Known, T, 2> arrays(stretch.scratch.get(), order);
+  Vector* const h = arrays[0];
+  Vector* const y = arrays[1];
   T* const sums = stretch.sums.data();
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
@@ -128,8 +128,7 @@ HIGHGRAD_INLINE void compose_stretch(
         store<T>(y[k], p.y + (p.first_rows[k - 1] + d) * p.numel + begin + e, count);
       }
       if (kCollapsed) {
-        const Vector term = y[order] * weight;
-        store<T>(d == 0 ? term : load(sums + e, kLanes) + term, sums + e, kLanes);
+        add_direction<T>(d, y[order] * weight, sums + e);
       }
       position = next_place<T>(position, p.period);
     }
@@ -161,11 +160,11 @@ HIGHGRAD_INLINE void reverse_stretch(
   const int64_t order = kOrder > 0 ? kOrder : group.order;
   const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
-  Vector arrays[4][kOrder + 1];
-  Vector* const h = kOrder > 0 ? arrays[0] : stretch.scratch.get();
-  Vector* const w = kOrder > 0 ? arrays[1] : h + order + 2;
-  Vector* const by_y = kOrder > 0 ? arrays[2] : w + order + 2;
-  Vector* const by_h = kOrder > 0 ? arrays[3] : by_y + order + 2;
+  OrderArrays<Known, T, 4> arrays(stretch.scratch.get(), order);
+  Vector* const h = arrays[0];
+  Vector* const w = arrays[1];
+  Vector* const by_y = arrays[2];
+  Vector* const by_h = arrays[3];
   T* const sums = stretch.sums.data();
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
@@ -173,13 +172,7 @@ HIGHGRAD_INLINE void reverse_stretch(
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
       load_argument<Known::kTerms>(p, own_terms, d, begin + e, position, count, h);
-#pragma GCC unroll 8
-      for (int64_t k = 1; k <= order; ++k) {
-        const bool is_sum = kCollapsed && k == order;
-        const int64_t row = p.first_rows[k - 1] + (is_sum ? 0 : d);
-        const Vector cotangent = load(p.by_y + row * p.numel + begin + e, count);
-        by_y[k] = is_sum ? cotangent * weight : cotangent;
-      }
+      load_cotangents<kCollapsed>(p, order, d, weight, begin + e, count, by_y);
       const auto slope = [&](int64_t m) HIGHGRAD_INLINE_LAMBDA { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
       compose_element(order, own_terms, h, slope, w);
       by_h[0] = d == 0 ? Vector{} : load(sums + e, kLanes);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "taylor/jet.h"
+#include "taylor/lanes.h"
 #include "taylor/vector_width.h"
 
 namespace highgrad::taylor {
@@ -17,6 +18,43 @@ struct Known {
   static constexpr int64_t kTerms = terms;
   static constexpr bool kCollapsed = collapsed;
 };
+
+// Arrays of the vectors of all orders, the value's among them: in registers where the order is known, else in scratch
+// memory.
+template <typename Known, typename T, int64_t count>
+class OrderArrays {
+  using Vector = typename Lanes<T>::Vector;
+
+ public:
+  HIGHGRAD_INLINE OrderArrays(Vector* scratch, int64_t order) : scratch_(scratch), length_(order + 1) {}
+  HIGHGRAD_INLINE Vector* operator[](int64_t i) {
+    return Known::kOrder > 0 ? known_[i] : scratch_ + i * length_;
+  }
+
+ private:
+  Vector known_[count][Known::kOrder + 1];
+  Vector* scratch_;
+  int64_t length_;
+};
+
+// The cotangents of all orders along direction d, by problem.by_y; that of a collapsed order is one for all directions.
+template <bool kCollapsed, typename Problem, typename T>
+HIGHGRAD_INLINE void load_cotangents(
+    const Problem& problem,
+    int64_t order,
+    int64_t d,
+    T weight,
+    int64_t place,
+    int64_t count,
+    typename Lanes<T>::Vector* by_y) {
+#pragma GCC unroll 8
+  for (int64_t k = 1; k <= order; ++k) {
+    const bool is_sum = kCollapsed && k == order;
+    const int64_t row = problem.first_rows[k - 1] + (is_sum ? 0 : d);
+    const auto cotangent = load(problem.by_y + row * problem.numel + place, count);
+    by_y[k] = is_sum ? cotangent * weight : cotangent;
+  }
+}
 
 // run(group, Known<...>()) for a group of directions, where x has `terms` orders. What collapses has orders above 1.
 template <bool kCollapsed, typename Run>

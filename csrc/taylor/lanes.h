@@ -38,6 +38,17 @@ HIGHGRAD_INLINE void store(const typename Lanes<T>::Vector& vector, T* place, in
   }
 }
 
+template <typename T>
+HIGHGRAD_INLINE void accumulate(const typename Lanes<T>::Vector& vector, T* place, int64_t length) {
+  store<T>(load(place, length) + vector, place, length);
+}
+
+// Adds to a whole vector of a sum over directions, which the first one begins.
+template <typename T>
+HIGHGRAD_INLINE void add_direction(int64_t direction, const typename Lanes<T>::Vector& term, T* sum) {
+  store<T>(direction == 0 ? term : load(sum, Lanes<T>::kCount) + term, sum, Lanes<T>::kCount);
+}
+
 // Elements of a stretch: sums of theirs over directions stay in the nearest cache.
 constexpr int64_t kStretch = 1024;
 

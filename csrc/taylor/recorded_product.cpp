@@ -15,6 +15,7 @@
 #include <array>
 #include <utility>
 
+#include "tape/edges.h"
 #include "taylor/known_orders.h"
 #include "taylor/lanes.h"
 #include "taylor/recorded_rows.h"
@@ -24,7 +25,6 @@
 namespace highgrad::taylor {
 namespace {
 
-using torch::autograd::Edge;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
@@ -88,9 +88,9 @@ HIGHGRAD_INLINE void multiply_stretch(
   constexpr bool kCollapsed = Known::kCollapsed;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
   const int64_t own = kCollapsed ? order - 1 : order;
-  Vector arrays[2][kOrder + 1];
-  Vector* const a = kOrder > 0 ? arrays[0] : scratch;
-  Vector* const b = kOrder > 0 ? arrays[1] : a + order + 1;
+  OrderArrays<Known, T, 2> arrays(scratch, order);
+  Vector* const a = arrays[0];
+  Vector* const b = arrays[1];
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     for (int64_t e = 0; e < length; e += kLanes) {
@@ -105,8 +105,7 @@ HIGHGRAD_INLINE void multiply_stretch(
           sum += a[j] * b[k - j];
         }
         if (kCollapsed && k == order) {
-          sum *= weight;
-          store<T>(d == 0 ? sum : load(sums + e, kLanes) + sum, sums + e, kLanes);
+          add_direction<T>(d, sum * weight, sums + e);
         } else {
           store<T>(sum, p.y + (p.first_rows[k - 1] + d) * p.numel + begin + e, count);
         }
@@ -128,22 +127,17 @@ HIGHGRAD_INLINE void reverse_stretch(
   constexpr bool kCollapsed = Known::kCollapsed;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
   const int64_t own = kCollapsed ? order - 1 : order;
-  Vector arrays[3][kOrder + 1];
-  Vector* const a = kOrder > 0 ? arrays[0] : scratch;
-  Vector* const b = kOrder > 0 ? arrays[1] : a + order + 1;
-  Vector* const by_y = kOrder > 0 ? arrays[2] : b + order + 1;
+  OrderArrays<Known, T, 3> arrays(scratch, order);
+  Vector* const a = arrays[0];
+  Vector* const b = arrays[1];
+  Vector* const by_y = arrays[2];
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e), place = begin + e;
       load_operand(p, 0, order, own, d, place, count, a);
       load_operand(p, 1, order, own, d, place, count, b);
-#pragma GCC unroll 8
-      for (int64_t k = 1; k <= order; ++k) {
-        const bool is_sum = kCollapsed && k == order;
-        by_y[k] = load(p.by_y + (p.first_rows[k - 1] + (is_sum ? 0 : d)) * p.numel + place, count);
-        by_y[k] = is_sum ? by_y[k] * weight : by_y[k];
-      }
+      load_cotangents<kCollapsed>(p, order, d, weight, place, count, by_y);
 #pragma GCC unroll 2
       for (int64_t i = 0; i < 2; ++i) {
         const Operand<T>& operand = p.operands[i];
@@ -188,8 +182,7 @@ HIGHGRAD_INLINE void finish_collapsed(const Problem<T>& p, int64_t begin, int64_
       } else {
         const Vector by_y = load(p.by_y + highest + e, count);
         store<T>(by_y * factor, operand.by_rows + highest + e, count);
-        T* const by_factor = other.by_value + begin + e;
-        store<T>(load(by_factor, count) + by_y * x, by_factor, count);
+        accumulate<T>(by_y * x, other.by_value + begin + e, count);
       }
     }
     if (p.y != nullptr) {
@@ -232,7 +225,16 @@ using Factors = std::array<Factor, 2>;
 // Cotangents of both factors: their values are those of rows, and of no terms.
 template <typename T>
 void run(const Frame& frame, const Factors& factors, at::Tensor* y, const at::Tensor& by_y, Factors& cotangents) {
-  Problem<T> p{frame.groups(), frame.first_rows(), frame.order, factors[0].value.numel(), frame.collapsed, nullptr, {}};
+  Problem<T> p{
+      frame.groups(),
+      frame.first_rows(),
+      frame.order,
+      factors[0].value.numel(),
+      frame.collapsed,
+      nullptr,
+      {},
+      nullptr,
+      nullptr};
   at::Tensor weights, by_rows;
   if (frame.weights.defined()) {
     weights = frame.weights.contiguous();
@@ -312,7 +314,7 @@ std::optional<Jet> multiply_by_element(const Frame& frame, const Factor& a, cons
   if (torch::autograd::compute_requires_grad(inputs[0], inputs[1], inputs[2], inputs[3])) {
     auto node = make_node<MultiplySeriesBackward>();
     for (const at::Tensor& input : inputs) {
-      node->add_next_edge(input.requires_grad() ? torch::autograd::impl::gradient_edge(input) : Edge());
+      node->add_next_edge(tape::edge_of(input));
     }
     node->frame = frame;
     for (const Factor& factor : factors) {

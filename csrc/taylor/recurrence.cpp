@@ -59,10 +59,10 @@ HIGHGRAD_INLINE void solve_stretch(
   const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms(), order);
   const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
-  Vector arrays[3][kOrder + 1];
-  Vector* const dx = kOrder > 0 ? arrays[0] : scratch;
-  Vector* const y = kOrder > 0 ? arrays[1] : dx + order + 1;
-  Vector* const w = kOrder > 0 ? arrays[2] : y + order + 1;
+  OrderArrays<Known, T, 3> arrays(scratch, order);
+  Vector* const dx = arrays[0];
+  Vector* const y = arrays[1];
+  Vector* const w = arrays[2];
   const ops::ElementEquation<T> equation = p.equation;
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
@@ -88,8 +88,7 @@ HIGHGRAD_INLINE void solve_stretch(
       }
       if (kCollapsed) {
         advance_element(equation, order, own_terms, false, dx, y, w);
-        const Vector term = y[order] * weight;
-        store<T>(d == 0 ? term : load(sums + e, kLanes) + term, sums + e, kLanes);
+        add_direction<T>(d, y[order] * weight, sums + e);
       }
     }
   }

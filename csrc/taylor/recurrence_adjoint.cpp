@@ -22,11 +22,6 @@ namespace {
 constexpr int64_t kTask = 1 << 13;
 
 template <typename T>
-HIGHGRAD_INLINE void accumulate(const typename Lanes<T>::Vector& vector, T* place, int64_t length) {
-  store<T>(load(place, length) + vector, place, length);
-}
-
-template <typename T>
 struct Problem {
   std::vector<DirectionGroup> groups;
   // The first row of order k at k - 1, of x and of the solution.
@@ -68,17 +63,16 @@ HIGHGRAD_INLINE void reverse_stretch(
   constexpr int64_t kLanes = Lanes<T>::kCount;
   constexpr int64_t kOrder = Known::kOrder;
   constexpr bool kCollapsed = Known::kCollapsed;
-  constexpr int64_t kArray = kOrder + 1;
   const int64_t order = kOrder > 0 ? kOrder : group.order;
   const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
   const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
-  Vector arrays[6][kArray];
-  Vector* const dx = kOrder > 0 ? arrays[0] : scratch;
-  Vector* const y = kOrder > 0 ? arrays[1] : dx + order + 1;
-  Vector* const w = kOrder > 0 ? arrays[2] : y + order + 1;
-  Vector* const by_dx = kOrder > 0 ? arrays[3] : w + order + 1;
-  Vector* const by_y = kOrder > 0 ? arrays[4] : by_dx + order + 1;
-  Vector* const by_w = kOrder > 0 ? arrays[5] : by_y + order + 1;
+  OrderArrays<Known, T, 6> arrays(scratch, order);
+  Vector* const dx = arrays[0];
+  Vector* const y = arrays[1];
+  Vector* const w = arrays[2];
+  Vector* const by_dx = arrays[3];
+  Vector* const by_y = arrays[4];
+  Vector* const by_w = arrays[5];
   const ops::ElementEquation<T> equation = p.equation;
   const auto row = [&](int64_t k) { return p.first_rows[k - 1] * p.numel; };
   for (int64_t d = group.first; d < group.last; ++d) {
