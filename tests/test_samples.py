@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from problems import NoVmap
 from structured import constant
 from test_sparse_results import by_sample
 from test_structure import leaf
@@ -24,18 +25,6 @@ from highgrad_ext import (
 )
 
 Function = Callable[[Tensor], Tensor]
-
-
-class Sine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return grad * x.cos()
 
 
 class Sign(torch.autograd.Function):
@@ -111,10 +100,10 @@ def leaf_hooked(x: Tensor) -> Tensor:
 
 
 APART: dict[str, Function] = {
-    "custom": lambda x: Sine.apply(x) @ constant(3, 2),
+    "custom": lambda x: NoVmap.apply(x) @ constant(3, 2),
     "not linear, by sample": lambda x: Sign.apply(x).exp(),
     "doubled by a hook": hooked(lambda grad: 2 * grad),
-    "singular": lambda x: Sine.apply(x * torch.tensor([0.0, 1, 1])).abs().sqrt(),
+    "singular": lambda x: NoVmap.apply(x * torch.tensor([0.0, 1, 1])).abs().sqrt(),
 }
 MIXED: dict[str, tuple[Function, str]] = {
     "roll": (Neighbors.apply, "NeighborsBackward"),
@@ -178,7 +167,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 }
 ACTIVATIONS: dict[str, Function] = {
     "known": torch.tanh,
-    "custom": Sine.apply,
+    "custom": NoVmap.apply,
     "unknown": lambda x: x.renorm(2, 0, 0.5),
 }
 

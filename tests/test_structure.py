@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import pickle
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from problems import PROBLEMS, Problem, brusselator
 from random_ops import CASES, random_case
 from second_order import weighted_gradient
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from highgrad_ext import _C, full_jacobian, nth_derivative, plan
+from highgrad_ext import _C, full_jacobian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -46,39 +44,6 @@ def check_structure(f: Tensor, x: Tensor, expected: Tensor) -> _C.Structure | No
     assert not (nonzero & ~pattern(structure)).any(), "a nonzero was missed"
     check_equal(jacobian_with(structure, f, x)[0], expected)
     return structure
-
-
-def unpooled(x: Tensor) -> Tensor:
-    pooled, places = F.max_pool2d(x.view(6, 1, 4, 4), 2, return_indices=True)
-    return F.max_unpool2d(pooled.sin(), places, 2)
-
-
-# Of 96 elements: Nodes that torch.vmap gets wrong or has no rule for, and the passes that are enough.
-LOOPED: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
-    "batches of distances": (lambda x: torch.cdist(x.view(12, 4, 2), x.view(12, 4, 2).cos() + 1), 8),
-    "masked_select": (lambda x: x.sin().masked_select(torch.arange(96) % 3 == 0) * 2, 1),
-    "a mask that is broadcast": (lambda x: x.view(8, 12).masked_select(torch.arange(12) % 2 == 0), 1),
-    "elements that are broadcast": (lambda x: x.view(8, 12).exp().masked_select(torch.ones(2, 8, 12).bool()), 2),
-    "max_unpool2d": (unpooled, 16),
-    "fractional pools": (
-        lambda x: F.fractional_max_pool2d(
-            x.view(6, 1, 4, 4), 2, 2, _random_samples=x.detach().sigmoid()[:12].view(6, 1, 2)
-        ),
-        4,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", LOOPED)
-def test_nodes_that_are_looped_have_structure(name: str) -> None:
-    graph, passes = LOOPED[name]
-    x = constant(96).requires_grad_()
-    structure = check_structure(graph(x), x, full_jacobian_loop(graph(x), x))
-    assert structure is not None and structure.num_colors <= passes
-    y = constant(96, seed=1).requires_grad_()
-    kept = plan(graph(x), x)
-    for options in ({}, {"create_graph": False}):
-        check_equal(full_jacobian(graph(y), y, plan=kept, **options), full_jacobian_loop(graph(y), y))
 
 
 GRAPHS = 2400

@@ -25,7 +25,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 # The quickest first, but for faults whose name begins with a word of FIRST. The second group takes long to collect.
 TESTS = [
-    ["windows", "columns", "pde_codes", "batched_nodes", "sparse_results", "structure", "coloring", "nan_probes"],
+    [
+        "windows",
+        "columns",
+        "pde_codes",
+        "batched_nodes",
+        "looped_nodes",
+        "sparse_results",
+        "structure",
+        "coloring",
+        "nan_probes",
+    ],
     ["dependencies", "kept_indices", "node_table", "forecast"],
 ]
 FIRST = {
