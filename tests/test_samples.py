@@ -51,6 +51,18 @@ class Neighbors(torch.autograd.Function):
         return (grad + grad.roll(-1, 0)).nan_to_num()
 
 
+class Faint(torch.autograd.Function):
+    """Likewise, by less than roundings of their sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x + 1e-20 * x.roll(1, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return (grad + 1e-20 * grad.roll(-1, 0)).nan_to_num()
+
+
 class Gated(torch.autograd.Function):
     """Mixes samples by a weight that is zero."""
 
@@ -107,6 +119,7 @@ APART: dict[str, Function] = {
 }
 MIXED: dict[str, tuple[Function, str]] = {
     "roll": (Neighbors.apply, "NeighborsBackward"),
+    "faint": (Faint.apply, "FaintBackward"),
     "clipped": (Clipped.apply, "ClippedBackward, a custom Function or a Node with hooks, is not linear"),
     "normalized by a hook": (hooked(lambda grad: grad / grad.norm()), "SinBackward0, a custom"),
     "normalized by a leaf's hook": (leaf_hooked, "AccumulateGrad, a custom"),

@@ -31,6 +31,7 @@ TESTS = [
         "pde_codes",
         "batched_nodes",
         "looped_nodes",
+        "samples",
         "sparse_results",
         "structure",
         "coloring",
@@ -44,7 +45,7 @@ FIRST = {
     "matrices": "batched_nodes",
     "solvers": "batched_nodes",
     "first axis": "batched_nodes",
-    "samples": "sparse_results",
+    "samples": "samples",
     "full columns": "columns",
     "colouring": "coloring",
     "probes": "nan_probes",
@@ -104,9 +105,9 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
             "{1}",
         ),
         ("forecast: triangles are full", "facts.placing == Placing::kTaken && !may_be_none}", "true}"),
-        ("forecast: transposed kernels are not thinned", "FanIn{kernel * each}", "FanIn{kernel}"),
+        ("forecast: transposed kernels are not thinned", "return {kernel * each}", "return {kernel}"),
         ("forecast: strides leave nothing out", "std::min(1.0, each / static_cast<double>(slide.stride))", "1.0"),
-        ("forecast: parts are wholes", "slide.stride)), in_size >= out_size}", "slide.stride)), true}"),
+        ("forecast: parts are wholes", "slide.stride)), is_sure}", "slide.stride)), true}"),
         (
             "forecast: groups of channels mix",
             "static_cast<double>(in[1]) / static_cast<double>(attributes.groups)",
@@ -270,13 +271,12 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "engine/probe.cpp": [
-        ("probes: the first input takes all hits", "      first_column += columns;", ""),
+        ("probes: the first input takes all hits", "first_column += columns;", ""),
         (
             "probes: infinities instead of NaN",
             "numeric_limits<double>::quiet_NaN()",
             "numeric_limits<double>::infinity()",
         ),
-        ("values: only NaN hits", "at::ne(rows[j], 0)", "at::isnan(rows[j])"),
     ],
     "structure/coloring.cpp": [
         (
@@ -341,14 +341,25 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("doubt: NaN is never lost", "!are_few && axes_.keeps_nan &&", "!are_few &&"),
     ],
-    "engine/batch_results.cpp": [
-        ("samples: values hold for all derivatives", "(axes->keeps_nan || !options.create_graph)", "true"),
+    "engine/samples_apart.cpp": [
+        ("samples: only NaN hits", "of_samples.ne(0)", "at::isnan(of_samples)"),
+        ("samples: values hold for all derivatives", "sends_nan = to_derive || (keeps_nan", "sends_nan = (keeps_nan"),
         (
-            "samples: the last bit of their number is overlooked",
-            "while (int64_t{1} << bits < output.count)",
-            "while (int64_t{2} << bits < output.count)",
+            "samples: what loses NaN is trusted",
+            "may_send_nan && !(axes.has_value() && axes->loses_nan)",
+            "may_send_nan",
         ),
-        ("samples: any backward is linear", "axes.has_value() && axes->not_linear == nullptr", "axes.has_value()"),
+        ("samples: the last bit of their number is overlooked", "bit < samples; bit", "2 * bit < samples; bit"),
+        (
+            "samples: any backward is linear",
+            "axes.has_value() && axes->not_linear == nullptr;",
+            "axes.has_value();",
+        ),
+        (
+            "samples: parts are not compared with the whole",
+            "marks == Marks::kNumbers && whole[j].defined()",
+            "false",
+        ),
     ],
     "engine/linear_map.cpp": [
         (
