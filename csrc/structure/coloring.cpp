@@ -42,22 +42,23 @@ int64_t degree(const SparsityPattern& pattern, int64_t row) {
   return pattern.row_ptr[row + 1] - pattern.row_ptr[row];
 }
 
-// Calls visit(other) once for each other row that shares a column with `row`. `marks`, one per row, holds the last row
-// for which it was visited.
-template <typename Visit>
+// Calls visit(other) once for each other row that shares a column with `row`. mark_of(other) is a place that holds the
+// last row for which `other` was visited.
+template <typename MarkOf, typename Visit>
 void for_each_neighbor(
     const SparsityPattern& pattern,
     const SparsityPattern& transposed,
     int64_t row,
-    std::vector<int64_t>& marks,
+    MarkOf&& mark_of,
     Visit&& visit) {
-  marks[row] = row;
+  mark_of(row) = row;
   for (int64_t k = pattern.row_ptr[row]; k < pattern.row_ptr[row + 1]; ++k) {
     const int64_t column = pattern.col_ind[k];
     for (int64_t l = transposed.row_ptr[column]; l < transposed.row_ptr[column + 1]; ++l) {
       const int64_t other = transposed.col_ind[l];
-      if (marks[other] != row) {
-        marks[other] = row;
+      int64_t& mark = mark_of(other);
+      if (mark != row) {
+        mark = row;
         visit(other);
       }
     }
@@ -67,18 +68,20 @@ void for_each_neighbor(
 std::vector<int64_t> neighbor_counts(const SparsityPattern& pattern, const SparsityPattern& transposed) {
   std::vector<int64_t> counts(pattern.rows, 0);
   std::vector<int64_t> marks(pattern.rows, kNone);
+  const auto mark_of = [&](int64_t row) -> int64_t& { return marks[row]; };
   for (int64_t row = 0; row < pattern.rows; ++row) {
-    for_each_neighbor(pattern, transposed, row, marks, [&](int64_t) { ++counts[row]; });
+    for_each_neighbor(pattern, transposed, row, mark_of, [&](int64_t) { ++counts[row]; });
   }
   return counts;
 }
 
-// Rows in buckets by a key that changes by one at a time: doubly linked lists in flat arrays.
+// Rows in buckets by a key that changes by one at a time: doubly linked lists. All that is kept of a row lies
+// together: of many rows, whose neighbours are far apart, each look costs a cache line.
 class Buckets {
  public:
-  Buckets(const std::vector<int64_t>& keys, int64_t max_key)
-      : keys_(keys), first_(max_key + 1, kNone), next_(keys.size(), kNone), previous_(keys.size(), kNone) {
+  Buckets(const std::vector<int64_t>& keys, int64_t max_key) : rows_(keys.size()), first_(max_key + 1, kNone) {
     for (auto row = static_cast<int64_t>(keys.size()) - 1; row >= 0; --row) {
+      rows_[row].key = keys[row];
       link(row);
     }
   }
@@ -89,54 +92,63 @@ class Buckets {
 
   void remove(int64_t row) {
     unlink(row);
-    keys_[row] = kNone;
+    rows_[row].key = kNone;
   }
 
-  bool contains(int64_t row) const {
-    return keys_[row] != kNone;
-  }
-
-  void change(int64_t row, int64_t by) {
-    unlink(row);
-    keys_[row] += by;
-    link(row);
+  // Of the rows that are left and share a column with `row`.
+  void change_neighbors(const SparsityPattern& pattern, const SparsityPattern& transposed, int64_t row, int64_t by) {
+    const auto mark_of = [&](int64_t other) -> int64_t& { return rows_[other].mark; };
+    for_each_neighbor(pattern, transposed, row, mark_of, [&](int64_t other) {
+      if (rows_[other].key != kNone) {
+        unlink(other);
+        rows_[other].key += by;
+        link(other);
+      }
+    });
   }
 
  private:
-  void link(int64_t row) {
-    int64_t& head = first_[keys_[row]];
-    previous_[row] = kNone;
-    next_[row] = head;
+  struct Row {
+    int64_t key = kNone;
+    int64_t next = kNone;
+    int64_t previous = kNone;
+    int64_t mark = kNone;
+  };
+
+  void link(int64_t number) {
+    Row& row = rows_[number];
+    int64_t& head = first_[row.key];
+    row.previous = kNone;
+    row.next = head;
     if (head != kNone) {
-      previous_[head] = row;
+      rows_[head].previous = number;
     }
-    head = row;
+    head = number;
   }
 
-  void unlink(int64_t row) {
-    if (previous_[row] == kNone) {
-      first_[keys_[row]] = next_[row];
-    } else {
-      next_[previous_[row]] = next_[row];
-    }
-    if (next_[row] != kNone) {
-      previous_[next_[row]] = previous_[row];
+  void unlink(int64_t number) {
+    const Row& row = rows_[number];
+    (row.previous == kNone ? first_[row.key] : rows_[row.previous].next) = row.next;
+    if (row.next != kNone) {
+      rows_[row.next].previous = row.previous;
     }
   }
 
-  std::vector<int64_t> keys_;
+  std::vector<Row> rows_;
   std::vector<int64_t> first_;
-  std::vector<int64_t> next_;
-  std::vector<int64_t> previous_;
 };
 
+int64_t max_of(const std::vector<int64_t>& counts) {
+  return counts.empty() ? 0 : *std::max_element(counts.begin(), counts.end());
+}
+
 // The row with the fewest neighbours left is taken out, again and again; coloured in the reverse order.
-std::vector<int64_t> smallest_last(const SparsityPattern& pattern, const SparsityPattern& transposed) {
-  const std::vector<int64_t> counts = neighbor_counts(pattern, transposed);
-  const int64_t max_count = counts.empty() ? 0 : *std::max_element(counts.begin(), counts.end());
-  Buckets buckets(counts, max_count);
+std::vector<int64_t> smallest_last(
+    const SparsityPattern& pattern,
+    const SparsityPattern& transposed,
+    const std::vector<int64_t>& counts) {
+  Buckets buckets(counts, max_of(counts));
   std::vector<int64_t> sequence(pattern.rows);
-  std::vector<int64_t> marks(pattern.rows, kNone);
   int64_t key = 0;
   for (int64_t place = pattern.rows - 1; place >= 0; --place) {
     while (buckets.first(key) == kNone) {
@@ -145,24 +157,21 @@ std::vector<int64_t> smallest_last(const SparsityPattern& pattern, const Sparsit
     const int64_t row = buckets.first(key);
     sequence[place] = row;
     buckets.remove(row);
-    for_each_neighbor(pattern, transposed, row, marks, [&](int64_t other) {
-      if (buckets.contains(other)) {
-        buckets.change(other, -1);
-      }
-    });
+    buckets.change_neighbors(pattern, transposed, row, -1);
     key = std::max<int64_t>(key - 1, 0);
   }
   return sequence;
 }
 
 // The row with the most neighbours in the sequence already comes next.
-std::vector<int64_t> incidence_degree(const SparsityPattern& pattern, const SparsityPattern& transposed) {
-  const std::vector<int64_t> counts = neighbor_counts(pattern, transposed);
-  const int64_t max_count = counts.empty() ? 0 : *std::max_element(counts.begin(), counts.end());
+std::vector<int64_t> incidence_degree(
+    const SparsityPattern& pattern,
+    const SparsityPattern& transposed,
+    const std::vector<int64_t>& counts) {
+  const int64_t max_count = max_of(counts);
   Buckets buckets(std::vector<int64_t>(pattern.rows, 0), max_count);
   std::vector<int64_t> sequence;
   sequence.reserve(pattern.rows);
-  std::vector<int64_t> marks(pattern.rows, kNone);
   int64_t key = 0;
   while (static_cast<int64_t>(sequence.size()) < pattern.rows) {
     while (buckets.first(key) == kNone) {
@@ -171,29 +180,29 @@ std::vector<int64_t> incidence_degree(const SparsityPattern& pattern, const Spar
     const int64_t row = buckets.first(key);
     sequence.push_back(row);
     buckets.remove(row);
-    for_each_neighbor(pattern, transposed, row, marks, [&](int64_t other) {
-      if (buckets.contains(other)) {
-        buckets.change(other, 1);
-      }
-    });
+    buckets.change_neighbors(pattern, transposed, row, 1);
     key = std::min(key + 1, max_count);
   }
   return sequence;
 }
 
-std::vector<int64_t> sequence_of(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order) {
+// `counts` are those of neighbours; the natural order needs none.
+std::vector<int64_t> sequence_of(
+    const SparsityPattern& pattern,
+    const SparsityPattern& transposed,
+    Order order,
+    const std::vector<int64_t>& counts) {
   switch (order) {
     case Order::kSmallestLast:
-      return smallest_last(pattern, transposed);
+      return smallest_last(pattern, transposed, counts);
     case Order::kIncidenceDegree:
-      return incidence_degree(pattern, transposed);
+      return incidence_degree(pattern, transposed, counts);
     default:
       break;
   }
   std::vector<int64_t> sequence(pattern.rows);
   std::iota(sequence.begin(), sequence.end(), 0);
   if (order == Order::kLargestFirst) {
-    const std::vector<int64_t> counts = neighbor_counts(pattern, transposed);
     std::stable_sort(sequence.begin(), sequence.end(), [&](int64_t a, int64_t b) { return counts[a] > counts[b]; });
   }
   return sequence;
@@ -212,6 +221,8 @@ int64_t greedy_work(const SparsityPattern& transposed) {
   }
   return work;
 }
+
+namespace {
 
 bool may_color_by_bits(const SparsityPattern& pattern, const SparsityPattern& transposed) {
   return (pattern.columns / kBits + 1) <= kMostWords / std::max<int64_t>(pattern.rows, 1) &&
@@ -253,14 +264,17 @@ Coloring color_by_bits(const SparsityPattern& pattern, const std::vector<int64_t
   return coloring;
 }
 
-Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order) {
+Coloring color_in_sequence(
+    const SparsityPattern& pattern,
+    const SparsityPattern& transposed,
+    const std::vector<int64_t>& sequence) {
   if (may_color_by_bits(pattern, transposed)) {
-    return color_by_bits(pattern, sequence_of(pattern, transposed, order));
+    return color_by_bits(pattern, sequence);
   }
   Coloring coloring{std::vector<int64_t>(pattern.rows, kNone), 0};
   // The last row for which each colour was found taken.
   std::vector<int64_t> taken_for;
-  for (const int64_t row : sequence_of(pattern, transposed, order)) {
+  for (const int64_t row : sequence) {
     for (int64_t k = pattern.row_ptr[row]; k < pattern.row_ptr[row + 1]; ++k) {
       const int64_t column = pattern.col_ind[k];
       for (int64_t l = transposed.row_ptr[column]; l < transposed.row_ptr[column + 1]; ++l) {
@@ -273,6 +287,13 @@ Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& 
     give_first_free_color(coloring, taken_for, row);
   }
   return coloring;
+}
+
+} // namespace
+
+Coloring greedy_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed, Order order) {
+  const auto counts = order == Order::kNatural ? std::vector<int64_t>() : neighbor_counts(pattern, transposed);
+  return color_in_sequence(pattern, transposed, sequence_of(pattern, transposed, order, counts));
 }
 
 std::optional<Coloring> closed_form_coloring(const SparsityPattern& pattern, const SparsityPattern& transposed) {
@@ -315,16 +336,24 @@ std::optional<Coloring> color_rows(
   const int64_t neighbor_work = std::min(greedy_work(transposed), std::numeric_limits<int64_t>::max() / kMostPasses);
   const int64_t natural_work =
       may_color_by_bits(pattern, transposed) ? work_by_bits(pattern, transposed) : neighbor_work;
-  // The orders besides the natural one walk over all neighbours two or three times.
+  // The orders besides the natural one walk over all neighbours twice, or by buckets, which count as two walks.
   constexpr std::pair<Order, int64_t> kOrders[] = {
       {Order::kNatural, 1}, {Order::kLargestFirst, 2}, {Order::kSmallestLast, 3}, {Order::kIncidenceDegree, 3}};
+  std::vector<int64_t> counts;
   for (const auto& [order, passes] : kOrders) {
     const int64_t work = passes == 1 ? natural_work : neighbor_work * passes;
     if (work > max_work) {
       break;
     }
     max_work -= work;
-    Coloring coloring = greedy_coloring(pattern, transposed, order);
+    if (order != Order::kNatural && counts.empty()) {
+      counts = neighbor_counts(pattern, transposed);
+    }
+    const std::vector<int64_t> sequence = sequence_of(pattern, transposed, order, counts);
+    if (order == Order::kLargestFirst && std::is_sorted(sequence.begin(), sequence.end())) {
+      continue; // the natural order
+    }
+    Coloring coloring = color_in_sequence(pattern, transposed, sequence);
     if (!best.has_value() || coloring.num_colors < best->num_colors) {
       best = std::move(coloring);
     }
