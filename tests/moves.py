@@ -261,6 +261,15 @@ def bags(rng: random.Random, x: Tensor) -> Tensor:
     return F.embedding_bag(draw(rng, 0, x.shape[0], 6), x, torch.tensor([0, *starts]), mode=rng.choice(("sum", "mean")))
 
 
+def segments(rng: random.Random, x: Tensor) -> Tensor:
+    """Of rows, some of them empty, by their lengths or by where they begin; some rows may be in none."""
+    figures = torch.tensor(sorted(rng.randint(0, x.shape[0]) for _ in range(rng.randint(2, 4))))
+    kind = rng.choice(("sum", "mean", "prod"))
+    if rng.random() < 0.5:
+        return torch.segment_reduce(x, kind, offsets=figures, initial=2.0)
+    return torch.segment_reduce(x, kind, lengths=figures.diff(), unsafe=True, initial=2.0)
+
+
 # Steps that move elements, of which there are to be no dependencies too many.
 MOVES: dict[str, Step] = {
     "index": lambda rng, x: x[index_tuple(rng, x)],
@@ -293,6 +302,8 @@ MOVES: dict[str, Step] = {
     ),
     "sparse product": sparse_product,
     "bags": bags,
+    "segments": segments,
+    "pairs": lambda rng, x: F.pdist(x.reshape(x.shape[0], -1), p=rng.choice((1.0, 2.0, 3.0))),
     "blocks": lambda rng, x: torch.block_diag(
         *[x.reshape(x.shape[0], -1), x.sin().reshape(-1)][:: rng.choice((1, -1))]
     ),

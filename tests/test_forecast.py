@@ -88,6 +88,12 @@ KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], float, bool]] = {
         12,
         False,
     ),
+    "segments of rows": (
+        lambda x: torch.segment_reduce(x.view(6, 2), "sum", lengths=torch.tensor([1, 2, 3])),
+        2,
+        False,
+    ),
+    "pairs of rows": (lambda x: F.pdist(x.view(6, 2)), 4, False),
     "bags of rows": (lambda x: F.embedding_bag(TWICE.view(4, 6) // 2, x.view(6, 2), mode="sum"), 6, False),
     "what is turned of a matrix product": (lambda x: (MATRIX @ x).view(3, 4).mT.reshape(12), 12, True),
     "a matrix product of what is turned": (lambda x: MATRIX @ x.view(3, 4).mT.reshape(12), 12, True),

@@ -208,7 +208,7 @@ class Propagation {
         case Placing::kAdded:
           return put(facts, attributes, ins, out);
         case Placing::kSummed:
-          return summed(attributes, ins, out);
+          return summed(facts.pick, attributes, ins, out);
       }
     } catch (const std::exception&) {
     }
@@ -257,16 +257,20 @@ class Propagation {
   }
 
   std::optional<at::Tensor> summed(
+      Pick pick,
       const NodeAttributes& attributes,
       const std::vector<Labelled>& ins,
       const Shape& out) {
     const auto operand = static_cast<size_t>(attributes.has_places ? attributes.others.at(0) : 0);
-    const auto rows = summed_rows(attributes, out.at(0));
-    if (!rows.has_value() || operand >= ins.size() || !ins[operand].sets.defined()) {
+    if (operand >= ins.size() || !ins[operand].sets.defined() || out.at(0) == 0) {
+      return std::nullopt;
+    }
+    const auto rows = summed_rows(pick, attributes, ins[operand].shape, out.at(0));
+    if (!rows.has_value()) {
       return std::nullopt;
     }
     sets_.spend(2 * rows->from.numel());
-    const at::Tensor from = ins[operand].sets.reshape({ins[operand].shape.at(0), -1}).index_select(0, rows->from);
+    const at::Tensor from = ins[operand].sets.reshape({-1, numel_of(out) / out.at(0)}).index_select(0, rows->from);
     const at::Tensor to = numbers(1, out).view({out.at(0), -1}).index_select(0, rows->to);
     if (from.numel() != to.numel()) {
       return std::nullopt;

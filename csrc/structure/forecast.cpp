@@ -47,6 +47,12 @@ FanIn fan_in_of_picks(
     return k > 0 ? FanIn{share(in, out)} : FanIn{1, true};
   }
   if (facts.placing == Placing::kSummed && static_cast<int64_t>(k) == attributes.others.at(0)) {
+    if (facts.pick == Pick::kPairs) {
+      return {2 * static_cast<double>(in.at(1))};
+    }
+    if (facts.pick == Pick::kSegments) {
+      return {static_cast<double>(in.at(0)) / static_cast<double>(out.at(0))};
+    }
     return {static_cast<double>(attributes.indices.at(0).numel()) / static_cast<double>(out.at(0))};
   }
   const bool may_be_none = facts.pick == Pick::kLower || facts.pick == Pick::kUpper || facts.pick == Pick::kPatches;

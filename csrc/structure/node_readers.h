@@ -492,6 +492,24 @@ void read_bags(Node& node, Reader& reader) {
   read_index(bags.offsets_, node, reader);
 }
 
+// Along the first axis alone.
+void read_segments(Node& node, Reader& reader) {
+  const auto& reduced = static_cast<generated::SegmentReduceBackward0&>(node);
+  reader.attributes.dims = {reduced.axis};
+  read_index(reduced.lengths_, node, reader);
+  read_index(reduced.offsets_, node, reader);
+  std::vector<at::Tensor>& figures = reader.attributes.indices;
+  const bool are_offsets = !figures[0].defined();
+  figures = {figures[are_offsets ? 1 : 0]};
+  reader.attributes.others = {0, are_offsets};
+  reader.attributes.has_places &= reduced.axis == 0 && figures[0].defined();
+}
+
+// Those of the first operand.
+void read_pairs(Node& /*node*/, Reader& reader) {
+  reader.attributes.others = {0};
+}
+
 void read_blocks(Node& node, Reader& reader) {
   for (const auto& sizes : static_cast<generated::BlockDiagBackward0&>(node).tensors_args_sizes) {
     // Such a vector has a row in the result, of which torch's backward does not know.

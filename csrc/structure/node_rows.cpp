@@ -358,6 +358,7 @@ constexpr Row kRows[] = {
     {"LinalgSolveTriangularBackward0", kSolver},
     {"CdistBackward0", {Flow::kPairs, false, true, /*keeps_nan=*/false}},
     {"EuclideanDistBackward0", {Flow::kPairs, false, true, /*keeps_nan=*/false}},
+    {"PdistBackward0", with_pick(kAnyLocal, Pick::kPairs, Placing::kSummed), read_pairs},
     {"CholeskyInverseBackward0", kDecomposition},
     {"CholeskySolveBackward0", kDecomposition},
     {"LinalgCholeskyExBackward0", kDecomposition},
@@ -500,6 +501,7 @@ constexpr Row kRows[] = {
     {"ScatterBackward1",
      with_pick(kLookup, Pick::kGather, Placing::kPut),
      read_indexed_along<&generated::ScatterBackward1::dim, &generated::ScatterBackward1::index_>},
+    {"SegmentReduceBackward0", with_pick(kLookup, Pick::kSegments, Placing::kSummed), read_segments},
     {"TakeBackward0", with_pick(kAnyLocal, Pick::kTake), read_indexed<&generated::TakeBackward0::index_>},
     {"TopkBackward0", kLookup, read_dims<&generated::TopkBackward0::dim>},
     // Complex numbers inside.

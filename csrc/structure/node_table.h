@@ -64,6 +64,8 @@ enum class Pick {
   kTurned, // by quarters
   kBlock, // of a matrix, on its diagonal
   kRows, // by indices; of which row of out each is part, other indices say
+  kSegments, // rows that lie next to one another, by their counts or by where each segment begins
+  kPairs, // all elements of two rows of a matrix, for each pair of these in order
 };
 
 // Where the picked elements are.

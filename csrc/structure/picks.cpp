@@ -1,5 +1,6 @@
 #include "structure/picks.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/channel_shuffle.h>
 #include <ATen/ops/equal.h>
@@ -20,6 +21,7 @@
 #include <ATen/ops/replication_pad3d.h>
 #include <ATen/ops/rot90.h>
 #include <ATen/ops/take.h>
+#include <ATen/ops/triu_indices.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
 
@@ -177,6 +179,22 @@ bool are_one(const at::Tensor& a, const at::Tensor& b) {
       a.strides() == b.strides();
 }
 
+// Each out is a row, of one element, and so is each element of in.
+SummedRows elements_of_pairs(const Shape& in) {
+  const at::Tensor first_and_second = at::triu_indices(in.at(0), in.at(0), 1, at::kLong).reshape({-1});
+  const at::Tensor elements = at::arange(in.at(0) * in.at(1), at::kLong).view({in.at(0), in.at(1)});
+  const at::Tensor from = elements.index_select(0, first_and_second);
+  const at::Tensor to = at::arange(first_and_second.numel() / 2, at::kLong).repeat({2}).unsqueeze(1).expand_as(from);
+  return {from.reshape({-1}), to.reshape({-1})};
+}
+
+// By the number of rows of each, or by where each begins, and the end.
+SummedRows segments(const at::Tensor& figures, bool are_offsets) {
+  const at::Tensor to = at::repeat_interleave(are_offsets ? figures.diff() : figures);
+  const at::Tensor from = at::arange(to.numel(), at::kLong);
+  return {are_offsets ? from + figures.slice(0, 0, 1) : from, to};
+}
+
 // What torch has no kernel for with integers; in double, all labels are exact.
 template <typename Op>
 at::Tensor in_double(const at::Tensor& labels, Op&& op) {
@@ -199,6 +217,8 @@ std::optional<at::Tensor> picked_labels(
   switch (pick) {
     case Pick::kNone:
     case Pick::kRows:
+    case Pick::kSegments:
+    case Pick::kPairs:
       return std::nullopt;
     case Pick::kAll:
       return labels;
@@ -249,8 +269,17 @@ std::optional<at::Tensor> picked_labels(
   return std::nullopt;
 }
 
-std::optional<SummedRows> summed_rows(const NodeAttributes& attributes, int64_t rows) {
-  if (!attributes.has_places || attributes.indices.size() != 2) {
+std::optional<SummedRows> summed_rows(Pick pick, const NodeAttributes& attributes, const Shape& in, int64_t rows) {
+  if (!attributes.has_places) {
+    return std::nullopt;
+  }
+  if (pick == Pick::kPairs) {
+    return elements_of_pairs(in);
+  }
+  if (pick == Pick::kSegments) {
+    return segments(attributes.indices.at(0).cpu().to(at::kLong), attributes.others.at(1) != 0);
+  }
+  if (attributes.indices.size() != 2) {
     return std::nullopt;
   }
   const at::Tensor from = attributes.indices[0].cpu().to(at::kLong).reshape({-1});

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "structure/digits.h"
 #include "structure/node_table.h"
 
 namespace highgrad::structure {
@@ -34,12 +35,12 @@ std::optional<at::Tensor> picked_labels(
     int64_t part,
     const at::Tensor& labels);
 
-// Of Placing::kSummed, with `rows` rows of out: rows of in, and the row of out that each is part of.
+// Of Placing::kSummed, with `rows` rows of out: rows of in, which are as long, and the row of out that each is part of.
 struct SummedRows {
   at::Tensor from;
   at::Tensor to;
 };
-std::optional<SummedRows> summed_rows(const NodeAttributes& attributes, int64_t rows);
+std::optional<SummedRows> summed_rows(Pick pick, const NodeAttributes& attributes, const Shape& in, int64_t rows);
 
 // Of a write to a view: which of the base's labels the view has.
 std::optional<at::Tensor> labels_of_view(const NodeAttributes& of_slices, const at::Tensor& labels);
