@@ -162,15 +162,12 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
     const JacobianOptions& options = problem.options;
     check_samples_apart(
         options.caller, problem.reached, problem.inputs, options.batch_dims, /*to_derive=*/options.create_graph);
-    if (options.create_graph && samples.rest == 1 && options.mode != plan::Mode::kForward) {
+    if (options.create_graph && samples.rest == 1 && options.mode != plan::Mode::kForward &&
+        is_recorded_right(problem.reached.tape)) {
       problem.expect_passes(1);
       // Samples are independent, so that the sum over them loses nothing.
-      auto gradients = recorded_gradients(problem.reached, /*keep_graph=*/true, problem.progress);
-      if (gradients.has_value()) {
-        passes = std::move(*gradients);
-      }
-    }
-    if (passes.empty()) {
+      passes = recorded_gradients(problem.reached, /*keep_graph=*/true, problem.progress);
+    } else {
       auto columns = sample_columns(problem, samples);
       are_columns = columns.has_value();
       passes = are_columns ? std::move(*columns) : sample_rows(problem, samples);

@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <vector>
 
 #include "engine/options.h"
@@ -14,11 +13,8 @@ namespace highgrad::engine {
 bool is_recorded_right(const tape::Tape& tape);
 
 // By input: the gradient of the sum of the output's elements, or undefined for zeros, as torch's engine records it. No
-// Node of ours is around it, and torch's have the shorter backward: the best that there is of an only row. None where
-// torch would record it wrong.
-std::optional<std::vector<at::Tensor>> recorded_gradients(
-    const OutputProblem& problem,
-    bool keep_graph,
-    Progress& progress);
+// Node of ours is around it, and torch's have the shorter backward: the best that there is of an only row, where torch
+// records it right.
+std::vector<at::Tensor> recorded_gradients(const OutputProblem& problem, bool keep_graph, Progress& progress);
 
 } // namespace highgrad::engine

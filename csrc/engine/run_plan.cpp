@@ -93,14 +93,14 @@ bool run_recorded_row(
     bool keep_graph,
     Progress& progress) {
   const OutputProblem& problem = planned.problem;
-  if (!options.create_graph || problem.output.numel() != 1) {
+  if (!options.create_graph || problem.output.numel() != 1 || !is_recorded_right(problem.tape)) {
     return false;
   }
-  auto row = recorded_gradients(problem, keep_graph, progress);
-  for (const auto j : c10::irange(row.has_value() ? row->size() : 0)) {
-    planned.blocks[j]->append_only_row(std::move((*row)[j]));
+  std::vector<at::Tensor> row = recorded_gradients(problem, keep_graph, progress);
+  for (const auto j : c10::irange(row.size())) {
+    planned.blocks[j]->append_only_row(std::move(row[j]));
   }
-  return row.has_value();
+  return true;
 }
 
 void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool keep_graph, Progress& progress) {
