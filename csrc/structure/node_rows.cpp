@@ -562,7 +562,6 @@ constexpr Row kRows[] = {
     {"SmoothL1LossBackwardBackward0", kChosen},
     // Ours.
     {"AssembleRowsBackward", kAnyLocal},
-    {"SolveSeriesBackward", kAnyLocal},
     {"ComposeSeriesBackward", kAnyLocal},
     {"MultiplySeriesBackward", kAnyLocal},
     {"LocalSeriesBackward", kAnyLocal},
