@@ -13,10 +13,6 @@ constexpr double kNanosecondsPerLook = 600;
 constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kProbedMultiplication = 2;
 
-// Of the model's time for a byte, what elementwise Nodes take: it errs to their disadvantage, so that no plan has too
-// many of them.
-constexpr double kElementwiseBytes = 0.25;
-
 } // namespace
 
 StructureCosts::StructureCosts(const OutputProblem& problem)
@@ -34,11 +30,6 @@ const plan::Work& StructureCosts::work() const {
   return work_;
 }
 
-double StructureCosts::share() const {
-  const double saved = (1 - kElementwiseBytes) * model_.byte * work().elementwise_bytes;
-  return 1 - saved / std::max(model_.pass(work().row), 1.0);
-}
-
 bool StructureCosts::is_worth_a_look() const {
   const double look = kNanosecondsPerLook * nodes_;
   const double dense = problem_.dense_nanoseconds.value_or(
@@ -51,31 +42,28 @@ bool StructureCosts::is_worth_a_look() const {
 }
 
 SweepTimes StructureCosts::reverse() const {
-  return {0, model_.node * nodes_, share() * model_.pass(work().row)};
+  return {0, model_.node * nodes_, model_.pass(work().row)};
 }
 
 SweepTimes StructureCosts::forward() const {
-  return {model_.recorded_node * nodes_, model_.node * nodes_, share() * model_.pass(work().column)};
+  return {model_.record(work().nodes), model_.node * nodes_, model_.pass(work().column)};
 }
 
 SweepTimes StructureCosts::reverse_probes() const {
   plan::PassWork row = work().row;
   row.multiplications *= kProbedMultiplication;
-  return {0, kNanosecondsPerSweep + model_.node * nodes_, share() * model_.pass(row)};
+  return {0, kNanosecondsPerSweep + model_.node * nodes_, model_.pass(row)};
 }
 
 SweepTimes StructureCosts::forward_probes() const {
   plan::PassWork column = work().column;
   column.multiplications *= kProbedMultiplication;
-  return {model_.recorded_node * nodes_, kNanosecondsPerSweep + model_.node * nodes_, share() * model_.pass(column)};
+  return {model_.record(work().nodes), kNanosecondsPerSweep + model_.node * nodes_, model_.pass(column)};
 }
 
 double StructureCosts::dense() const {
-  if (!problem_.dense_nanoseconds.has_value()) {
-    return reverse().of(static_cast<double>(problem_.output.numel()));
-  }
-  const double dispatch = model_.node * nodes_;
-  return dispatch + share() * std::max(0.0, *problem_.dense_nanoseconds - dispatch);
+  return problem_.dense_nanoseconds.has_value() ? *problem_.dense_nanoseconds
+                                                : reverse().of(static_cast<double>(problem_.output.numel()));
 }
 
 } // namespace highgrad::engine

@@ -39,8 +39,6 @@ class StructureCosts {
 
  private:
   const plan::Work& work() const;
-  // Of the model's time of a row or column, what elementwise Nodes leave of it.
-  double share() const;
 
   const OutputProblem& problem_;
   const plan::CostModel& model_;
