@@ -563,7 +563,6 @@ constexpr Row kRows[] = {
     {"SmoothL1LossBackwardBackward0", kChosen},
     // Ours.
     {"AssembleRowsBackward", kAnyLocal},
-    {"SolveSeriesBackward", kSeries},
     {"ComposeSeriesBackward", kSeries},
     {"MultiplySeriesBackward", kSeries},
     {"LocalSeriesBackward", kSeries},
