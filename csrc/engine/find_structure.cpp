@@ -221,9 +221,9 @@ class Search {
     if (entries > most) {
       return are_samples_sparse();
     }
-    // What they would save must be more than handling so many entries.
+    // What they would save must be more than looking for so many entries, and handling them.
     const SweepTimes times = costs_.reverse();
-    const double handling = (kNanosecondsPerFoundEntry + kNanosecondsPerEntry) * entries;
+    const double handling = kFreeNanoseconds + (kNanosecondsPerFoundEntry + kNanosecondsPerEntry) * entries;
     return times.of(entries / static_cast<double>(rows_)) + handling < kMostOfDense * dense_;
   }
 

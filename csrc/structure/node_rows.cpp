@@ -565,7 +565,6 @@ constexpr Row kRows[] = {
     {"SmoothL1LossBackwardBackward0", kChosen},
     // Ours.
     {"AssembleRowsBackward", kAnyLocal},
-    {"SolveSeriesBackward", kSeries},
     {"ComposeSeriesBackward", kSeries},
     {"MultiplySeriesBackward", kSeries},
     {"LocalSeriesBackward", kSeries},
