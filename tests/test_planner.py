@@ -74,6 +74,20 @@ def test_convolutions(name: str) -> None:
     assert passes(f, x, create_graph=False, structure="dense") == expected
 
 
+def test_columns_spare_small_matrices() -> None:
+    """Kernels take those of rows one by one."""
+    x = leaf(1, 13).detach().float().requires_grad_()
+    f = torch.linalg.cholesky(x.mT @ x + torch.eye(13))
+    assert passes(f, x, create_graph=False, structure="dense") == x.numel()
+
+
+def test_rows_of_little_work_are_not_worth_a_recording() -> None:
+    x = leaf(26).detach().float().requires_grad_()
+    centres = leaf(75, 26).detach().float()
+    f = (-(x - centres).square().sum(-1)).exp().log1p()
+    assert passes(f, x, create_graph=False, structure="dense") == f.numel()
+
+
 def test_a_split_writes_into_out_and_takes_several_inputs() -> None:
     x, y = leaf(30, 10), leaf(40)
     z = torch.cat([x.sin().view(-1), y.exp()])

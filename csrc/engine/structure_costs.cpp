@@ -16,10 +16,6 @@ constexpr double kNanosecondsPerPosition = 10;
 constexpr double kNanosecondsPerSweep = 25e3;
 constexpr double kProbedMultiplication = 2;
 
-// Of the model's time for a byte, what elementwise Nodes take: it errs to their disadvantage, so that no plan has too
-// many of them.
-constexpr double kElementwiseBytes = 0.25;
-
 } // namespace
 
 StructureCosts::StructureCosts(const OutputProblem& problem)
@@ -35,11 +31,6 @@ const plan::Work& StructureCosts::work() const {
     has_work_ = true;
   }
   return work_;
-}
-
-double StructureCosts::share() const {
-  const double saved = (1 - kElementwiseBytes) * model_.byte * work().elementwise_bytes;
-  return 1 - saved / std::max(model_.pass(work().row), 1.0);
 }
 
 double StructureCosts::rough_dense() const {
@@ -72,35 +63,29 @@ double StructureCosts::dispatch() const {
   return model_.node * static_cast<double>(work().nodes);
 }
 
-double StructureCosts::recording() const {
-  return model_.recorded_node * static_cast<double>(work().nodes);
-}
-
 SweepTimes StructureCosts::reverse() const {
-  return {0, dispatch(), share() * model_.pass(work().row)};
+  return {0, dispatch(), model_.pass(work().row)};
 }
 
 SweepTimes StructureCosts::forward() const {
-  return {recording(), dispatch(), share() * model_.pass(work().column)};
+  return {model_.record(work().nodes), dispatch(), model_.pass(work().column)};
 }
 
 SweepTimes StructureCosts::reverse_probes() const {
   plan::PassWork row = work().row;
   row.multiplications *= kProbedMultiplication;
-  return {0, kNanosecondsPerSweep + dispatch(), share() * model_.pass(row)};
+  return {0, kNanosecondsPerSweep + dispatch(), model_.pass(row)};
 }
 
 SweepTimes StructureCosts::forward_probes() const {
   plan::PassWork column = work().column;
   column.multiplications *= kProbedMultiplication;
-  return {recording(), kNanosecondsPerSweep + dispatch(), share() * model_.pass(column)};
+  return {model_.record(work().nodes), kNanosecondsPerSweep + dispatch(), model_.pass(column)};
 }
 
 double StructureCosts::dense() const {
-  if (!problem_.dense_nanoseconds.has_value()) {
-    return reverse().of(static_cast<double>(problem_.output.numel()));
-  }
-  return dispatch() + share() * std::max(0.0, *problem_.dense_nanoseconds - dispatch());
+  return problem_.dense_nanoseconds.has_value() ? *problem_.dense_nanoseconds
+                                                : reverse().of(static_cast<double>(problem_.output.numel()));
 }
 
 } // namespace highgrad::engine

@@ -47,11 +47,8 @@ class StructureCosts {
   const plan::Work& work() const;
   // The Jacobian without structure, by a rough estimate where there is no other.
   double rough_dense() const;
-  // Of the model's time of a row or column, what elementwise Nodes leave of it.
-  double share() const;
-  // Of all Nodes, to be run once, and to be recorded for columns.
+  // Of all Nodes, to be run once.
   double dispatch() const;
-  double recording() const;
 
   const OutputProblem& problem_;
   const plan::CostModel& model_;

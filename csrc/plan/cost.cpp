@@ -14,15 +14,15 @@ namespace highgrad::plan {
 namespace {
 
 // Measured on 2 CPU cores in float32. An accelerator's are its data sheet's, slowed by two.
-constexpr CostModel kCpu{5e3, 15e3, 0.15, 0.02};
-constexpr CostModel kCpuWithoutEngine{2e3, 9e3, 0.08, 0.02};
-constexpr CostModel kAccelerator{10e3, 30e3, 1e-3, 5e-5};
+constexpr CostModel kCpu{5e3, 9e3, 25e3, 0.15, 0.06, 0.035, 90};
+constexpr CostModel kCpuWithoutEngine{2e3, 9e3, 25e3, 0.08, 0.035, 0.035, 90};
+constexpr CostModel kAccelerator{10e3, 30e3, 50e3, 1e-3, 5e-4, 5e-5, 0.5};
 
 // Forward mode runs over half as many cotangents again.
 constexpr double kForwardBytes = 1.5;
 
 PassWork column_of(const PassWork& row) {
-  return {kForwardBytes * row.bytes, row.multiplications};
+  return {kForwardBytes * row.bytes, kForwardBytes * row.elementwise_bytes, row.multiplications, row.matrices};
 }
 
 // Likewise for each element of the result, whose rows they are not.
@@ -32,9 +32,9 @@ constexpr double kBytesOfTransposed = 8;
 constexpr double kOperatorsOfProduct = 15;
 
 // What a type of Node takes: by matrices that it multiplies, of which the two operands come last, or so many times as
-// long for a byte as elementwise ones, where kernels go element by element; where they move elements from place to
-// place, for each byte of what the Node takes and of what it hands on.
-enum class Kind { kBytes, kMovedBytes, kMatrixProduct, kMatrixExponential, kConvolution };
+// long for a byte as others, where kernels go element by element; where they move elements from place to place, for
+// each byte of what the Node takes and of what it hands on; or, for each matrix, as long as so many small ones.
+enum class Kind { kBytes, kMovedBytes, kMatrices, kMatrixProduct, kMatrixExponential, kConvolution };
 struct Costs {
   std::string_view name;
   Kind kind = Kind::kBytes;
@@ -56,8 +56,11 @@ constexpr Costs kCosts[] = {
     {"IndexPutBackward0", Kind::kMovedBytes, 1.5},
     {"IndexPutImplBackward0", Kind::kMovedBytes, 1.5},
     {"IndexSelectBackward0", Kind::kMovedBytes, 1.2},
+    {"LinalgCholeskyExBackward0", Kind::kMatrices, 15},
     {"LinalgCrossBackward0", Kind::kBytes, 8},
+    {"LinalgInvExBackward0", Kind::kMatrices, 5},
     {"LinalgMatrixExpBackward0", Kind::kMatrixExponential},
+    {"LinalgSolveExBackward0", Kind::kMatrices, 5},
     {"ScatterAddBackward0", Kind::kMovedBytes, 2.5},
     {"SparseAddmmBackward0", Kind::kBytes, 50}, // behind AddmmBackward0, of which it has the name, too
     {"TakeBackward0", Kind::kMovedBytes, 1},
@@ -66,8 +69,8 @@ constexpr Costs kCosts[] = {
     {"UpsampleLinear1DBackward0", Kind::kBytes, 20},
 };
 
-// A convolution takes some eight operators' time besides, for each operand.
-constexpr int64_t kOperatorsOfConvolution = 8;
+// A convolution takes some six operators' time besides, for each operand.
+constexpr int64_t kOperatorsOfConvolution = 6;
 
 // Likewise what is summed over what an operand was broadcast along.
 constexpr double kSummed = 4;
@@ -214,12 +217,11 @@ std::optional<Convolution> read_convolution(const tape::Tape& tape, const tape::
 void add_by_input(const Convolution& of, Work& work) {
   const double channels = (of.in_channels + kSpareChannels) * (of.out_channels + kSpareChannels);
   const PassWork image{
-      kBytesOfImages * of.element_bytes * (of.in + of.out), of.batch * channels * of.kernel * of.places};
+      kBytesOfImages * of.element_bytes * (of.in + of.out), 0, of.batch * channels * of.kernel * of.places};
   const Passage& passage = of.groups > 1 ? kGroups : kOneGroup;
   const double against = of.has_stride ? passage.against_stride : passage.against;
-  const auto times = [&](double factor) { return PassWork{factor * image.bytes, factor * image.multiplications}; };
-  work.row.add(times(of.is_transposed ? passage.along : against));
-  work.column.add(times(of.is_transposed ? against : passage.along));
+  work.row.add(image.times(of.is_transposed ? passage.along : against));
+  work.column.add(image.times(of.is_transposed ? against : passage.along));
 }
 
 // By the weight, rows are cotangents by the windows of the input, in one matrix product, or, transposed, windows of the
@@ -229,11 +231,11 @@ void add_by_weight(const Convolution& of, Work& work) {
   const double bytes = of.element_bytes * of.out;
   const double windows = of.element_bytes * of.batch * of.out_channels * of.kernel * of.places;
   const double rows = of.batch > 1 ? kBytesOfRearrangedRows * bytes : kBytesOfRows * bytes;
-  work.row.add({of.is_transposed ? kBytesOfWindows * windows : rows, multiplications});
+  work.row.add({of.is_transposed ? kBytesOfWindows * windows : rows, 0, multiplications});
   const double weights = of.element_bytes * of.groups * of.in_channels * of.out_channels * of.kernel;
   const double columns = of.is_transposed ? kBytesOfSpreadColumns * bytes + kBytesOfSpreadWeights * weights
                                           : kBytesOfColumns * bytes + kBytesOfWeights * weights;
-  work.column.add({columns, kMultiplicationsOfColumns * multiplications});
+  work.column.add({columns, 0, kMultiplicationsOfColumns * multiplications});
 }
 
 // Of a Node that multiplies no matrices.
@@ -261,12 +263,13 @@ double bytes_of(const tape::Tape& tape, const tape::TapeNode& node, const Costs&
 Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
   const Costs costs = costs_of(*node.node);
   if (costs.kind == Kind::kBytes || costs.kind == Kind::kMovedBytes) {
-    const PassWork row{bytes_of(tape, node, costs), 0};
-    return {node.runs ? 1 : 0, row, column_of(row), costs.is_elementwise ? row.bytes : 0, {}, 0};
+    const double bytes = bytes_of(tape, node, costs);
+    const PassWork row = costs.is_elementwise ? PassWork{0, bytes} : PassWork{bytes};
+    return {node.runs ? 1 : 0, row, column_of(row)};
   }
   const auto links = links_of(tape, node);
   if (costs.kind == Kind::kConvolution) {
-    Work work{node.runs ? 1 : 0, {}, {}, 0, {}, 0};
+    Work work{node.runs ? 1 : 0};
     const auto convolution = read_convolution(tape, node);
     if (!convolution.has_value()) {
       work.row.bytes = static_cast<double>(node.bytes);
@@ -282,10 +285,17 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
     }
     return work;
   }
-  PassWork row{static_cast<double>(node.bytes), 0};
+  PassWork row{static_cast<double>(node.bytes)};
   const auto out = tape::shape_of(*node.node, 0);
+  const auto matrices_of = [](const std::vector<int64_t>& shape) {
+    return static_cast<double>(numel({shape.begin(), shape.end() - 2}));
+  };
+  if (costs.kind == Kind::kMatrices) {
+    row.matrices = out.has_value() && out->size() >= 2 ? costs.times * matrices_of(*out) : 0;
+    return {node.runs ? 1 : 0, row, row};
+  }
   if (costs.kind == Kind::kMatrixExponential) {
-    Work work{node.runs ? kOperatorsOfExponential : 0, row, {kBytesOfRecordedExponential * row.bytes, 0}, 0, {}, 0};
+    Work work{node.runs ? kOperatorsOfExponential : 0, row, {kBytesOfRecordedExponential * row.bytes}};
     if (out.has_value() && !out->empty()) {
       work.unit_row.bytes = kBytesOfExponential * row.bytes;
       work.most_units = out->back() * out->back();
@@ -301,9 +311,11 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
       const bool is_vector = in->size() == 1;
       const int64_t inner = operand == 0 || is_vector ? in->back() : (*in)[in->size() - 2];
       row.multiplications += static_cast<double>(numel(*out)) * static_cast<double>(inner);
+      // All cotangents are one matrix to multiply with what is on their right, but not with what is on their left.
+      row.matrices += operand == 1 && out->size() >= 2 ? matrices_of(*out) : 0;
     }
   }
-  return {node.runs ? 1 : 0, row, column_of(row), 0, {}, 0};
+  return {node.runs ? 1 : 0, row, column_of(row)};
 }
 
 PassWork work_of_known_head(const tape::Tape& tape, tape::Slot root) {
@@ -329,7 +341,12 @@ PassWork work_of_known_head(const tape::Tape& tape, tape::Slot root) {
 }
 
 double CostModel::pass(const PassWork& work) const {
-  return byte * work.bytes + multiplication * work.multiplications;
+  return byte * work.bytes + elementwise_byte * work.elementwise_bytes + multiplication * work.multiplications +
+      matrix * work.matrices;
+}
+
+double CostModel::record(int64_t nodes) const {
+  return recording + recorded_node * static_cast<double>(nodes);
 }
 
 double CostModel::reverse(const Work& work, int64_t rows) const {
@@ -339,8 +356,7 @@ double CostModel::reverse(const Work& work, int64_t rows) const {
 
 double CostModel::forward(const Work& work, int64_t rows, int64_t columns) const {
   const double transposed = kBytesOfTransposed * byte * static_cast<double>(rows) * static_cast<double>(columns);
-  return recorded_node * static_cast<double>(work.nodes) + pass(work.column) * static_cast<double>(columns + 1) +
-      transposed;
+  return record(work.nodes) + pass(work.column) * static_cast<double>(columns + 1) + transposed;
 }
 
 double CostModel::product(int64_t rows, int64_t inner, int64_t columns) const {

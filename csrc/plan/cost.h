@@ -9,15 +9,24 @@
 
 namespace highgrad::plan {
 
-// What Nodes do for one row or column: the bytes of cotangents that they take, or what takes as long, and the
-// multiplications of their matrix products.
+// What Nodes do for one row or column: the bytes of cotangents that they take, or what takes as long, those of
+// elementwise Nodes apart; the multiplications of their matrix products; and how many of their matrices a kernel takes
+// one by one, a row's at a time.
 struct PassWork {
   double bytes = 0;
+  double elementwise_bytes = 0;
   double multiplications = 0;
+  double matrices = 0;
 
   void add(const PassWork& other) {
     bytes += other.bytes;
+    elementwise_bytes += other.elementwise_bytes;
     multiplications += other.multiplications;
+    matrices += other.matrices;
+  }
+
+  PassWork times(double factor) const {
+    return {factor * bytes, factor * elementwise_bytes, factor * multiplications, factor * matrices};
   }
 };
 
@@ -27,7 +36,6 @@ struct Work {
   int64_t nodes = 0;
   PassWork row;
   PassWork column;
-  double elementwise_bytes = 0; // of a row's
   // Likewise, but where there are more rows than a Node's cotangents have elements, done for each of these alone.
   PassWork unit_row;
   int64_t most_units = 0;
@@ -36,7 +44,6 @@ struct Work {
     nodes += other.nodes;
     row.add(other.row);
     column.add(other.column);
-    elementwise_bytes += other.elementwise_bytes;
     unit_row.add(other.unit_row);
     most_units = std::max(most_units, other.most_units);
   }
@@ -52,10 +59,15 @@ PassWork work_of_known_head(const tape::Tape& tape, tape::Slot root);
 struct CostModel {
   double node; // for a batched sweep to run a Node
   double recorded_node; // for forward mode to record the product of a Node, and to run what that takes
+  double recording; // for forward mode besides, once
   double byte; // of cotangents
+  double elementwise_byte; // likewise
   double multiplication; // in a matrix product
+  double matrix; // to begin with it, of those taken one by one
 
   double pass(const PassWork& work) const;
+  // What forward mode takes before any column.
+  double record(int64_t nodes) const;
   double reverse(const Work& work, int64_t rows) const;
   double forward(const Work& work, int64_t rows, int64_t columns) const;
   // Of a matrix of rows x inner elements by one of inner x columns, and of checking that all of it is finite.

@@ -16,7 +16,7 @@ namespace {
 constexpr double kWorthPlanning = 60e3;
 
 // Of reverse mode's time, what another plan may take at most: estimates are rough, and reverse mode has no surprises.
-constexpr double kMostOfReverse = 0.85;
+constexpr double kMostOfReverse = 0.9;
 
 constexpr size_t kMostCuts = 8;
 
@@ -154,10 +154,9 @@ class Chains {
     // A segment that is nothing but its head would cost nothing, and save nothing, unless it is all that there is: a
     // copy.
     if (heads_[begin].multiplications < work.row.multiplications) {
-      work.row.bytes -= heads_[begin].bytes;
-      work.row.multiplications -= heads_[begin].multiplications;
+      work.row.add(heads_[begin].times(-1));
     } else if (heads_[begin].multiplications > 0 && end - begin + 1 == cuts_.size()) {
-      work.row = {kBytesOfCopy * static_cast<double>(cuts_[end].numel), 0};
+      work.row = {kBytesOfCopy * static_cast<double>(cuts_[end].numel)};
     }
     return model_.reverse(work, cuts_[begin].numel);
   }
