@@ -24,6 +24,7 @@ namespace {
 using structure::AxisAnalysis;
 using structure::Compression;
 using structure::Digits;
+using structure::Forecast;
 
 // Single rows that tell whether a Jacobian is dense: at most so many, one of so many, and for a share of what may be
 // lost in all.
@@ -35,9 +36,6 @@ constexpr double kShareOfSamples = 0.5;
 // the structure is kept.
 constexpr double kNanosecondsPerStep = 1.5;
 constexpr double kKeptNanoseconds = 20e6;
-
-// What an entry takes to be coloured and put into its place.
-constexpr double kNanosecondsPerEntry = 20;
 
 // Of what a dense Jacobian is estimated to take, what one by the ties of axes may: estimates are rough.
 constexpr double kMostOfDense = 0.7;
@@ -101,12 +99,12 @@ bool are_few_entries(const OutputProblem& problem, double entries) {
 
 class Search {
  public:
-  // So many entries are forecast for a single call.
-  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort, double entries = 0)
+  // The forecast is for a single call.
+  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort, const Forecast& forecast = {})
       : problem_(problem),
         axes_(axes),
         effort_(effort),
-        forecast_entries_(entries),
+        forecast_(forecast),
         costs_(problem),
         rows_(problem.output.numel()),
         columns_(problem.count_columns()),
@@ -179,24 +177,25 @@ class Search {
     return limits;
   }
 
-  // What the passes of a structure may cost, which is to take so much time, with the entries of its pattern.
-  double most_passes(double nanoseconds, double entries, double per_entry) const {
-    const double handling = kNanosecondsPerInput * static_cast<double>(problem_.inputs.size()) + per_entry * entries;
+  // What the passes of a structure may cost, which is to take so much time, its entries included.
+  double most_passes(double nanoseconds, double of_entries) const {
+    const double of_inputs = kNanosecondsPerInput * static_cast<double>(problem_.inputs.size());
     const SweepTimes times = costs_.reverse();
-    return (nanoseconds - handling - times.dispatch) / times.product;
+    return (nanoseconds - of_inputs - of_entries - times.dispatch) / times.product;
   }
 
   // Of sets in a single call, which take time themselves.
   double most_passes_of_sets(double entries) const {
-    return most_passes(dense_ / static_cast<double>(kLeastGain), entries, kNanosecondsPerEntry);
+    return most_passes(dense_ / static_cast<double>(kLeastGain), kNanosecondsPerEntry * entries);
   }
 
   // Not in a single call where the pattern takes longer to be handled than its passes save.
   std::shared_ptr<Compression> from_ties(double passes) const {
     double most = std::numeric_limits<double>::infinity();
     if (!is_thorough()) {
-      const double entries = structure::entries_of_ties(rows_, upper_);
-      most = std::min(passes, most_passes(kMostOfDense * costs_.dense(), entries, kNanosecondsPerTiedEntry));
+      const double handling = kNanosecondsPerTiedRow * static_cast<double>(rows_) +
+          kNanosecondsPerTiedEntry * structure::entries_of_ties(rows_, upper_);
+      most = std::min(passes, most_passes(kMostOfDense * costs_.dense(), handling));
       if (most < 1) {
         return nullptr;
       }
@@ -231,12 +230,18 @@ class Search {
     if (are_few && kShareOfDense * dense_ <= kFreeNanoseconds) {
       return false;
     }
-    const double entries = std::min(forecast_entries_, structure::entries_of_ties(rows_, upper_));
+    const auto rows = static_cast<double>(rows_);
+    const double entries = std::min(forecast_.columns * rows, structure::entries_of_ties(rows_, upper_));
     if (!are_few_entries(problem_, entries)) {
       return are_samples_sparse();
     }
-    // A row has so many at least as sets would take passes.
-    return entries / static_cast<double>(rows_) <= most_passes_of_sets(entries);
+    // Rows that one column is in take a pass each, and so do columns that one row has.
+    double least = forecast_.share * rows;
+    const structure::ColoringLimits limits = coloring_limits();
+    if (limits.may_use_columns) {
+      least = std::min(least, limits.cost_of_columns(static_cast<int64_t>(entries / rows)));
+    }
+    return least <= most_passes_of_sets(entries);
   }
 
   // Whether a few rows have so few columns that not even full ones among the passes would be too many.
@@ -445,7 +450,7 @@ class Search {
   const OutputProblem& problem_;
   const AxisAnalysis& axes_;
   const Effort effort_;
-  const double forecast_entries_;
+  const Forecast forecast_;
   const StructureCosts costs_;
   const int64_t rows_;
   const int64_t columns_;
@@ -462,15 +467,15 @@ std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, 
   if (!may_compress(problem)) {
     return nullptr;
   }
-  double entries = 0;
+  Forecast forecast;
   int64_t positions = 0;
   if (effort == Effort::kSmall) {
     const StructureCosts costs(problem);
     if (!costs.is_worth_forecast()) {
       return nullptr;
     }
-    const structure::Forecast forecast = structure::forecast_columns(problem.tape);
-    entries = forecast.columns * static_cast<double>(problem.output.numel());
+    forecast = structure::forecast_columns(problem.tape);
+    const double entries = forecast.columns * static_cast<double>(problem.output.numel());
     positions = costs.positions_of_axes(are_few_entries(problem, entries));
     if (forecast.are_rows_alike || positions < 0) {
       return nullptr;
@@ -478,7 +483,7 @@ std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, 
   }
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(
       problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll, positions);
-  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, entries).run() : nullptr;
+  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, forecast).run() : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(

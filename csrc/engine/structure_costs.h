@@ -57,9 +57,12 @@ class StructureCosts {
   mutable bool has_work_ = false;
 };
 
-// What a pattern takes to be handled: for each input, and for each entry that axes tell.
+// What a pattern takes to be handled, for each input; if axes tell it, for each row and entry; and for each entry that
+// is coloured.
 constexpr double kNanosecondsPerInput = 15e3;
+constexpr double kNanosecondsPerTiedRow = 15;
 constexpr double kNanosecondsPerTiedEntry = 9;
+constexpr double kNanosecondsPerEntry = 20;
 
 // Of the dense Jacobian's time, or of all, what may be spent where nothing is found: 3 % at most, of estimates that may
 // be twice the time. And what may be where structure promises to pay.
