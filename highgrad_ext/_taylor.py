@@ -29,6 +29,10 @@ _FEW_DIRECTIONS = 32
 # Recorded jets are contracted where that leaves less than one row in so many.
 _COTANGENTS = 3
 
+# Bytes of polynomials that are alive at once, past which directions are taken some at a time: they are interpolated in
+# float64, at several times the cost. An accelerator's are those of any sweep.
+_POLYNOMIAL_BYTES = 1 << 30
+
 # Elements of a Jacobian that nested gradients contract with directions at once.
 _JACOBIAN_ELEMENTS = 1 << 22
 
@@ -188,9 +192,17 @@ class Sweeps:
         if any(order > outlook.nested_orders for outlook in self.outlooks):
             return True
         samples = prod(self.outputs[0].shape[: self.batch_dims])
-        # Two sweeps, the second of a batch of gradients, read and write less than polynomials do in torch's operations.
-        if order == 2 and not self.outputs[0].is_cpu and all(output.numel() == samples for output in self.outputs):
-            return False
+        if order == 2 and all(output.numel() == samples for output in self.outputs):
+            # Two sweeps, the second of a batch of gradients, read and write less than polynomials do: in torch's
+            # operations, in memory behind the caches, and where polynomials are differentiated again.
+            rows, lower = (packed_size(self.width + 1, n) - 1 for n in (2, 1))
+            if not self.outputs[0].is_cpu or any(
+                rows >= _COTANGENTS * lower and rows * outlook.all_bytes > _CONTRACTED_BYTES
+                if self.create_graph
+                else _C.automatic_chunk_size(lower, 3 * outlook.bytes, self.outputs[0]) < lower
+                for outlook in self.outlooks
+            ):
+                return False
         return self.width <= _NARROW or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
 
     def _partials_of_polynomials(self, order: int) -> Tensor | None:
@@ -214,7 +226,12 @@ class Sweeps:
         )
         rows = lower if contracted else rows
         if order <= _INTERPOLATED:
-            if not self.create_graph and _C.automatic_chunk_size(rows, 3 * outlook.bytes, output) < rows:
+            bytes = 3 * outlook.bytes
+            if not self.create_graph and (
+                rows * bytes > _POLYNOMIAL_BYTES
+                if output.is_cpu
+                else _C.automatic_chunk_size(rows, bytes, output) < rows
+            ):
                 return None
             if self.chunk_size is not None and self.chunk_size < rows:
                 return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from test_recorded_jets import COMPOSED, nodes
+from test_recorded_jets import NODE, nodes
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -39,14 +39,14 @@ def point() -> Tensor:
     return (torch.rand(4, 3, dtype=torch.float64) + 0.2).requires_grad_()
 
 
-# How many Nodes are composed, of operations on both x and a parameter.
+# How many Nodes are composed: functions of one tensor, of one operation where no more of them are one function.
 GRAPHS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "one": (lambda x, p: torch.exp(-x * x) @ p, 1),
     "a chain of two": (lambda x, p: (torch.exp(-((x @ torch.outer(p, p)) ** 2)) @ p).sin() ** 2, 2),
-    "with a parameter inside": (lambda x, p: torch.exp(p * x) * x, 0),
-    "used again": (lambda x, p: (lambda y: (1 - y) * (x @ torch.outer(p, p)) + y)(x.tanh()), 0),
+    "with a parameter inside": (lambda x, p: torch.exp(p * x) * x, 1),
+    "used again": (lambda x, p: (lambda y: (1 - y) * (x @ torch.outer(p, p)) + y)(x.tanh()), 1),
     "of two tensors": (lambda x, p: (x @ torch.outer(p, p)) * torch.exp(-x * x), 1),
-    "broadcast": (lambda x, p: torch.exp(-x * x[:, :1]) @ p, 0),
+    "broadcast": (lambda x, p: torch.exp(-x * x[:, :1]) @ p, 1),
     "linear": (lambda x, p: (2 * x - 1) @ p, 0),
     "of a slice": (lambda x, p: torch.exp(-(x[:, 1] ** 2)) * p[0], 1),
     "constants": (lambda x, p: torch.exp(-x * torch.arange(3.0, dtype=x.dtype) + 1) ** 2 @ p, 1),
@@ -64,7 +64,7 @@ def test_graphs(name: str, order: int) -> None:
     expected = along(lambda y: function(y, p), x, v, order)
     assert_close(found, expected)
     if found.requires_grad:
-        assert nodes(found).count(COMPOSED) - nodes(f).count(COMPOSED) == fused
+        assert nodes(found).count(NODE) - nodes(f).count(NODE) == fused
         weight = torch.randn_like(found)
         # Recorded, so that the function's own series is derived again.
         grads = [

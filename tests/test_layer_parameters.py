@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from highgrad_ext import full_jacobian, plan
+from highgrad_ext import directional, full_jacobian, plan
 from highgrad_ext._reference import full_jacobian_loop
 
 Params = dict[str, Tensor]
@@ -57,6 +57,35 @@ def vectors(x: Tensor, p: Params) -> Tensor:
     return torch.addmv((x @ p["y"]).exp(), x, p["z"], alpha=-2)
 
 
+def used_twice(x: Tensor, p: Params) -> Tensor:
+    return F.linear(F.linear(x, p["w"], p["b"])[:, :3].sin(), p["w"])
+
+
+def second_derivatives(x: Tensor, p: Params) -> Tensor:
+    """Of which each weight is used in several sweeps, and turned back and forth."""
+    points = x.clone().requires_grad_()
+    u = F.linear(F.linear(points, p["w"], p["b"]).tanh(), p["v"])
+    gradient = grad(u[:, 0].sum(), points)
+    return grad(gradient[:, 1].sum(), points)[:, :2] * u + gradient[:, 2:]
+
+
+def grad(y: Tensor, x: Tensor) -> Tensor:
+    return torch.autograd.grad(y, x, create_graph=True)[0]
+
+
+def jets(x: Tensor, p: Params) -> Tensor:
+    """Of which the coefficients of all samples follow one another."""
+    points = x.clone().requires_grad_()
+    u = F.linear(F.linear(F.linear(points, p["u"]).sin(), p["w"].detach() @ p["u"].t().detach(), p["b"]).tanh(), p["v"])
+    _, first, second = directional(u, points, torch.eye(3, dtype=x.dtype).unsqueeze(1), 2, batch_dims=1)
+    return first[0] * u + second.sum(0)
+
+
+def both_ways(x: Tensor, p: Params) -> Tensor:
+    h = F.linear(x, p["w"], p["b"]).tanh()
+    return (h * p["c"] - p["c"]).sin() @ p["w"] + (h + p["b"]) @ p["w"].t().t()
+
+
 PARAMETERS = {
     "y": (3,),
     "z": (3,),
@@ -81,6 +110,10 @@ SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "convolutions": (convolutions, "kel", 6),
     "one number a sample": (scaled, "wb", 3),
     "vectors": (vectors, "yz", 3),
+    "used twice": (used_twice, "wb", 3),
+    "used both ways": (both_ways, "wbc", 3),
+    "second derivatives": (second_derivatives, "wbv", 3),
+    "jets": (jets, "bv", 3),
     "parameters with a leading one": (leading_one, "gh", 3),
 }
 
@@ -129,10 +162,6 @@ def per_sample(x: Tensor, p: Params) -> Tensor:
     return x[:, :4] * p["own"] + p["b"]
 
 
-def used_twice(x: Tensor, p: Params) -> Tensor:
-    return F.linear(F.linear(x, p["w"], p["b"])[:, :3].sin(), p["w"])
-
-
 def mixing(x: Tensor, p: Params) -> Tensor:
     h = F.linear(x, p["w"], p["b"])
     return (h - h.mean(0)).tanh()
@@ -146,12 +175,21 @@ def of_inputs_too(x: Tensor, p: Params) -> Tensor:
     return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
 
 
+def both_factors(x: Tensor, p: Params) -> Tensor:
+    return x[:, :1] + (p["w"][:3, :3] @ p["w"][1:4, :3]).sum()
+
+
+def samples_in_columns(x: Tensor, p: Params) -> Tensor:
+    return (p["w"] @ x.t()).t().sin()
+
+
 def square_weight(x: Tensor, p: Params) -> Tensor:
     return p["w"].t().exp() @ p["v"].t()
 
 
 ALONE: dict[str, tuple[Callable[[Tensor, Params], Tensor], str]] = {
-    "used twice": (used_twice, "wb"),
+    "both factors": (both_factors, "w"),
+    "samples in the columns": (samples_in_columns, "w"),
     "mixing": (mixing, "wb"),
     "samples last": (samples_last, "wb"),
     "of inputs too": (of_inputs_too, "dwb"),

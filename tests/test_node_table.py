@@ -30,7 +30,7 @@ NOT_MET |= {
     "ScaledDotProductEfficientAttentionBackward0",
     "ScaledDotProductFlashAttentionBackward0",
 }
-NOT_MET |= {"ComposeSeriesBackward", "LocalSeriesBackward", "MultiplySeriesBackward", "SolveSeriesBackward"}
+NOT_MET |= {"ComposeSeriesBackward", "LocalSeriesBackward", "MultiplySeriesBackward"}
 MAX_ROWS = 60
 
 # What the database leaves out, or has too large.

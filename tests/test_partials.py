@@ -125,6 +125,38 @@ def test_every_way_that_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("samples", "outputs", "create_graph", "sweeps"),
+    [
+        pytest.param(5, 1, False, [False], id="few"),
+        pytest.param(100000, 1, False, [], id="behind the caches"),
+        pytest.param(5000, 1, False, [True], id="in the caches"),
+        pytest.param(5000, 1, True, [], id="differentiated again"),
+        pytest.param(100000, 2, False, [True], id="of many outputs"),
+    ],
+)
+def test_hessians_of_many_samples(
+    samples: int, outputs: int, create_graph: bool, sweeps: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two sweeps where polynomials would be bound by memory, never by directions in float64."""
+    x = torch.randn(samples, 3, dtype=torch.float64, requires_grad=True)
+    f = net(3, outputs)(x)
+    seen: list[bool] = []
+    sweep = _C.taylor_partials
+
+    def spy(*arguments: object) -> object:
+        seen.append(bool(arguments[4]))
+        return sweep(*arguments)
+
+    monkeypatch.setattr(_C, "taylor_partials", spy)
+    monkeypatch.delattr(_taylor.Sweeps, "_partials_along_directions")
+    found = nth_derivative(f, x, 2, batch_dims=1, create_graph=create_graph)
+    assert seen == sweeps
+    (gradient,) = torch.autograd.grad(f[:, -1].sum(), x, create_graph=True)
+    expected = torch.stack([torch.autograd.grad(g.sum(), x, retain_graph=True)[0] for g in gradient.unbind(1)], 1)
+    assert_close(found[:, -1].detach(), expected)
+
+
 def test_mixed_precision_is_not_contracted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_taylor, "_CONTRACTED_BYTES", 0)
     x = torch.randn(3, dtype=torch.bfloat16, requires_grad=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from test_mixed_partials import derived, leaf
-from test_recorded_jets import COMPOSED, nodes
+from test_recorded_jets import NODE, nodes
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -60,7 +60,7 @@ def test_values_and_gradients(indices: list[tuple[int, ...]], name: str) -> None
 def test_one_node_an_activation() -> None:
     x, w = leaf(5, 2), leaf(2, 3)
     (found,) = partials(torch.tanh(x @ w), x, [(0, 1, 1)], batch_dims=1)
-    assert nodes(found).count(COMPOSED) == 1
+    assert nodes(found).count(NODE) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

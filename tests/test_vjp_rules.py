@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
-from highgrad_ext import _C, full_jacobian
+from highgrad_ext import _C, directional, full_jacobian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop
 
 BATCH = 3
@@ -325,6 +325,23 @@ def test_weight_norm() -> None:
         expected = full_jacobian(v * (length / v.norm(dim=1 - dim, keepdim=True)), (v, g))
         assert_close(got, expected)
         assert_close(*(torch.autograd.grad(j[0].pow(2).sum() + j[1].sum(), (v, g)) for j in (got, expected)))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda f, v: full_jacobian(f, v, batch_dims=1),
+        lambda f, v: nth_derivative(f, v, 1, batch_dims=1),
+        lambda f, v: torch.stack(list(directional(f, v, torch.eye(2).unsqueeze(1), 1, batch_dims=1)[1]), 1),
+    ],
+)
+def test_weight_norm_of_samples(first: Callable[[Tensor, Tensor], Tensor]) -> None:
+    v = torch.tensor([[1.0, -2.0], [0.5, 3.0], [0.3, 0.1]], dtype=torch.float64, requires_grad=True)
+    length = torch.linspace(1, 2, 3, dtype=v.dtype).view(3, 1)
+    got = first(torch._weight_norm(v, length, 0).sin().sum(1), v)
+    expected = first((v * (length / v.norm(dim=1, keepdim=True))).sin().sum(1), v)
+    assert_close(got, expected)
+    assert_close(*(torch.autograd.grad(j.pow(2).sum(), v)[0] for j in (got, expected)))
 
 
 def test_the_deviation_of_equal_elements() -> None:

@@ -2,7 +2,6 @@
 #include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/ones.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 #include <c10/util/irange.h>
@@ -10,10 +9,10 @@
 #include <optional>
 #include <utility>
 
-#include "engine/batched_vjp.h"
 #include "engine/endpoint.h"
 #include "engine/forward_mode.h"
 #include "engine/make_plan.h"
+#include "engine/recorded_gradients.h"
 #include "engine/samples_apart.h"
 #include "engine/special_results.h"
 #include "engine/sweeps.h"
@@ -26,18 +25,6 @@ namespace {
 
 std::vector<int64_t> batch_shape(const at::Tensor& output, const at::Tensor& input, int64_t batch_dims) {
   return ops::joined_shape(output.sizes(), input.sizes().slice(batch_dims));
-}
-
-// By reached input: the gradient of the sum of all samples of one element each, as torch records it.
-std::vector<at::Tensor> recorded_gradients(const SpecialProblem& problem) {
-  const at::Tensor& output = problem.reached.output;
-  auto rows = plain_vjp(
-      {endpoint_of(output).edge},
-      {at::ones(output.sizes(), output.options())},
-      problem.reached.edges,
-      {/*keep_graph=*/true, /*create_graph=*/true});
-  problem.progress.add(1);
-  return rows;
 }
 
 // By reached input: [elements of the rest of output, *input.shape], or undefined for zeros.
@@ -175,12 +162,16 @@ void append_batch_jacobians(const SpecialProblem& problem, std::vector<at::Tenso
     const JacobianOptions& options = problem.options;
     check_samples_apart(
         options.caller, problem.reached, problem.inputs, options.batch_dims, /*to_derive=*/options.create_graph);
-    auto columns = sample_columns(problem, samples);
-    are_columns = columns.has_value();
-    const bool is_one_gradient = samples.rest == 1 && problem.options.create_graph;
-    passes = are_columns  ? std::move(*columns)
-        : is_one_gradient ? recorded_gradients(problem)
-                          : sample_rows(problem, samples);
+    if (options.create_graph && samples.rest == 1 && options.mode != plan::Mode::kForward &&
+        is_recorded_right(problem.reached.tape)) {
+      problem.expect_passes(1);
+      // Samples are independent, so that the sum over them loses nothing.
+      passes = recorded_gradients(problem.reached, /*keep_graph=*/true, problem.progress);
+    } else {
+      auto columns = sample_columns(problem, samples);
+      are_columns = columns.has_value();
+      passes = are_columns ? std::move(*columns) : sample_rows(problem, samples);
+    }
   }
   size_t next = 0;
   for (const auto j : c10::irange(problem.inputs.size())) {

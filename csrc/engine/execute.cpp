@@ -296,9 +296,14 @@ std::vector<at::Tensor> full_jacobian(
     const auto places =
         out.has_value() ? at::TensorList(*out).slice(i * inputs.size(), inputs.size()) : at::TensorList();
     Blocks blocks(outputs[i], inputs, reached.mask, options.create_graph, places);
-    const auto plan = plan_one(problem, options, i);
-    if (!blocks.reached.empty()) {
-      run_output(problem, *plan, blocks.reached, options, !engine_frees, progress);
+    // Of an only row that is recorded there is nothing to plan.
+    const bool is_done = options.plans.empty() && options.mode != plan::Mode::kForward && !blocks.reached.empty() &&
+        run_recorded_row({problem, blocks.reached}, options, !engine_frees, progress);
+    if (!is_done) {
+      const auto plan = plan_one(problem, options, i);
+      if (!blocks.reached.empty()) {
+        run_output(problem, *plan, blocks.reached, options, !engine_frees, progress);
+      }
     }
     for (const auto j : c10::irange(inputs.size())) {
       JacobianBlock& jacobian = blocks.all[j];

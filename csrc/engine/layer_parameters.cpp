@@ -1,6 +1,7 @@
 #include "engine/layer_parameters.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/im2col.h>
 #include <ATen/ops/mul.h>
@@ -39,28 +40,26 @@ struct Source {
   size_t link;
 };
 
-// The one link to each tensor that is its Node's first, or none where there are several.
+// The links to each tensor that is its Node's first.
 class Sources {
  public:
-  explicit Sources(const Tape& tape) : only_(tape.nodes.size()), counts_(tape.nodes.size(), 0) {
+  explicit Sources(const Tape& tape) : links_(tape.nodes.size()) {
     for (const auto i : c10::irange(tape.nodes.size())) {
       const auto links = links_of(tape, tape.nodes[i]);
       for (const auto k : c10::irange(links.size())) {
         if (links[k].is_on_tape() && links[k].input_nr == 0) {
-          only_[links[k].node] = {static_cast<int32_t>(i), k};
-          ++counts_[links[k].node];
+          links_[links[k].node].push_back({static_cast<int32_t>(i), k});
         }
       }
     }
   }
 
-  std::optional<Source> of(Slot slot) const {
-    return slot.input_nr == 0 && counts_[slot.node] == 1 ? std::optional(only_[slot.node]) : std::nullopt;
+  const std::vector<Source>& of(int32_t node) const {
+    return links_[node];
   }
 
  private:
-  std::vector<Source> only_;
-  std::vector<int> counts_;
+  std::vector<std::vector<Source>> links_;
 };
 
 // Raises vjp::Unserved where unpacking calls a user's hook, and for sparse matrices.
@@ -106,25 +105,36 @@ ParameterRows vector_rows(const at::Tensor& features, const at::Scalar& alpha) {
   };
 }
 
-// The layer's output: [samples * own, *rest].
+// A layer's output: [runs * samples * own, *rest]. The coefficients of a jet, one after another, are runs of samples.
 struct Output {
-  int64_t samples;
+  int64_t runs, samples;
   Shape shape;
 
-  // `tensor`, whose first dimensions are those of `front` and then the output's, with the samples apart.
-  at::Tensor split(const at::Tensor& tensor, const Shape& front) const {
-    const int64_t own = shape[0] / samples;
-    Shape sizes = ops::joined_shape(front, {samples});
-    if (own > 1) {
-      sizes.push_back(own);
-    }
-    sizes.insert(sizes.end(), shape.begin() + 1, shape.end());
-    return tensor.reshape(sizes);
+  // `tensor`, whose first dimensions are those of `front`, then the output's first, then others: with the samples
+  // apart, and before all else that the output's first dimension has.
+  at::Tensor split(const at::Tensor& tensor, const Shape& front, at::IntArrayRef rest) const {
+    const int64_t own = shape[0] / samples / runs;
+    const auto at = static_cast<int64_t>(front.size());
+    Shape sizes = ops::joined_shape(ops::joined_shape(front, {runs, samples, own}), rest);
+    const at::Tensor apart = tensor.reshape(sizes).transpose(at, at + 1).flatten(at + 1, at + 2);
+    return runs * own > 1 ? apart : apart.squeeze(at + 1);
+  }
+
+  at::IntArrayRef rest() const {
+    return at::IntArrayRef(shape).slice(1);
   }
 };
 
-struct Parameter {
-  int32_t layer; // the layer's Node
+// A place where the tape takes a parameter, or its transpose.
+struct Use {
+  size_t parameter;
+  Source source;
+  bool transposed;
+};
+
+// What it adds to the rows of the parameter. number: of the output among all outputs of layers.
+struct Layer {
+  size_t parameter, number;
   Output output;
   ParameterRows rows;
 };
@@ -140,7 +150,7 @@ ParameterRows broadcast_rows(const Output& output, Shape shape, at::Tensor facto
     shape.erase(shape.begin());
   }
   if (factor.defined() && factor.dim() == static_cast<int64_t>(output.shape.size())) {
-    factor = output.split(factor.expand(output.shape), {}).unsqueeze(1);
+    factor = output.split(factor.expand(output.shape), {}, output.rest()).unsqueeze(1);
   }
   return [whole, shape, factor, alpha](const at::Tensor& cotangents) {
     at::Tensor rows = factor.defined() ? at::mul(cotangents, factor) : cotangents;
@@ -159,10 +169,10 @@ class Layers {
   // `transposed`: of a weight whose transpose the Node multiplies by.
   ParameterRows weight(bool transposed) const {
     if (auto* mm = dynamic_cast<MmBackward0*>(&node_); mm != nullptr && link_ == 1) {
-      return weight_rows(saved(node_, mm->self_), 1, !transposed);
+      return weight_rows(features(mm->self_), 1, !transposed);
     }
     if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node_); addmm != nullptr && link_ == 2) {
-      return weight_rows(saved(node_, addmm->mat1_), addmm->alpha, !transposed);
+      return weight_rows(features(addmm->mat1_), addmm->alpha, !transposed);
     }
     return nullptr;
   }
@@ -175,10 +185,10 @@ class Layers {
       return broadcast_rows(output_, shape_, {}, addmm->beta);
     }
     if (auto* mv = dynamic_cast<MvBackward0*>(&node_); mv != nullptr && link_ == 1) {
-      return vector_rows(saved(node_, mv->self_), 1);
+      return vector_rows(features(mv->self_), 1);
     }
     if (auto* addmv = dynamic_cast<AddmvBackward0*>(&node_); addmv != nullptr && link_ == 2) {
-      return vector_rows(saved(node_, addmv->mat_), addmv->alpha);
+      return vector_rows(features(addmv->mat_), addmv->alpha);
     }
     if (auto* add = dynamic_cast<AddBackward0*>(&node_); add != nullptr) {
       return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : add->alpha);
@@ -202,6 +212,12 @@ class Layers {
   }
 
  private:
+  // A matrix of as many rows as the output has: [samples * .., columns].
+  at::Tensor features(const torch::autograd::SavedVariable& variable) const {
+    const at::Tensor matrix = saved(node_, variable);
+    return output_.split(matrix, {}, {matrix.size(1)}).reshape({-1, matrix.size(1)});
+  }
+
   // Of the weight of a layer norm. The mean and the deviation that it saved carry no graph.
   ParameterRows norm_rows(const NativeLayerNormBackward0& norm) const {
     const at::Tensor input = saved(node_, norm.input_);
@@ -264,47 +280,53 @@ bool has_no_hooks(const Tape& tape, int32_t node) {
   return tape::is_vjp_linear(*tape.nodes[node].node);
 }
 
-std::optional<Parameter> find_parameter(const Tape& tape, const Sources& sources, Slot slot, int64_t samples) {
-  const auto shape = tape::shape_of(*tape.nodes[slot.node].node, slot.input_nr);
-  auto source = sources.of(slot);
-  if (!shape.has_value() || !source.has_value() || tape.nodes[slot.node].runs || !has_no_hooks(tape, slot.node)) {
-    return std::nullopt;
-  }
-  const bool transposed = dynamic_cast<TBackward0*>(tape.nodes[source->node].node) != nullptr;
-  const int32_t transpose = source->node;
-  if (transposed) {
-    source = sources.of({transpose, 0});
-    if (!source.has_value() || !has_no_hooks(tape, transpose)) {
-      return std::nullopt;
+// Appends the uses of the tensor that the Node at `node` takes. Returns false where one cannot be a layer's.
+bool add_uses(
+    const Tape& tape,
+    const Sources& sources,
+    int32_t node,
+    int64_t samples,
+    bool transposed,
+    size_t parameter,
+    std::vector<Use>& uses) {
+  for (const Source& source : sources.of(node)) {
+    Node& user = *tape.nodes[source.node].node;
+    if (!has_no_hooks(tape, source.node)) {
+      return false;
     }
+    if (dynamic_cast<TBackward0*>(&user) != nullptr) {
+      if (!add_uses(tape, sources, source.node, samples, !transposed, parameter, uses)) {
+        return false;
+      }
+      continue;
+    }
+    // Of complex layers the products are by conjugates, and those of a real parameter are cut to their real part.
+    if (user.num_inputs() == 0 || !at::isFloatingType(c10::typeMetaToScalarType(user.input_metadata(0).dtype())) ||
+        !tape::takes_dtype(user, user.input_metadata(0).dtype())) {
+      return false;
+    }
+    const auto shape = tape::shape_of(user, 0);
+    if (!shape.has_value() || shape->empty() || (*shape)[0] % samples != 0) {
+      return false;
+    }
+    uses.push_back({parameter, source, transposed});
   }
-  // Of complex layers the products are by conjugates, and those of a real parameter are cut to their real part.
-  Node& node = *tape.nodes[source->node].node;
-  if (!has_no_hooks(tape, source->node) || node.num_inputs() == 0 ||
-      !at::isFloatingType(c10::typeMetaToScalarType(node.input_metadata(0).dtype())) ||
-      !tape::takes_dtype(node, node.input_metadata(0).dtype())) {
-    return std::nullopt;
-  }
-  auto of_output = tape::shape_of(node, 0);
-  if (!of_output.has_value() || of_output->empty() || (*of_output)[0] % samples != 0) {
-    return std::nullopt;
-  }
-  Output output{samples, std::move(*of_output)};
-  const Layers layers(node, source->link, *shape, output);
-  ParameterRows rows;
-  try {
-    rows = transposed ? layers.weight(true) : layers.any();
-  } catch (const vjp::Unserved&) {
-    return std::nullopt;
-  }
-  return rows ? std::optional(Parameter{source->node, std::move(output), std::move(rows)}) : std::nullopt;
+  return true;
 }
 
-// The parameters that the inputs are, in order, and the samples of the output.
+ParameterRows rows_of(const Tape& tape, const Use& use, const Shape& shape, const Output& output) {
+  const Layers layers(*tape.nodes[use.source.node].node, use.source.link, shape, output);
+  try {
+    return use.transposed ? layers.weight(true) : layers.any();
+  } catch (const vjp::Unserved&) {
+    return nullptr;
+  }
+}
+
+// What takes the inputs, and the outputs of all that does, each once.
 struct Found {
-  std::vector<Parameter> parameters;
-  torch::autograd::edge_list layers; // their outputs, each once
-  std::vector<size_t> layer_of; // each parameter
+  std::vector<Layer> layers; // by use
+  torch::autograd::edge_list outputs;
 };
 
 std::optional<Found> find(const OutputProblem& problem) {
@@ -318,32 +340,47 @@ std::optional<Found> find(const OutputProblem& problem) {
   }
   const int64_t samples = problem.output.size(0);
   const Sources sources(tape);
-  Found found;
-  std::unordered_map<int32_t, size_t> positions;
-  for (const Slot& slot : problem.slots) {
-    auto parameter = find_parameter(tape, sources, slot, samples);
-    if (!parameter.has_value()) {
+  std::vector<Use> uses;
+  for (const auto j : c10::irange(problem.slots.size())) {
+    const Slot& slot = problem.slots[j];
+    const size_t before = uses.size();
+    if (slot.input_nr != 0 || tape.nodes[slot.node].runs || !has_no_hooks(tape, slot.node) ||
+        !add_uses(tape, sources, slot.node, samples, /*transposed=*/false, j, uses) || uses.size() == before) {
       return std::nullopt;
     }
-    const auto [position, is_new] = positions.emplace(parameter->layer, found.layers.size());
+  }
+  Found found;
+  std::vector<size_t> output_of; // each use
+  std::unordered_map<int32_t, size_t> positions;
+  for (const Use& use : uses) {
+    const auto [position, is_new] = positions.emplace(use.source.node, found.outputs.size());
     if (is_new) {
-      found.layers.push_back({tape.nodes[parameter->layer].node->getptr(), 0});
+      found.outputs.push_back({tape.nodes[use.source.node].node->getptr(), 0});
     }
-    found.layer_of.push_back(position->second);
-    found.parameters.push_back(std::move(*parameter));
+    output_of.push_back(position->second);
   }
   const torch::autograd::Edge output{
       tape.nodes[tape.output.node].node->getptr(), static_cast<uint32_t>(tape.output.input_nr)};
-  const auto axes = structure::analyze_axes(tape::read_tape(output, found.layers));
+  const auto axes = structure::analyze_axes(tape::read_tape(output, found.outputs));
   if (!axes.has_value() || !axes->is_known) {
     return std::nullopt;
   }
   const int64_t rest = problem.output.numel() / samples;
-  for (const auto j : c10::irange(found.parameters.size())) {
-    const int64_t own = c10::multiply_integers(found.parameters[j].output.shape) / samples;
-    if (!structure::keeps_samples_apart(axes->inputs[found.layer_of[j]].upper, samples, rest, own)) {
+  for (const auto i : c10::irange(uses.size())) {
+    const Slot& slot = problem.slots[uses[i].parameter];
+    const Shape shape = *tape::shape_of(*tape.nodes[uses[i].source.node].node, 0);
+    const auto runs = structure::runs_of_samples(
+        axes->inputs[output_of[i]].upper, samples, rest, c10::multiply_integers(shape) / samples);
+    const auto of_parameter = tape::shape_of(*tape.nodes[slot.node].node, slot.input_nr);
+    if (!runs.has_value() || !of_parameter.has_value() || shape[0] % (*runs * samples) != 0) {
       return std::nullopt;
     }
+    const Output of_layer{*runs, samples, shape};
+    ParameterRows rows = rows_of(tape, uses[i], *of_parameter, of_layer);
+    if (!rows) {
+      return std::nullopt;
+    }
+    found.layers.push_back({uses[i].parameter, output_of[i], of_layer, std::move(rows)});
   }
   return found;
 }
@@ -371,21 +408,27 @@ bool run_layer_parameters(
   const LinearMap map{
       {problem.output},
       {problem.output.numel()},
-      found->layers,
+      found->outputs,
       {},
       problem.tape.peak_bytes_per_row,
       problem.tape.distrust,
       &problem.tape};
   const std::vector<at::Tensor> cotangents = sweep_colors(map, coloring, sweeps);
-  for (const auto j : c10::irange(blocks.size())) {
-    const at::Tensor& of_layer = cotangents[found->layer_of[j]];
-    at::Tensor rows;
+  std::vector<at::Tensor> totals(blocks.size());
+  for (const Layer& layer : found->layers) {
+    const at::Tensor& of_layer = cotangents[layer.number];
     if (of_layer.defined()) {
-      const Parameter& parameter = found->parameters[j];
-      rows = parameter.rows(parameter.output.split(of_layer, {colors}).transpose(0, 1).contiguous());
-      rows = rows.reshape(ops::joined_shape(problem.output.numel(), problem.inputs[j].sizes()));
+      const at::Tensor apart = layer.output.split(of_layer, {colors}, layer.output.rest());
+      const at::Tensor rows = layer.rows(apart.transpose(0, 1).contiguous());
+      at::Tensor& total = totals[layer.parameter];
+      total = total.defined() ? at::add(total, rows) : rows;
     }
-    blocks[j]->append(problem.output.numel(), std::move(rows));
+  }
+  for (const auto j : c10::irange(blocks.size())) {
+    if (totals[j].defined()) {
+      totals[j] = totals[j].reshape(ops::joined_shape(problem.output.numel(), problem.inputs[j].sizes()));
+    }
+    blocks[j]->append(problem.output.numel(), std::move(totals[j]));
   }
   return true;
 }

@@ -24,6 +24,11 @@ using plan::OutputPlan;
 // What a parameter of a layer takes, whose rows are the products of cotangents and inputs of that layer.
 constexpr double kNanosecondsPerParameter = 8e3;
 
+// Whether sweeps go through torch's engine, or it does not matter to a plan.
+bool needs_engine(const OutputProblem& problem, Mode mode, int64_t rows) {
+  return mode == Mode::kReverse || rows <= plan::kFewRows || !vjp::Program::covers(problem.tape);
+}
+
 // Without structure, of so many rows and columns, which may be those of one sample.
 OutputPlan plan_segments(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns, bool is_sample) {
   plan::Request request{problem.tape, rows, columns, problem.output.device(), mode};
@@ -32,7 +37,7 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode, int64_t rows, 
     obstacle = plain_obstacle(problem.output, problem.inputs);
     request.may_forward = obstacle.empty();
     request.may_split = obstacle.empty() && !is_sample;
-    request.needs_engine = rows <= plan::kFewRows || !vjp::Program::covers(problem.tape);
+    request.needs_engine = problem.needs_engine;
   }
   OutputPlan plan = plan::plan_output(request);
   if (!plan.needs_double_backward()) {
@@ -70,7 +75,9 @@ bool saves_by_sharing(const OutputProblem& problem, double cost) {
 } // namespace
 
 OutputPlan plan_samples(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns) {
-  return plan_segments(problem, mode, rows, columns, /*is_sample=*/true);
+  OutputProblem of_sample = problem;
+  of_sample.needs_engine = needs_engine(problem, mode, rows);
+  return plan_segments(of_sample, mode, rows, columns, /*is_sample=*/true);
 }
 
 std::shared_ptr<const OutputPlan> make_plan(
@@ -78,8 +85,7 @@ std::shared_ptr<const OutputPlan> make_plan(
     const JacobianOptions& options,
     Effort effort) {
   OutputProblem structured = problem;
-  structured.needs_engine =
-      options.mode == Mode::kReverse || problem.output.numel() <= plan::kFewRows || !vjp::Program::covers(problem.tape);
+  structured.needs_engine = needs_engine(problem, options.mode, problem.output.numel());
   auto plan = std::make_shared<OutputPlan>(plan_segments(structured, options.mode));
   const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
   if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {

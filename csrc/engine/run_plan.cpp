@@ -12,6 +12,7 @@
 #include "engine/forward_mode.h"
 #include "engine/known_head.h"
 #include "engine/known_weight.h"
+#include "engine/recorded_gradients.h"
 #include "engine/sweeps.h"
 #include "ops/joined_shape.h"
 
@@ -86,7 +87,26 @@ std::optional<std::vector<at::Tensor>> segment_matrices(
 
 } // namespace
 
+bool run_recorded_row(
+    const PlannedOutput& planned,
+    const JacobianOptions& options,
+    bool keep_graph,
+    Progress& progress) {
+  const OutputProblem& problem = planned.problem;
+  if (!options.create_graph || problem.output.numel() != 1 || !is_recorded_right(problem.tape)) {
+    return false;
+  }
+  std::vector<at::Tensor> row = recorded_gradients(problem, keep_graph, progress);
+  for (const auto j : c10::irange(row.size())) {
+    planned.blocks[j]->append_only_row(std::move(row[j]));
+  }
+  return true;
+}
+
 void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool keep_graph, Progress& progress) {
+  if (run_recorded_row(planned, options, keep_graph, progress)) {
+    return;
+  }
   const OutputProblem& problem = planned.problem;
   std::vector<std::optional<KnownWeight>> weights;
   edge_list edges;
@@ -95,15 +115,6 @@ void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool
     edges.push_back(weights[j].has_value() ? weights[j]->layer : problem.edges[j]);
   }
   RowSweeps sweeps = sweeps_over_all_rows(endpoint_of(problem.output), problem.tape, options, keep_graph);
-  const bool has_known_weight =
-      std::any_of(weights.begin(), weights.end(), [](const auto& w) { return w.has_value(); });
-  auto row = has_known_weight ? std::nullopt : sweeps.run_recorded_row(edges, progress);
-  if (row.has_value()) {
-    for (const auto j : c10::irange(planned.blocks.size())) {
-      planned.blocks[j]->append_only_row(std::move((*row)[j]));
-    }
-    return;
-  }
   sweeps.run(
       edges,
       [&](int64_t count, std::vector<at::Tensor> rows) {

@@ -15,6 +15,14 @@ struct PlannedOutput {
   const std::vector<JacobianBlock*>& blocks;
 };
 
+// Fills the blocks with the only row of an output of one element, as torch records it. Returns false, with the blocks
+// as they were, for other outputs, where nothing is to be recorded, and where torch records it wrong.
+bool run_recorded_row(
+    const PlannedOutput& planned,
+    const JacobianOptions& options,
+    bool keep_graph,
+    Progress& progress);
+
 // Fills the blocks with all rows in reverse mode.
 void run_rows(const PlannedOutput& planned, const JacobianOptions& options, bool keep_graph, Progress& progress);
 

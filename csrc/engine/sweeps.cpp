@@ -10,10 +10,10 @@
 #include <utility>
 
 #include "engine/failure.h"
+#include "engine/recorded_gradients.h"
 #include "ops/joined_shape.h"
 #include "ops/seed_basis.h"
 #include "plan/chunking.h"
-#include "tape/node_rules.h"
 
 namespace highgrad::engine {
 
@@ -106,34 +106,12 @@ void RowSweeps::run(
   warn_of_loops();
 }
 
-std::optional<std::vector<at::Tensor>> RowSweeps::run_recorded_row(const edge_list& inputs, Progress& progress) {
-  if (num_rows_ != 1 || !sweep_.create_graph) {
-    return std::nullopt;
-  }
-  compile(inputs);
-  if (program_.has_value()) {
-    return std::nullopt;
-  }
-  std::vector<at::Tensor> seeds = seeds_(0, 1);
-  for (at::Tensor& seed : seeds) {
-    seed = seed.squeeze(0);
-  }
-  auto row = plain_vjp(roots_, seeds, inputs, sweep_);
-  progress.add(1);
-  return row;
-}
-
 // Without engine and vmap, where that can be; a loop that the user asks for is torch's own. So is a single row that is
 // recorded: torch's own Nodes have the shorter backward, if it can be differentiated again.
 void RowSweeps::compile(const edge_list& inputs) {
-  const auto is_better_alone = [&] {
-    const bool is_recorded_row = sweep_.create_graph && num_rows_ == 1;
-    return !is_recorded_row ||
-        (tape_ != nullptr && std::any_of(tape_->nodes.begin(), tape_->nodes.end(), [](const tape::TapeNode& node) {
-           return node.runs && tape::is_recorded_wrong(*node.node);
-         }));
-  };
-  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1 && is_better_alone()) {
+  const bool is_recorded_row = sweep_.create_graph && num_rows_ == 1;
+  const bool is_better_alone = !is_recorded_row || (tape_ != nullptr && !is_recorded_right(*tape_));
+  if (sweep_.keep_graph && options_.chunk_size != 1 && roots_.size() == 1 && is_better_alone) {
     program_ = tape_ != nullptr && tape::is_tape_of(*tape_, roots_[0], inputs)
         ? vjp::Program::compile(*tape_, num_rows_ == 1)
         : vjp::Program::compile(tape::read_tape(roots_[0], inputs), num_rows_ == 1);

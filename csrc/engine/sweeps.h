@@ -58,10 +58,6 @@ class RowSweeps {
       const std::function<void(int64_t, std::vector<at::Tensor>)>& take,
       Progress& progress);
 
-  // Of a single row that is to be recorded: the row of each input, shape input.shape or undefined for zeros, as torch's
-  // engine gives it, around which no Node is recorded. None where run() does it otherwise.
-  std::optional<std::vector<at::Tensor>> run_recorded_row(const torch::autograd::edge_list& inputs, Progress& progress);
-
  private:
   void choose_chunk_size(int64_t bytes_per_row, at::Device device);
   void compile(const torch::autograd::edge_list& inputs);

@@ -242,15 +242,15 @@ void add_by_weight(const Convolution& of, Work& work) {
 double bytes_of(const tape::Tape& tape, const tape::TapeNode& node, const Costs& costs) {
   double times = costs.times;
   if (node.node->num_inputs() == 1) {
-    const auto out = tape::shape_of(*node.node, 0);
+    const int64_t out = tape::numel_of(*node.node, 0).value_or(0);
     for (const tape::Slot& link : links_of(tape, node)) {
-      const auto in = shape_at(tape, link);
-      if (!out.has_value() || !in.has_value() || numel(*out) == 0) {
+      const auto in = link.is_on_tape() ? tape::numel_of(*tape.nodes[link.node].node, link.input_nr) : std::nullopt;
+      if (!in.has_value() || out == 0) {
         continue;
       }
       if (costs.kind == Kind::kMovedBytes) {
-        times += costs.times * static_cast<double>(numel(*in)) / static_cast<double>(numel(*out));
-      } else if (2 * numel(*in) <= numel(*out)) {
+        times += costs.times * static_cast<double>(*in) / static_cast<double>(out);
+      } else if (2 * *in <= out) {
         times += kSummed;
       }
     }

@@ -307,10 +307,33 @@ std::optional<AxisAnalysis> analyze_axes(const Tape& tape, Detail detail, int64_
   return walk.take_analysis();
 }
 
+namespace {
+
+bool are_samples(const Digits& axis, int64_t samples, int64_t rest) {
+  return axis.size() == 1 && axis[0].is_equal() && axis[0].size == samples && axis[0].stride == rest;
+}
+
+} // namespace
+
 bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, int64_t own) {
-  const auto axes = split_by_axis(digits, {samples, own});
-  return samples == 1 ||
-      (axes[0].size() == 1 && axes[0][0].is_equal() && axes[0][0].size == samples && axes[0][0].stride == rest);
+  return samples == 1 || are_samples(split_by_axis(digits, {samples, own})[0], samples, rest);
+}
+
+std::optional<int64_t> runs_of_samples(const Digits& digits, int64_t samples, int64_t rest, int64_t own) {
+  if (keeps_samples_apart(digits, samples, rest, own)) {
+    return 1;
+  }
+  int64_t runs = 1;
+  for (const Digit& digit : digits) {
+    runs *= digit.size;
+    if (own % runs != 0) {
+      break;
+    }
+    if (are_samples(split_by_axis(digits, {runs, samples, own / runs})[1], samples, rest)) {
+      return runs;
+    }
+  }
+  return std::nullopt;
 }
 
 int64_t tied_samples(const Digits& digits, int64_t rest) {

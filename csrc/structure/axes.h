@@ -60,6 +60,10 @@ int64_t tied_samples(const Digits& digits, int64_t rest);
 // `rest` elements, in order.
 bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, int64_t own);
 
+// Of a tensor with `own` elements for each sample: how often all samples follow one another, each depending on its
+// sample of the output alone. None where they do not.
+std::optional<int64_t> runs_of_samples(const Digits& digits, int64_t samples, int64_t rest, int64_t own);
+
 // The Node, or null, at or before which samples mix: the first, from the output on, whose backward ties fewer samples
 // to those of the output than what it takes. Where only an operand without samples was broadcast, those that it is
 // computed from are looked at instead. `rest` is the number of elements of one sample of the output.

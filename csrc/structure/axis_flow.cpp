@@ -318,6 +318,10 @@ Digits flow_through(
                 out,
                 in,
                 digits);
+    case Flow::kSeries:
+      return in.size() == out.size() ? resized(
+                                           {0}, [](size_t) -> const Slide* { return nullptr; }, out, in, digits)
+                                     : pointwise(out, in, digits);
     case Flow::kConvolution:
       if (k > 0) {
         return slides.size() + 2 == out.size() ? convolved_by(attributes, out, in, digits) : unknown;

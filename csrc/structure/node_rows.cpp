@@ -20,6 +20,7 @@ constexpr NodeFacts kIndexed{Flow::kIndex, false, false};
 constexpr NodeFacts kProduct{Flow::kMatrixProduct, true, true};
 constexpr NodeFacts kAnyGlobal{Flow::kOther, true, false};
 constexpr NodeFacts kAnyLocal{Flow::kOther, false, false};
+constexpr NodeFacts kSeries{Flow::kSeries, false, false};
 constexpr NodeFacts kFirstAxis{Flow::kFirst, false, false};
 // What was there is lost; what is written, if anything depends on it, has its shape or is broadcast to it.
 constexpr NodeFacts kFilled = with_pick({Flow::kPointwise, true, false}, Pick::kAll, Placing::kPut);
@@ -562,10 +563,9 @@ constexpr Row kRows[] = {
     {"SmoothL1LossBackwardBackward0", kChosen},
     // Ours.
     {"AssembleRowsBackward", kAnyLocal},
-    {"SolveSeriesBackward", kAnyLocal},
-    {"ComposeSeriesBackward", kAnyLocal},
-    {"MultiplySeriesBackward", kAnyLocal},
-    {"LocalSeriesBackward", kAnyLocal},
+    {"ComposeSeriesBackward", kSeries},
+    {"MultiplySeriesBackward", kSeries},
+    {"LocalSeriesBackward", kSeries},
     {"CompressBackward", kAnyLocal},
     {"DecompressBackward", kAnyLocal},
 };

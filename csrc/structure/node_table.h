@@ -34,6 +34,7 @@ enum class Flow {
   kFirst, // of the first in, axis 0 alone is out's
   kSample, // of the first in, axes 0 and 1 are out's; the second, a grid, has out's axes but for axis 1, and one more,
            // the last
+  kSeries, // pointwise but along the axis that out has before all others, where in may have one of its own
   kConvolution, // of the input, in groups of channels; weight and bias follow, which have out's channels
 };
 

@@ -56,6 +56,13 @@ struct Walk {
   std::vector<Visit> visits;
   ska::flat_hash_map<const Node*, int64_t> index;
 
+  Walk() {
+    // Of most tapes, at once.
+    constexpr size_t kMostNodes = 64;
+    index.reserve(kMostNodes);
+    visits.reserve(kMostNodes);
+  }
+
   // Calls on_edge(edge, visit of its far end) for every edge, once the far end is finished; a Node is on the path if
   // that says so of one of its edges. Without recursion, since tapes may be deep.
   template <typename OnEdge>
@@ -167,6 +174,7 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
   });
   walk.visits.back().is_input |= mark_inputs(output);
 
+  tape.nodes.reserve(walk.visits.size());
   // Positions on the tape: the reverse of the walk's order, without what leads to no input.
   std::vector<int32_t> position(walk.visits.size(), -1);
   std::vector<bool> is_input;

@@ -46,6 +46,10 @@ struct Problem {
   bool is_multivariate() const {
     return program != nullptr;
   }
+  // Along directions, a solution of a differential equation needs no series of its own: see solve_element.
+  bool is_solved() const {
+    return local.equation.kind == LocalKind::kSolution && !is_multivariate();
+  }
   // Of x and its cotangent along one direction.
   int64_t x_place(int64_t row, int64_t begin, int64_t position) const {
     return period > 0 ? row * (period + Lanes<T>::kCount) + position : row * numel + begin;
@@ -62,7 +66,7 @@ struct Problem {
 template <typename T>
 struct Stretch {
   explicit Stretch(const Problem<T>& p)
-      : series((p.order + 2) * kStretch), sums(kStretch), scratch(4 * (p.order + 2) + 4 * (p.order + 3)) {
+      : series((p.order + 2) * kStretch), sums(kStretch), scratch(std::max(5 * (p.order + 1), 4 * (p.order + 3))) {
     if (p.is_multivariate()) {
       block.resize(p.program->rows * p.block());
       places.resize(p.program->rows);
@@ -81,7 +85,7 @@ struct Stretch {
 };
 
 // The rows of x, as far as directions have them for themselves.
-template <int64_t kTerms, typename T>
+template <typename T>
 HIGHGRAD_INLINE void load_argument(
     const Problem<T>& p,
     int64_t terms,
@@ -96,6 +100,31 @@ HIGHGRAD_INLINE void load_argument(
   }
 }
 
+// y' = w x' by its recurrence, up to y_n and, or but for, w_n. h: the rows of x, of which j x_j is left.
+template <typename T>
+HIGHGRAD_INLINE void solve_element(
+    const Problem<T>& p,
+    int64_t order,
+    int64_t terms,
+    bool with_last_slope,
+    int64_t place,
+    int64_t count,
+    typename Lanes<T>::Vector* h,
+    typename Lanes<T>::Vector* y,
+    typename Lanes<T>::Vector* w) {
+  const ops::LocalEquation<T>& local = p.local.equation;
+#pragma GCC unroll 8
+  for (int64_t j = 2; j <= terms; ++j) {
+    h[j] *= static_cast<T>(j);
+  }
+  y[0] = load(p.local.seeds[0] + place, count);
+  w[0] = local.slope_is_seed ? load(p.local.seeds[1] + place, count) : ops::slope_of_value(local.equation, y[0]);
+#pragma GCC unroll 8
+  for (int64_t k = 1; k <= order; ++k) {
+    ops::advance_element(local.equation, k, terms, with_last_slope || k < order, h, y, w);
+  }
+}
+
 template <typename Known, typename T>
 HIGHGRAD_INLINE void compose_stretch(
     const Problem<T>& p,
@@ -105,24 +134,26 @@ HIGHGRAD_INLINE void compose_stretch(
     Stretch<T>& stretch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
-  constexpr int64_t kOrder = Known::kOrder;
   constexpr bool kCollapsed = Known::kCollapsed;
-  const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
-  const int64_t own = kCollapsed ? order - 1 : order; // orders that directions have of their own
-  const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
-  OrderArrays<Known, T, 2> arrays(stretch.scratch.get(), order);
+  const Orders<Known> orders(group, p.terms);
+  const int64_t order = orders.order, own = orders.own, terms = orders.terms, own_terms = orders.own_terms;
+  OrderArrays<Known, T, 3> arrays(stretch.scratch.get(), order);
   Vector* const h = arrays[0];
   Vector* const y = arrays[1];
+  Vector* const w = arrays[2];
   T* const sums = stretch.sums.data();
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
-      load_argument<Known::kTerms>(p, own_terms, d, begin + e, position, count, h);
-      const auto series = [&](int64_t m) HIGHGRAD_INLINE_LAMBDA { return m == 0 ? Vector{} : stretch.at(m, e); };
-      compose_element(order, own_terms, h, series, y);
+      load_argument(p, own_terms, d, begin + e, position, count, h);
+      if (p.is_solved()) {
+        solve_element(p, order, own_terms, /*with_last_slope=*/false, begin + e, count, h, y, w);
+      } else {
+        const auto series = [&](int64_t m) HIGHGRAD_INLINE_LAMBDA { return m == 0 ? Vector{} : stretch.at(m, e); };
+        compose_element(order, own_terms, h, series, y);
+      }
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= own; ++k) {
         store<T>(y[k], p.y + (p.first_rows[k - 1] + d) * p.numel + begin + e, count);
@@ -155,26 +186,30 @@ HIGHGRAD_INLINE void reverse_stretch(
     Stretch<T>& stretch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
-  constexpr int64_t kOrder = Known::kOrder;
   constexpr bool kCollapsed = Known::kCollapsed;
-  const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t terms = kOrder > 0 ? Known::kTerms : std::min(p.terms, order);
-  const int64_t own_terms = kCollapsed && terms == order ? terms - 1 : terms;
-  OrderArrays<Known, T, 4> arrays(stretch.scratch.get(), order);
+  const Orders<Known> orders(group, p.terms);
+  const int64_t order = orders.order, own_terms = orders.own_terms;
+  OrderArrays<Known, T, 5> arrays(stretch.scratch.get(), order);
   Vector* const h = arrays[0];
-  Vector* const w = arrays[1];
-  Vector* const by_y = arrays[2];
-  Vector* const by_h = arrays[3];
+  Vector* const y = arrays[1];
+  Vector* const w = arrays[2];
+  Vector* const by_y = arrays[3];
+  Vector* const by_h = arrays[4];
   T* const sums = stretch.sums.data();
   for (int64_t d = group.first; d < group.last; ++d) {
     const T weight = p.weights == nullptr ? T(1) : p.weights[d];
     int64_t position = p.period > 0 ? begin % p.period : 0;
     for (int64_t e = 0; e < length; e += kLanes) {
       const int64_t count = std::min(kLanes, length - e);
-      load_argument<Known::kTerms>(p, own_terms, d, begin + e, position, count, h);
+      load_argument(p, own_terms, d, begin + e, position, count, h);
       load_cotangents<kCollapsed>(p, order, d, weight, begin + e, count, by_y);
-      const auto slope = [&](int64_t m) HIGHGRAD_INLINE_LAMBDA { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
-      compose_element(order, own_terms, h, slope, w);
+      if (p.is_solved()) {
+        solve_element(p, order, own_terms, /*with_last_slope=*/true, begin + e, count, h, y, w);
+      } else {
+        const auto slope = [&](int64_t m)
+                               HIGHGRAD_INLINE_LAMBDA { return stretch.at(m + 1, e) * static_cast<T>(m + 1); };
+        compose_element(order, own_terms, h, slope, w);
+      }
       by_h[0] = d == 0 ? Vector{} : load(sums + e, kLanes);
 #pragma GCC unroll 8
       for (int64_t k = 1; k <= order; ++k) {
@@ -294,10 +329,14 @@ HIGHGRAD_INLINE void run_block(
 
 template <typename T>
 HIGHGRAD_INLINE void run_any(const Problem<T>& p, int64_t begin, int64_t end, T* by_periodic, Stretch<T>& stretch) {
-  const int64_t orders = p.y != nullptr ? p.order : p.order + 1;
+  // Of a solution, what is not summed over directions takes the first two.
+  const int64_t own_orders = p.y != nullptr ? p.order : p.order + 1;
+  const int64_t orders = !p.is_solved() ? own_orders : p.collapsed && p.terms == p.order ? 2 : 0;
   for (int64_t first = begin; first < end; first += kStretch) {
     const int64_t length = std::min(kStretch, end - first);
-    expand_stretch(p.local, first, length, orders, stretch.series.data(), stretch.scratch.get());
+    if (orders > 0) {
+      expand_stretch(p.local, first, length, orders, stretch.series.data(), stretch.scratch.get());
+    }
     if (p.is_multivariate()) {
       const int64_t block = p.block();
       for (int64_t offset = 0; offset < length; offset += block) {

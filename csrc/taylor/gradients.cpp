@@ -15,6 +15,7 @@
 
 #include "engine/batched_vjp.h"
 #include "engine/execute.h"
+#include "engine/recorded_gradients.h"
 #include "engine/retained_grads.h"
 #include "ops/joined_shape.h"
 #include "tape/edges.h"
@@ -66,12 +67,13 @@ at::Tensor reshaped(const at::Tensor& tensor, at::IntArrayRef shape) {
 // By input: of one element a sample [samples, width], of several [elements, samples, width].
 Tensors gradients(const at::Tensor& output, const Tensors& inputs, int64_t samples, const JacobianOptions& options) {
   Tensors blocks;
-  const bool is_single = output.numel() == samples;
+  const torch::autograd::Edge edge = tape::edge_of(output);
+  const torch::autograd::edge_list edges = tape::edges_of(inputs);
+  const tape::Tape tape = tape::read_tape(edge, edges);
+  const bool is_single = output.numel() == samples && (!options.create_graph || engine::is_recorded_right(tape));
   if (is_single) {
-    const torch::autograd::Edge edge = tape::edge_of(output);
-    const torch::autograd::edge_list edges = tape::edges_of(inputs);
     engine::RetainedGrads retained_grads;
-    retained_grads.suspend(tape::read_tape(edge, edges));
+    retained_grads.suspend(tape);
     blocks = engine::plain_vjp({edge}, {at::ones_like(output)}, edges, {/*keep_graph=*/true, options.create_graph});
   } else {
     // Samples are independent, so that the sum over them loses nothing.

@@ -19,6 +19,21 @@ struct Known {
   static constexpr bool kCollapsed = collapsed;
 };
 
+// The orders of one group of directions, constants where they are known.
+template <typename Known>
+struct Orders {
+  int64_t order;
+  int64_t own; // that directions have for themselves: a collapsed one they share
+  int64_t terms; // of x
+  int64_t own_terms;
+
+  HIGHGRAD_INLINE Orders(const DirectionGroup& group, int64_t all_terms)
+      : order(Known::kOrder > 0 ? Known::kOrder : group.order),
+        own(Known::kCollapsed ? order - 1 : order),
+        terms(Known::kOrder > 0 ? Known::kTerms : std::min(all_terms, order)),
+        own_terms(std::min(own, terms)) {}
+};
+
 // Arrays of the vectors of all orders, the value's among them: in registers where the order is known, else in scratch
 // memory.
 template <typename Known, typename T, int64_t count>

@@ -20,10 +20,14 @@ struct LocalProblem {
 
 template <typename T>
 ops::LocalEquation<T> element_equation(const LocalSeries& local) {
+  const Slope& slope = local.slope;
   return {
       local.kind,
       local.seeds.size() > 1,
-      element_equation<T>(local.slope),
+      {static_cast<T>(slope.constant),
+       static_cast<T>(slope.linear),
+       static_cast<T>(slope.square),
+       static_cast<T>(slope.companion)},
       static_cast<T>(local.rate),
       static_cast<T>(local.threshold)};
 }

@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "taylor/composition.h"
+
 namespace highgrad::taylor {
 
 at::Tensor expand_at(const PointwiseFunction& function, const at::Tensor& anchor, int64_t orders) {
@@ -14,7 +16,10 @@ at::Tensor expand_at(const PointwiseFunction& function, const at::Tensor& anchor
   const Frame frame{orders, 1, anchor.scalar_type(), false, {}};
   c10::DimVector shape(anchor.sizes());
   shape.insert(shape.begin(), 1);
-  const at::Tensor one = at::ones({}, anchor.options()).expand(shape);
+  const at::Tensor one = at::ones(c10::DimVector(shape.size(), 1), anchor.options()).expand(shape);
+  if (function.local && is_composed_by_element(frame, one, anchor)) {
+    return compose_by_element(frame, {one, 1}, local_series(function, anchor, orders), anchor.sizes());
+  }
   const Series series = function.series(frame, Series(frame, {one, 1}, anchor.detach()));
   const Jet jet = padded(frame, series.jet(frame), orders);
   shape[0] = orders;

@@ -7,12 +7,20 @@
 #include <vector>
 
 #include "ops/local_element.h"
-#include "taylor/recurrence.h"
 #include "taylor/series.h"
 
 namespace highgrad::taylor {
 
 using ops::LocalKind;
+
+// The slope w of y' = w x', with w as a series that y gives: w = constant + linear * y + square * y * y, or, by an
+// equation of its own, w' = companion * y x', with the value of w given beside that of y.
+struct Slope {
+  double constant = 0;
+  double linear = 0;
+  double square = 0;
+  double companion = 0;
+};
 
 // What phi's Taylor series at x_0 is made from.
 struct LocalSeries {
@@ -29,9 +37,6 @@ struct PointwiseFunction {
   std::function<Series(const Frame&, const Series&)> series;
   // The seeds that the anchor gives, where there is a recurrence for them; or null.
   std::function<LocalSeries(const at::Tensor&)> local = nullptr;
-  // Whether `series` is one recurrence along directions, in one pass over memory and one Node: see
-  // Note [Recorded solutions]. It then needs no series of the function's own, but for multivariate jets.
-  bool is_solution = false;
 };
 
 // c_1, ..., c_orders, given. Records nothing.

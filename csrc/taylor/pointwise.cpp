@@ -84,8 +84,6 @@ Series softplus_of(const Frame& frame, const Series& x, double beta, double thre
       frame, x, select(frame.lowered(), scaled[0] > threshold, one, slope), at::softplus(x[0], beta, threshold));
 }
 
-constexpr bool kIsSolution = true;
-
 // Of y' = w x' with the values y, and w where y does not give it.
 LocalSeries solution(const Slope& slope, at::Tensor y) {
   return {LocalKind::kSolution, {std::move(y)}, slope};
@@ -148,18 +146,15 @@ void add_exponentials(RuleTable& table) {
   add_function_of_result<ExpBackward0>(
       table,
       [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, std::move(y)); },
-      [](const at::Tensor& y) { return solution({.linear = 1}, y); },
-      kIsSolution);
+      [](const at::Tensor& y) { return solution({.linear = 1}, y); });
   add_function_of_result<Exp2Backward0>(
       table,
       [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, scale(f, x, M_LN2), std::move(y)); },
-      [](const at::Tensor& y) { return solution({.linear = M_LN2}, y); },
-      kIsSolution);
+      [](const at::Tensor& y) { return solution({.linear = M_LN2}, y); });
   add_function_of_result<Expm1Backward0>(
       table,
       [](const Frame& f, const Series& x, at::Tensor y) { return exp(f, x, y + 1); },
-      [](const at::Tensor& y) { return solution({.constant = 1, .linear = 1}, y); },
-      kIsSolution);
+      [](const at::Tensor& y) { return solution({.constant = 1, .linear = 1}, y); });
   add_function<LogBackward0>(table, [](const Frame& f, const Series& x) { return log(f, x, x[0]); });
   add_function<Log1PBackward0>(table, [](const Frame& f, const Series& x) { return log(f, shift(x, 1), x[0]); });
   add_function<Log2Backward0>(
@@ -179,33 +174,27 @@ void add_trigonometry(RuleTable& table) {
   add_function<SinBackward0>(
       table,
       [](const Frame& f, const Series& x) { return sine(f, x, x[0].sin(), x[0].cos(), -1); },
-      [](const at::Tensor& x) { return solution({.companion = -1}, x.sin(), x.cos()); },
-      kIsSolution);
+      [](const at::Tensor& x) { return solution({.companion = -1}, x.sin(), x.cos()); });
   add_function<CosBackward0>(
       table,
       [](const Frame& f, const Series& x) { return sine(f, x, x[0].cos(), -x[0].sin(), -1); },
-      [](const at::Tensor& x) { return solution({.companion = -1}, x.cos(), -x.sin()); },
-      kIsSolution);
+      [](const at::Tensor& x) { return solution({.companion = -1}, x.cos(), -x.sin()); });
   add_function<SinhBackward0>(
       table,
       [](const Frame& f, const Series& x) { return sine(f, x, x[0].sinh(), x[0].cosh(), 1); },
-      [](const at::Tensor& x) { return solution({.companion = 1}, x.sinh(), x.cosh()); },
-      kIsSolution);
+      [](const at::Tensor& x) { return solution({.companion = 1}, x.sinh(), x.cosh()); });
   add_function<CoshBackward0>(
       table,
       [](const Frame& f, const Series& x) { return sine(f, x, x[0].cosh(), x[0].sinh(), 1); },
-      [](const at::Tensor& x) { return solution({.companion = 1}, x.cosh(), x.sinh()); },
-      kIsSolution);
+      [](const at::Tensor& x) { return solution({.companion = 1}, x.cosh(), x.sinh()); });
   add_function_of_result<TanBackward0>(
       table,
       [](const Frame& f, const Series& x, at::Tensor y) { return tan(f, x, std::move(y)); },
-      [](const at::Tensor& y) { return solution({.constant = 1, .square = 1}, y); },
-      kIsSolution);
+      [](const at::Tensor& y) { return solution({.constant = 1, .square = 1}, y); });
   add_function_of_result<TanhBackward0>(
       table,
       [](const Frame& f, const Series& x, at::Tensor y) { return tanh(f, x, std::move(y)); },
-      [](const at::Tensor& y) { return solution({.constant = 1, .square = -1}, y); },
-      kIsSolution);
+      [](const at::Tensor& y) { return solution({.constant = 1, .square = -1}, y); });
   add_function<AsinBackward0>(table, [](const Frame& f, const Series& x) {
     return integrate(f, x, inverse_sqrt(f.lowered(), one_plus_square(f, x, -1)), x[0]);
   });
@@ -270,8 +259,7 @@ void add_activations(RuleTable& table) {
   add_function_of_result<SigmoidBackward0>(
       table,
       [](const Frame& f, const Series& x, at::Tensor y) { return sigmoid(f, x, std::move(y)); },
-      [](const at::Tensor& y) { return solution({.linear = 1, .square = -1}, y); },
-      kIsSolution);
+      [](const at::Tensor& y) { return solution({.linear = 1, .square = -1}, y); });
   add_function<LogSigmoidBackward0>(
       table,
       [](const Frame& f, const Series& x) { return integrate(f, x, sigmoid_of(f.lowered(), scale(f, x, -1)), x[0]); },

@@ -20,8 +20,8 @@ using FunctionOfResult = Series (*)(const Frame&, const Series&, at::Tensor y);
 using Seeds = LocalSeries (*)(const at::Tensor& anchor);
 
 template <typename T>
-void add_function(RuleTable& table, Function function, Seeds seeds = nullptr, bool is_solution = false) {
-  const auto shared = std::make_shared<const PointwiseFunction>(PointwiseFunction{function, seeds, is_solution});
+void add_function(RuleTable& table, Function function, Seeds seeds = nullptr) {
+  const auto shared = std::make_shared<const PointwiseFunction>(PointwiseFunction{function, seeds});
   add_rule<T>(table, nonlinear_degree, [shared](const Call& call, const T& node) {
     return apply_function(call, call.saved(node.self_), shared);
   });
@@ -36,13 +36,9 @@ void add_family(RuleTable& table, MakeFunction make_function) {
 }
 
 template <typename T>
-void add_function_of_result(
-    RuleTable& table,
-    FunctionOfResult function,
-    Seeds seeds = nullptr,
-    bool is_solution = false) {
+void add_function_of_result(RuleTable& table, FunctionOfResult function, Seeds seeds = nullptr) {
   const auto of_series = [function](const Frame& frame, const Series& x) { return function(frame, x, x[0]); };
-  const auto shared = std::make_shared<const PointwiseFunction>(PointwiseFunction{of_series, seeds, is_solution});
+  const auto shared = std::make_shared<const PointwiseFunction>(PointwiseFunction{of_series, seeds});
   add_rule<T>(table, nonlinear_degree, [shared](const Call& call, const T& node) {
     return apply_function(call, call.saved(node.result_), shared);
   });

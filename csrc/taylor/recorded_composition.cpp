@@ -101,13 +101,35 @@ class Reverse {
   std::vector<at::Tensor> by_y_, by_x_;
 };
 
+// From c_1, c_2, ... to those of the derivative but its value: (m + 1) c_(m+1).
+at::Tensor derivative_of_series(const at::Tensor& series) {
+  const int64_t orders = series.size(0) - 1;
+  c10::DimVector shape(series.dim(), 1);
+  shape[0] = orders;
+  return series.narrow(0, 1, orders) * at::arange(2, orders + 2, series.options()).view(shape);
+}
+
 // Whether the function's own series, which all directions share, and the composition are less work than its series
 // along all directions: where these are several.
-bool pays(const Frame& frame, const PointwiseFunction& function, bool recorded, bool on_cpu) {
-  if (function.is_solution && on_cpu) {
-    return frame.is_multivariate() && recorded;
-  }
+bool pays(const Frame& frame, const PointwiseFunction& function, bool recorded) {
   return recorded || function.local || frame.rows(frame.order) > frame.order;
+}
+
+// The jet of a contracted frame, unrecorded: all orders but the highest by element, and that as products with those of
+// phi'(x).
+Jet compose_contracted(const Frame& frame, const Jet& x, const at::Tensor& anchor, const PointwiseFunction& function) {
+  const Frame lower = frame.lowered();
+  const int64_t terms = std::min(x.terms, lower.order);
+  const Jet jet{x.rows.narrow(0, 0, lower.rows(terms)), terms};
+  const at::Tensor series = expand_at(function, anchor, frame.order);
+  const auto composed = [&](const at::Tensor& given, at::Tensor value) {
+    const LocalSeries local{LocalKind::kGiven, {given}};
+    return Series::of_rows(lower, compose_by_element(lower, jet, local, anchor.sizes()), std::move(value));
+  };
+  Series y = composed(series, anchor);
+  const Series slope = composed(derivative_of_series(series), series.select(0, 0));
+  push_integral(frame, y, frame.order, Series(frame, x, anchor), slope);
+  return y.jet(frame);
 }
 
 } // namespace
@@ -135,6 +157,9 @@ variable_list ComposeSeriesBackward::apply(variable_list&& cotangents) {
     if (!repeats_as(jet.rows, x_shape)) {
       jet.rows = jet.rows.contiguous();
     }
+    if (function->local) {
+      anchor.unpack(); // raises where it was written to: seeds may share its memory
+    }
     LocalSeries values = local;
     for (const SavedVariable& seed : seeds) {
       values.seeds.push_back(seed.unpack());
@@ -161,11 +186,7 @@ variable_list LocalSeriesBackward::apply(variable_list&& cotangents) {
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   const at::Tensor series = record_local_series(function, anchor.unpack(), next_edge(0), orders + 1);
-  // The derivative of c_m is (m + 1) c_(m+1).
-  c10::DimVector shape(series.dim(), 1);
-  shape[0] = orders;
-  const at::Tensor factors = at::arange(2, orders + 2, series.options()).view(shape);
-  return {(cotangents[0] * (series.narrow(0, 1, orders) * factors)).sum(0)};
+  return {(cotangents[0] * derivative_of_series(series)).sum(0)};
 }
 
 at::Tensor record_local_series(
@@ -202,15 +223,18 @@ std::optional<Jet> compose_function(
     const at::Tensor& anchor,
     const Edge& edge,
     const std::shared_ptr<const PointwiseFunction>& function) {
-  if (input.terms == 0 || !input.products.empty() || frame.contracted) {
+  if (input.terms == 0 || !input.products.empty()) {
     return std::nullopt;
   }
   const int64_t terms = std::min(input.terms, frame.order);
   const Jet jet{input.rows.narrow(0, 0, frame.rows(terms)), terms};
   const bool recorded = at::GradMode::is_enabled() && (jet.rows.requires_grad() || edge.is_valid());
-  if (!pays(frame, *function, recorded, anchor.is_cpu()) || has_tangent(jet.rows) || has_tangent(anchor) ||
-      !is_composed_by_element(frame, jet.rows, anchor)) {
+  if (!pays(frame, *function, recorded) || has_tangent(jet.rows) || has_tangent(anchor) ||
+      !is_composed_by_element(frame, jet.rows, anchor) || (recorded && frame.contracted)) {
     return std::nullopt;
+  }
+  if (frame.contracted) {
+    return compose_contracted(frame, jet, anchor, *function);
   }
   LocalSeries local = local_series(*function, anchor, frame.order + (recorded ? 1 : 0));
   at::Tensor rows;

@@ -14,8 +14,15 @@
 
 namespace highgrad::taylor {
 
+// Note [Recorded compositions]
+// In torch's operations, one activation of a network takes some tens of Nodes on the graph, each of which reads and
+// writes all of its memory again, forward and backward. compose_by_element goes through memory once, so here it is
+// recorded as one Node, whose backward is reverse_composition. Where that backward is to be recorded itself, or gets
+// tensors that are none of memory, as those of vmap, it is done in torch's operations, which differentiate to any
+// order.
+
 // The jet of phi(x) for the input x of a Node that saved `anchor`. Where it can be composed by element, and that is
-// less work than the function's own series: as one Node, if it is recorded. See Note [Recorded solutions].
+// less work than the function's own series: as one Node, if it is recorded. See Note [Recorded compositions].
 Jet apply_function(
     const Call& call,
     const at::Tensor& anchor,

@@ -84,10 +84,9 @@ HIGHGRAD_INLINE void multiply_stretch(
     typename Lanes<T>::Vector* scratch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
-  constexpr int64_t kOrder = Known::kOrder;
   constexpr bool kCollapsed = Known::kCollapsed;
-  const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t own = kCollapsed ? order - 1 : order;
+  const Orders<Known> orders(group, p.order);
+  const int64_t order = orders.order, own = orders.own;
   OrderArrays<Known, T, 2> arrays(scratch, order);
   Vector* const a = arrays[0];
   Vector* const b = arrays[1];
@@ -123,10 +122,9 @@ HIGHGRAD_INLINE void reverse_stretch(
     typename Lanes<T>::Vector* scratch) {
   using Vector = typename Lanes<T>::Vector;
   constexpr int64_t kLanes = Lanes<T>::kCount;
-  constexpr int64_t kOrder = Known::kOrder;
   constexpr bool kCollapsed = Known::kCollapsed;
-  const int64_t order = kOrder > 0 ? kOrder : group.order;
-  const int64_t own = kCollapsed ? order - 1 : order;
+  const Orders<Known> orders(group, p.order);
+  const int64_t order = orders.order, own = orders.own;
   OrderArrays<Known, T, 3> arrays(scratch, order);
   Vector* const a = arrays[0];
   Vector* const b = arrays[1];

@@ -9,7 +9,6 @@
 #include "taylor/affine.h"
 #include "taylor/recorded_composition.h"
 #include "taylor/recorded_product.h"
-#include "taylor/recorded_solution.h"
 
 namespace highgrad::taylor {
 
@@ -78,7 +77,6 @@ const Rule* find_rule(Node& node) {
     add_normalization_rules(*rules);
     add_matrix_rules(*rules);
     add_attention_rules(*rules);
-    add_solution_rule(*rules);
     add_composition_rules(*rules);
     add_recorded_product_rule(*rules);
     add_sample_rules(*rules);

@@ -106,7 +106,9 @@ Series divide(const Frame& frame, const Series& a, const Series& b);
 // a where `mask` is true, b elsewhere; the value too.
 Series select(const Frame& frame, const at::Tensor& mask, const Series& a, const Series& b);
 
-// y' = w(x) x' for a known series w of the slope, of which orders below the frame's are used.
+// y_k of y' = w x' from lower orders of y and w.
+void push_integral(const Frame& frame, Series& y, int64_t k, const Series& x, const Series& w);
+// All of them, for a known series w of the slope, of which orders below the frame's are used.
 Series integrate(const Frame& frame, const Series& x, const Series& slope, at::Tensor value);
 
 // y: the function's value, which the caller knows or saves from the forward pass.

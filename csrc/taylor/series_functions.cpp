@@ -15,8 +15,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "taylor/recorded_solution.h"
-#include "taylor/recurrence.h"
+#include "taylor/local_series.h"
 
 namespace highgrad::taylor {
 namespace {
@@ -206,22 +205,6 @@ at::Tensor integral(const Frame& frame, int64_t k, const Series& x, const Series
   return sum.take();
 }
 
-// y_k of y' = w x'.
-void push_integral(const Frame& frame, Series& y, int64_t k, const Series& x, const Series& w) {
-  if (!frame.contracts(k)) {
-    y.push(integral(frame, k, x, w, y.slot(frame, k)));
-    return;
-  }
-  Highest sum;
-  for (const auto j : c10::irange<int64_t>(1, k)) {
-    sum.add_product(x[j], w[k - j], j, static_cast<double>(j) / static_cast<double>(k));
-  }
-  if (x.terms() == k) {
-    sum.add(x, 1, w[0]);
-  }
-  sum.push_onto(frame, y);
-}
-
 // y_k = alpha * a_k + beta * b_k.
 void push_sum(const Frame& frame, Series& y, int64_t k, const Series& a, double alpha, const Series& b, double beta) {
   if (!frame.contracts(k)) {
@@ -255,28 +238,21 @@ Series solve_second_order(
   return y;
 }
 
+// The value of w that y0 gives.
+at::Tensor slope_of_value(const Slope& slope, const at::Tensor& y0) {
+  if (slope.square == 0) {
+    const at::Tensor product = slope.linear == 1 ? y0 : y0 * slope.linear;
+    return slope.constant == 0 ? product : product + slope.constant;
+  }
+  if (slope.linear == 0) {
+    return slope.square == -1 ? slope.constant - y0 * y0 : slope.constant + y0 * y0 * slope.square;
+  }
+  const at::Tensor product = y0 * (slope.linear + y0 * slope.square);
+  return slope.constant == 0 ? product : product + slope.constant;
+}
+
 // Solves y' = w x' with w as `rule` has it; an undefined w0 is the one that y0 gives.
 Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, const Slope& rule) {
-  if (frame.is_multivariate()) {
-    Frame solved = frame;
-    solved.order -= frame.contracted ? 1 : 0;
-    if (!at::GradMode::is_enabled() && is_solved_by_element(solved, x, y0, w0)) {
-      const Solution solution = solve_polynomials(solved, x, y0, w0, rule);
-      Series y = Series::of_rows(solved, solution.y, y0);
-      if (frame.contracted) {
-        const Series w = Series::of_rows(solved, solution.w, w0.defined() ? w0 : slope_of_value(rule, y0));
-        push_integral(frame, y, frame.order, x, w);
-      }
-      return y;
-    }
-  } else if (at::GradMode::is_enabled()) {
-    at::Tensor rows = record_solution(frame, x, y0, w0, rule);
-    if (rows.defined()) {
-      return Series::of_rows(frame, std::move(rows), std::move(y0));
-    }
-  } else if (is_solved_by_element(frame, x, y0, w0)) {
-    return Series::of_rows(frame, solve_by_element(frame, x, y0, w0, rule), y0);
-  }
   w0 = w0.defined() ? w0 : slope_of_value(rule, y0);
   const bool has_companion = rule.companion != 0;
   if (frame.collapsed && frame.order == 2 && x[1].defined()) {
@@ -318,6 +294,21 @@ Series solve(const Frame& frame, const Series& x, at::Tensor y0, at::Tensor w0, 
 }
 
 } // namespace
+
+void push_integral(const Frame& frame, Series& y, int64_t k, const Series& x, const Series& w) {
+  if (!frame.contracts(k)) {
+    y.push(integral(frame, k, x, w, y.slot(frame, k)));
+    return;
+  }
+  Highest sum;
+  for (const auto j : c10::irange<int64_t>(1, k)) {
+    sum.add_product(x[j], w[k - j], j, static_cast<double>(j) / static_cast<double>(k));
+  }
+  if (x.terms() == k) {
+    sum.add(x, 1, w[0]);
+  }
+  sum.push_onto(frame, y);
+}
 
 at::Tensor convolve(
     const Frame& frame,
