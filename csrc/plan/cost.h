@@ -34,10 +34,10 @@ struct PassWork {
 // a column.
 struct Work {
   int64_t nodes = 0;
-  PassWork row;
-  PassWork column;
+  PassWork row = {};
+  PassWork column = {};
   // Likewise, but where there are more rows than a Node's cotangents have elements, done for each of these alone.
-  PassWork unit_row;
+  PassWork unit_row = {};
   int64_t most_units = 0;
 
   void add(const Work& other) {
