@@ -126,7 +126,9 @@ def build(function: Callable[[Tensor, Params], Tensor], names: str, width: int) 
 
 
 def check(f: Tensor, parameters: Params, chunk_size: int | None, create_graph: bool) -> None:
-    jacobians = full_jacobian(f, parameters, create_graph=create_graph, chunk_size=chunk_size)
+    # A single call shares passes only where that saves enough.
+    p = plan(f, parameters, chunk_size=chunk_size)
+    jacobians = full_jacobian(f, parameters, create_graph=create_graph, plan=p)
     expected = [full_jacobian_loop(f, q, create_graph=create_graph) for q in parameters.values()]
     for got, want in zip(jacobians.values(), expected, strict=True):
         assert_close(got, want)
@@ -225,7 +227,7 @@ def complex_layers(x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 def test_complex_layers(layer: str, create_graph: bool) -> None:
     f, parameter = complex_layers(leaf(SAMPLES, 3).detach())[layer]
     assert_close(
-        full_jacobian(f, parameter, create_graph=create_graph),
+        full_jacobian(f, parameter, create_graph=create_graph, plan=plan(f, parameter)),
         full_jacobian_loop(f, parameter, create_graph=create_graph),
     )
 
@@ -260,7 +262,7 @@ def test_out_and_a_kept_plan() -> None:
     p = plan(f, parameters)
     again, others = build(lambda x, q: mlp(x + 1, q), "wbv", 3)
     out = {name: torch.full((*again.shape, *q.shape), torch.nan, dtype=q.dtype) for name, q in others.items()}
-    full_jacobian(again, others, create_graph=False, out=out)
+    full_jacobian(again, others, create_graph=False, out=out, plan=p)
     for got, want in zip(out.values(), [full_jacobian_loop(again, q) for q in others.values()], strict=True):
         assert_close(got, want)
     kept = full_jacobian(build(mlp, "wbv", 3)[0], {}, create_graph=False)
@@ -269,6 +271,19 @@ def test_out_and_a_kept_plan() -> None:
         full_jacobian(f, parameters, plan=p).values(), full_jacobian(f, parameters).values(), strict=True
     ):
         assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("samples", "passes"), [(4, 8), (512, 2)])
+def test_a_single_call_shares_passes_where_that_saves_enough(samples: int, passes: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    f, parameters = net(torch.randn(samples, 3)), dict(net.named_parameters())
+    totals: list[int] = []
+    jacobians = full_jacobian(f, parameters, create_graph=False, progress=lambda done, total: totals.append(total))
+    assert totals[-1] == passes
+    expected = full_jacobian(f, parameters, create_graph=False, structure="dense")
+    for got, want in zip(jacobians.values(), expected.values(), strict=True):
+        assert_close(got, want)
 
 
 def test_a_module() -> None:

@@ -334,7 +334,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
     "engine/find_structure.cpp": [
         (
             "forecast: does not count",
-            "if (entries > most) {",
+            "if (!are_few_entries(problem_, entries)) {",
             "if (true) {",
         ),
         ("forecast: no rows are probed", "return are_samples_sparse();", "return false;"),

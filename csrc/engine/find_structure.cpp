@@ -2,6 +2,7 @@
 #include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "engine/compressed.h"
@@ -23,9 +24,7 @@ namespace {
 using structure::AxisAnalysis;
 using structure::Compression;
 using structure::Digits;
-
-// Of the dense Jacobian's time, what sets may take in a single call where they promise to be small, and so to pay.
-constexpr double kShareOfPromising = 0.2;
+using structure::Forecast;
 
 // Single rows that tell whether a Jacobian is dense: at most so many, one of so many, and for a share of what may be
 // lost in all.
@@ -37,10 +36,6 @@ constexpr double kShareOfSamples = 0.5;
 // the structure is kept.
 constexpr double kNanosecondsPerStep = 1.5;
 constexpr double kKeptNanoseconds = 20e6;
-
-// What an entry takes to be coloured and put into its place, and to be found by sets.
-constexpr double kNanosecondsPerEntry = 20;
-constexpr double kNanosecondsPerFoundEntry = 10;
 
 // Of what a dense Jacobian is estimated to take, what one by the ties of axes may: estimates are rough.
 constexpr double kMostOfDense = 0.7;
@@ -96,22 +91,28 @@ std::optional<std::vector<Digits>> ties_of(const OutputProblem& problem, const A
   return ties;
 }
 
+// Of the Jacobian, so that there may be a structure that is worth its indices.
+bool are_few_entries(const OutputProblem& problem, double entries) {
+  return entries * static_cast<double>(kLeastGain) <=
+      static_cast<double>(problem.output.numel()) * static_cast<double>(problem.count_columns());
+}
+
 class Search {
  public:
-  // `columns` of a row are forecast for a single call.
-  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort, double columns = 0)
+  // The forecast is for a single call.
+  Search(const OutputProblem& problem, const AxisAnalysis& axes, Effort effort, const Forecast& forecast = {})
       : problem_(problem),
         axes_(axes),
         effort_(effort),
-        forecast_columns_(columns),
+        forecast_(forecast),
         costs_(problem),
         rows_(problem.output.numel()),
-        columns_(problem.count_columns()) {}
+        columns_(problem.count_columns()),
+        upper_(*ties_of(problem, axes, false)) {}
 
   // What axes tell costs nothing; probes may tell more, unless the same axes show that there is no more.
   std::shared_ptr<const Compression> run() {
-    const std::vector<Digits> upper = *ties_of(problem_, axes_, false);
-    const int64_t colors = structure::colors_of_ties(rows_, upper);
+    const int64_t colors = structure::colors_of_ties(rows_, upper_);
     const std::optional<std::vector<Digits>> lower = ties_of(problem_, axes_, true);
     const bool has_more = !lower.has_value() || structure::colors_of_ties(rows_, *lower) * 2 * kLeastGain <= colors;
     if (!has_more && colors * kLeastGain > rows_) {
@@ -126,18 +127,18 @@ class Search {
       passes = std::clamp((costs_.dense() - times.dispatch) / times.product, 1.0, passes);
     }
     dense_ = times.of(passes);
-    allowed_ = std::max(kFreeNanoseconds, kShareOfDense * dense_);
+    allowed_ = std::max(kFreeNanoseconds, kShareOfDense * dense_) - costs_.looks();
     std::shared_ptr<Compression> result;
     if (has_more && may_be_found(colors)) {
       const bool are_few = is_thorough() && !is_tall() && colors * kGoodGain <= rows_;
-      result = are_few && axes_.keeps_nan ? narrow(upper) : nullptr;
+      result = are_few && axes_.keeps_nan ? narrow() : nullptr;
       result = result == nullptr ? from_sets(passes) : result;
       if (!are_few && axes_.keeps_nan && (result == nullptr || (is_thorough() && !is_good(*result, passes)))) {
         result = better(result, probe(passes));
       }
     }
     if (result == nullptr && colors * kLeastGain <= rows_) {
-      result = from_ties(upper, passes);
+      result = from_ties(passes);
     }
     if (result != nullptr) {
       result->signature = axes_.signature;
@@ -176,21 +177,36 @@ class Search {
     return limits;
   }
 
+  // What the passes of a structure may cost, which is to take so much time, its entries included.
+  double most_passes(double nanoseconds, double of_entries) const {
+    const double of_inputs = kNanosecondsPerInput * static_cast<double>(problem_.inputs.size());
+    const SweepTimes times = costs_.reverse();
+    return (nanoseconds - of_inputs - of_entries - times.dispatch) / times.product;
+  }
+
+  // Of sets in a single call, which take time themselves.
+  double most_passes_of_sets(double entries) const {
+    return most_passes(dense_ / static_cast<double>(kLeastGain), kNanosecondsPerEntry * entries);
+  }
+
   // Not in a single call where the pattern takes longer to be handled than its passes save.
-  std::shared_ptr<Compression> from_ties(const std::vector<Digits>& upper, double passes) const {
-    double most = passes;
+  std::shared_ptr<Compression> from_ties(double passes) const {
+    double most = std::numeric_limits<double>::infinity();
     if (!is_thorough()) {
-      const double entries = structure::entries_of_ties(rows_, upper);
-      const double handling = kNanosecondsOfTies + kNanosecondsPerTiedEntry * entries;
-      const SweepTimes times = costs_.reverse();
-      most = std::min(most, (kMostOfDense * costs_.dense() - handling - times.dispatch) / times.product);
+      const double handling = kNanosecondsPerTiedRow * static_cast<double>(rows_) +
+          kNanosecondsPerTiedEntry * structure::entries_of_ties(rows_, upper_);
+      most = std::min(passes, most_passes(kMostOfDense * costs_.dense(), handling));
       if (most < 1) {
         return nullptr;
       }
     }
-    auto result = std::make_shared<Compression>(structure::compression_of_ties(rows_, upper, coloring_limits()));
+    auto found = structure::compression_of_ties(rows_, upper_, coloring_limits(), most);
+    if (!found.has_value()) {
+      return nullptr;
+    }
+    auto result = std::make_shared<Compression>(std::move(*found));
     result->reason = "axes that the tape ties to those of the output";
-    return is_thorough() || coloring_limits().cost_of(*result) <= most ? result : nullptr;
+    return result;
   }
 
   bool is_good(const Compression& found, double passes) const {
@@ -214,17 +230,18 @@ class Search {
     if (are_few && kShareOfDense * dense_ <= kFreeNanoseconds) {
       return false;
     }
-    const auto most = static_cast<double>(rows_) * static_cast<double>(columns_) / static_cast<double>(kLeastGain);
-    const double entries = std::min(
-        forecast_columns_ * static_cast<double>(rows_),
-        structure::entries_of_ties(rows_, *ties_of(problem_, axes_, false)));
-    if (entries > most) {
+    const auto rows = static_cast<double>(rows_);
+    const double entries = std::min(forecast_.columns * rows, structure::entries_of_ties(rows_, upper_));
+    if (!are_few_entries(problem_, entries)) {
       return are_samples_sparse();
     }
-    // What they would save must be more than looking for so many entries, and handling them.
-    const SweepTimes times = costs_.reverse();
-    const double handling = kFreeNanoseconds + (kNanosecondsPerFoundEntry + kNanosecondsPerEntry) * entries;
-    return times.of(entries / static_cast<double>(rows_)) + handling < kMostOfDense * dense_;
+    // Rows that one column is in take a pass each, and so do columns that one row has.
+    double least = forecast_.share * rows;
+    const structure::ColoringLimits limits = coloring_limits();
+    if (limits.may_use_columns) {
+      least = std::min(least, limits.cost_of_columns(static_cast<int64_t>(entries / rows)));
+    }
+    return least <= most_passes_of_sets(entries);
   }
 
   // Whether a few rows have so few columns that not even full ones among the passes would be too many.
@@ -267,10 +284,10 @@ class Search {
     const structure::ColoringLimits limits = coloring_limits();
     double most = passes / static_cast<double>(kLeastGain);
     if (!is_thorough()) {
-      most -= kNanosecondsPerEntry * static_cast<double>(pattern->nnz()) / costs_.reverse().product;
-    }
-    if (!is_thorough() && limits.least_cost_of(*pattern) > most) {
-      return nullptr;
+      most = most_passes_of_sets(static_cast<double>(pattern->nnz()));
+      if (limits.least_cost_of(*pattern) > most) {
+        return nullptr;
+      }
     }
     auto colored = structure::color_pattern(std::move(*pattern), {}, std::nullopt, limits);
     if (!colored.has_value() || limits.cost_of(*colored) > most) {
@@ -288,11 +305,11 @@ class Search {
 
   // What axes leave, less what one probe for each of its colours shows to be zero. That a pattern holds for all values
   // is worth more than what is zero at this point alone.
-  std::shared_ptr<Compression> narrow(const std::vector<Digits>& upper) const {
+  std::shared_ptr<Compression> narrow() const {
     if (!axes_.is_global) {
       return nullptr;
     }
-    Compression ties = structure::compression_of_ties(rows_, upper, {/*may_use_columns=*/false});
+    Compression ties = *structure::compression_of_ties(rows_, upper_, {/*may_use_columns=*/false});
     const LinearMap map = reverse_map(problem_);
     auto narrowed = structure::narrow_pattern(ties.pattern, ties.coloring, probe_of(map, ties.coloring.num_colors));
     if (!narrowed.has_value()) {
@@ -433,10 +450,11 @@ class Search {
   const OutputProblem& problem_;
   const AxisAnalysis& axes_;
   const Effort effort_;
-  const double forecast_columns_; // of a row
+  const Forecast forecast_;
   const StructureCosts costs_;
   const int64_t rows_;
   const int64_t columns_;
+  const std::vector<Digits> upper_; // of what axes tell
   mutable std::optional<bool> may_go_forward_;
   std::vector<std::vector<int64_t>> sampled_; // columns of rows that were probed by themselves
   double dense_ = 0; // nanoseconds without more structure
@@ -446,20 +464,26 @@ class Search {
 } // namespace
 
 std::shared_ptr<const Compression> find_structure(const OutputProblem& problem, Effort effort) {
-  if (!may_compress(problem) || (effort == Effort::kSmall && !StructureCosts(problem).is_worth_a_look())) {
+  if (!may_compress(problem)) {
     return nullptr;
   }
-  double columns = 0;
+  Forecast forecast;
+  int64_t positions = 0;
   if (effort == Effort::kSmall) {
-    const structure::Forecast forecast = structure::forecast_columns(problem.tape);
-    if (forecast.are_rows_alike) {
+    const StructureCosts costs(problem);
+    if (!costs.is_worth_forecast()) {
       return nullptr;
     }
-    columns = forecast.columns;
+    forecast = structure::forecast_columns(problem.tape);
+    const double entries = forecast.columns * static_cast<double>(problem.output.numel());
+    positions = costs.positions_of_axes(are_few_entries(problem, entries));
+    if (forecast.are_rows_alike || positions < 0) {
+      return nullptr;
+    }
   }
   const std::optional<AxisAnalysis> axes = structure::analyze_axes(
-      problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll);
-  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, columns).run() : nullptr;
+      problem.tape, effort == Effort::kSmall ? structure::Detail::kTies : structure::Detail::kAll, positions);
+  return axes.has_value() && axes->is_known ? Search(problem, *axes, effort, forecast).run() : nullptr;
 }
 
 std::shared_ptr<const Compression> renew_structure(

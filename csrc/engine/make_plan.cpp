@@ -8,6 +8,7 @@
 
 #include "engine/forward_mode.h"
 #include "engine/layer_parameters.h"
+#include "engine/structure_costs.h"
 #include "plan/chunking.h"
 #include "plan/planner.h"
 #include "structure/passes.h"
@@ -19,6 +20,9 @@ namespace {
 
 using plan::Mode;
 using plan::OutputPlan;
+
+// What a parameter of a layer takes, whose rows are the products of cotangents and inputs of that layer.
+constexpr double kNanosecondsPerParameter = 8e3;
 
 // Whether sweeps go through torch's engine, or it does not matter to a plan.
 bool needs_engine(const OutputProblem& problem, Mode mode, int64_t rows) {
@@ -58,6 +62,16 @@ OutputPlan plan_segments(const OutputProblem& problem, Mode mode) {
   return plan_segments(problem, mode, problem.output.numel(), problem.count_columns(), /*is_sample=*/false);
 }
 
+// Whether sweeps that all samples share may save more than what it takes to tell samples apart again.
+bool saves_by_sharing(const OutputProblem& problem, double cost) {
+  if (problem.output.dim() == 0) {
+    return false;
+  }
+  const double least = static_cast<double>(problem.output.numel()) / static_cast<double>(problem.output.size(0));
+  const double saved = (cost - least) * StructureCosts(problem).reverse().product;
+  return saved > kNanosecondsPerParameter * static_cast<double>(problem.inputs.size());
+}
+
 } // namespace
 
 OutputPlan plan_samples(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns) {
@@ -75,7 +89,8 @@ std::shared_ptr<const OutputPlan> make_plan(
   auto plan = std::make_shared<OutputPlan>(plan_segments(structured, options.mode));
   const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
   if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
-    const int64_t samples = samples_of_layers(problem).value_or(1);
+    const bool may_share = effort == Effort::kThorough || saves_by_sharing(structured, plan->cost);
+    const int64_t samples = may_share ? samples_of_layers(problem).value_or(1) : 1;
     const double shared_passes = static_cast<double>(problem.output.numel()) / static_cast<double>(samples);
     structured.may_go_forward = options.mode == Mode::kAuto;
     structured.dense_cost = std::min(plan->cost, shared_passes);

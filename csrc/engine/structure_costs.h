@@ -23,8 +23,14 @@ class StructureCosts {
  public:
   explicit StructureCosts(const OutputProblem& problem);
 
-  // Whether the best structure that there may be saves more than what a look at every Node takes.
-  bool is_worth_a_look() const;
+  // Whether the best structure that there may be saves more than what a look at every Node takes, and whether the
+  // forecast may be lost.
+  bool is_worth_forecast() const;
+
+  // What axes and the forecast take, without windows, and how many positions of windows axes may follow besides;
+  // negative where axes are to be left out. More may be lost where the forecast is that there is structure.
+  double looks() const;
+  int64_t positions_of_axes(bool is_promising) const;
 
   // Of sweeps of all colours.
   SweepTimes reverse() const;
@@ -39,6 +45,10 @@ class StructureCosts {
 
  private:
   const plan::Work& work() const;
+  // The Jacobian without structure, by a rough estimate where there is no other.
+  double rough_dense() const;
+  // Of all Nodes, to be run once.
+  double dispatch() const;
 
   const OutputProblem& problem_;
   const plan::CostModel& model_;
@@ -47,12 +57,17 @@ class StructureCosts {
   mutable bool has_work_ = false;
 };
 
-// What a pattern that axes tell takes to be handled: by itself, and for each entry.
-constexpr double kNanosecondsOfTies = 15e3;
+// What a pattern takes to be handled, for each input; if axes tell it, for each row and entry; and for each entry that
+// is coloured.
+constexpr double kNanosecondsPerInput = 15e3;
+constexpr double kNanosecondsPerTiedRow = 15;
 constexpr double kNanosecondsPerTiedEntry = 9;
+constexpr double kNanosecondsPerEntry = 20;
 
-// Of the dense Jacobian's time, or of all, what may be spent where nothing is found.
-constexpr double kShareOfDense = 0.03;
+// Of the dense Jacobian's time, or of all, what may be spent where nothing is found: 3 % at most, of estimates that may
+// be twice the time. And what may be where structure promises to pay.
+constexpr double kShareOfDense = 0.015;
 constexpr double kFreeNanoseconds = 30e3;
+constexpr double kShareOfPromising = 0.2;
 
 } // namespace highgrad::engine

@@ -69,6 +69,9 @@ constexpr Costs kCosts[] = {
     {"UpsampleLinear1DBackward0", Kind::kBytes, 20},
 };
 
+// A convolution takes some six operators' time besides, for each operand.
+constexpr int64_t kOperatorsOfConvolution = 6;
+
 // Likewise what is summed over what an operand was broadcast along.
 constexpr double kSummed = 4;
 
@@ -274,9 +277,11 @@ Work work_of(const tape::Tape& tape, const tape::TapeNode& node) {
     }
     if (convolution.has_value() && links.at(0).is_on_tape()) {
       add_by_input(*convolution, work);
+      work.nodes += kOperatorsOfConvolution;
     }
     if (convolution.has_value() && links.at(1).is_on_tape()) {
       add_by_weight(*convolution, work);
+      work.nodes += kOperatorsOfConvolution;
     }
     return work;
   }

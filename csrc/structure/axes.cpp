@@ -23,11 +23,9 @@ bool are_free(const Digits& digits) {
   return std::all_of(digits.begin(), digits.end(), [](const Digit& digit) { return digit.is_free(); });
 }
 
-// Windows of long axes, most of which they have, cost more to follow than they may save.
-constexpr int64_t kLongAxis = 64;
-
+// Windows that have most of their axis cost more to follow than they may save.
 bool is_wide(const Digit& digit) {
-  if (digit.window == nullptr || digit.window->size < kLongAxis) {
+  if (digit.window == nullptr) {
     return false;
   }
   int64_t count = 0;
@@ -35,14 +33,6 @@ bool is_wide(const Digit& digit) {
     count += arc.count;
   }
   return 4 * count > 3 * digit.window->size * digit.size;
-}
-
-void free_wide_windows(Digits& digits) {
-  for (Digit& digit : digits) {
-    if (is_wide(digit)) {
-      digit = {digit.size};
-    }
-  }
 }
 
 struct State {
@@ -86,7 +76,9 @@ void join(State& state, Ties&& ties) {
 // Walks along a tape and keeps the ties of every slot.
 class Walk {
  public:
-  Walk(const Tape& tape, Detail detail) : tape_(tape), detail_(detail), number_of_(tape), states_(number_of_.size()) {}
+  // Of so many positions of windows.
+  Walk(const Tape& tape, Detail detail, int64_t positions)
+      : tape_(tape), detail_(detail), positions_(positions), number_of_(tape), states_(number_of_.size()) {}
 
   // The whole tape; false for a shape that is unknown or empty. on_step(position) is called after each Node.
   template <typename OnStep>
@@ -184,6 +176,22 @@ class Walk {
     return true;
   }
 
+  // Of those that are not worth following, or too much.
+  void free_windows(Ties& ties) {
+    for (Digit& digit : ties.upper) {
+      if (digit.window == nullptr) {
+        continue;
+      }
+      positions_ -= digit.size;
+      if (positions_ < 0) {
+        ties.lower.reset();
+      }
+      if (positions_ < 0 || is_wide(digit)) {
+        digit = {digit.size};
+      }
+    }
+  }
+
   // Hands the ties of a Node's slots on.
   bool step(size_t position) {
     Node& node = *tape_.nodes[position].node;
@@ -267,7 +275,7 @@ class Walk {
         State& target = at(links[k]);
         join(target, std::move(ties));
         if (detail_ == Detail::kTies && !target.is_free) {
-          free_wide_windows(target.ties.upper);
+          free_windows(target.ties);
           target.is_free = are_free(target.ties.upper);
         }
       }
@@ -277,6 +285,7 @@ class Walk {
 
   const Tape& tape_;
   const Detail detail_;
+  int64_t positions_; // that are left
   const tape::SlotNumbers number_of_;
   std::vector<State> states_;
   AxisAnalysis analysis_;
@@ -290,8 +299,8 @@ std::optional<Shape> known_shape(const Node& node, uint32_t input_nr) {
   return shape.has_value() && numel_of(*shape) == 0 ? std::nullopt : shape;
 }
 
-std::optional<AxisAnalysis> analyze_axes(const Tape& tape, Detail detail) {
-  Walk walk(tape, detail);
+std::optional<AxisAnalysis> analyze_axes(const Tape& tape, Detail detail, int64_t positions) {
+  Walk walk(tape, detail, positions);
   if (tape.nodes.empty() || !tape.output.is_on_tape() || !walk.run([](size_t) {})) {
     return std::nullopt;
   }
@@ -343,7 +352,7 @@ int64_t tied_samples(const Digits& digits, int64_t rest) {
 }
 
 Node* find_mixing_node(const Tape& tape, int64_t rest) {
-  Walk walk(tape, Detail::kAll);
+  Walk walk(tape, Detail::kAll, 0);
   Node* found = nullptr;
   // Slots of what was broadcast to all samples, or is computed from that alone.
   std::vector<std::vector<bool>> is_shared(tape.nodes.size());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -46,7 +47,11 @@ enum class Detail {
 };
 
 // One walk along the tape: linear in its Nodes, touches no tensor's data. None for shapes that are not known, or empty.
-std::optional<AxisAnalysis> analyze_axes(const tape::Tape& tape, Detail detail = Detail::kAll);
+// Of ties alone, windows are followed for so many positions: those beyond count as free.
+std::optional<AxisAnalysis> analyze_axes(
+    const tape::Tape& tape,
+    Detail detail = Detail::kAll,
+    int64_t positions = std::numeric_limits<int64_t>::max());
 
 // Of the output's index, the part above `rest`, which counts samples: how many of them `digits` tie.
 int64_t tied_samples(const Digits& digits, int64_t rest);

@@ -337,20 +337,26 @@ double entries_of_ties(int64_t rows, const std::vector<Digits>& inputs) {
   return entries;
 }
 
-Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs, const ColoringLimits& limits) {
+std::optional<Compression> compression_of_ties(
+    int64_t rows,
+    const std::vector<Digits>& inputs,
+    const ColoringLimits& limits,
+    double most) {
   Compression result;
   result.is_global = true;
   const std::vector<OutputDigit> output = color_output(rows, inputs);
+  std::vector<std::vector<Coloring>> columns;
+  auto cost = static_cast<double>(count_colors(output));
   if (limits.may_use_columns) {
-    const std::vector<std::vector<Coloring>> columns = color_inputs(inputs);
-    if (limits.cost_of_columns(count_colors(columns)) < static_cast<double>(count_colors(output))) {
-      result.by_columns = true;
-      result.coloring = coloring_of_columns(columns);
-    }
+    columns = color_inputs(inputs);
+    const double of_columns = limits.cost_of_columns(count_colors(columns));
+    result.by_columns = of_columns < cost;
+    cost = std::min(cost, of_columns);
   }
-  if (!result.by_columns) {
-    result.coloring = coloring_of_rows(rows, output);
+  if (cost > most) {
+    return std::nullopt;
   }
+  result.coloring = result.by_columns ? coloring_of_columns(columns) : coloring_of_rows(rows, output);
   result.pattern = pattern_of(rows, inputs);
   return result;
 }

@@ -3,8 +3,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,7 +66,12 @@ int64_t colors_of_ties(int64_t rows, const std::vector<Digits>& inputs);
 double entries_of_ties(int64_t rows, const std::vector<Digits>& inputs);
 
 // The Jacobian by all inputs, whose columns lie next to one another, and a colouring of its rows or, if they may be
-// used and are cheaper, its columns: block diagonals, bands, and products of them, in any order of axes.
-Compression compression_of_ties(int64_t rows, const std::vector<Digits>& inputs, const ColoringLimits& limits);
+// used and are cheaper, its columns: block diagonals, bands, and products of them, in any order of axes. None where its
+// passes would cost more than `most`.
+std::optional<Compression> compression_of_ties(
+    int64_t rows,
+    const std::vector<Digits>& inputs,
+    const ColoringLimits& limits,
+    double most = std::numeric_limits<double>::infinity());
 
 } // namespace highgrad::structure

@@ -205,12 +205,14 @@ class Walk {
         break;
       }
     }
-    Forecast forecast{0, num_partial_ == 0};
+    Forecast forecast{0, 0, num_partial_ == 0};
     for (const Slot& input : tape_.inputs) {
       if (input.is_on_tape()) {
         const double numel = static_cast<double>(numel_at(input));
-        forecast.columns +=
+        const double columns =
             forecast.are_rows_alike ? numel : std::min(numel, count(reached_[number_of_(input)]).value_or(numel));
+        forecast.columns += columns;
+        forecast.share = std::max(forecast.share, columns / numel);
       }
     }
     return forecast;

@@ -13,6 +13,8 @@ namespace highgrad::structure {
 struct Forecast {
   // Of all inputs, that an element of the output depends on.
   double columns = 0;
+  // Of one input's elements, the largest share: as much of the output depends on an element of that input.
+  double share = 0;
   // Whether all elements of the output certainly depend on the same columns: all paths go through Nodes of which each
   // element of out depends on all of in.
   bool are_rows_alike = false;

@@ -76,8 +76,24 @@ std::optional<Compression> color_pattern(
       best = std::move(other);
     }
   };
+  const auto is_worth_trying = [&](double least) {
+    return !best.has_value() || least < kWorthTrying * limits.cost_of(*best);
+  };
+  const double least_of_columns = limits.cost_of_columns(max_row_degree(pattern));
+  const auto try_columns = [&] {
+    if (auto columns = color(transposed, pattern)) {
+      offer(true, std::move(*columns), {});
+    }
+  };
+  // In a single call, what promises far less comes first, and is often all that is tried.
+  const auto least_of_rows = static_cast<double>(max_row_degree(transposed));
+  const bool are_columns_first = limits.may_use_columns && !limits.is_thorough && !rows.has_value() &&
+      full_columns.empty() && least_of_columns < kWorthTrying * least_of_rows;
+  if (are_columns_first) {
+    try_columns();
+  }
   if (!rows.has_value() && full_columns.empty()) {
-    rows = color(pattern, transposed);
+    rows = is_worth_trying(least_of_rows) ? color(pattern, transposed) : std::nullopt;
   } else if (!rows.has_value()) {
     const SparsityPattern rest = without_columns(pattern, full_columns);
     rows = color(rest, transpose(rest));
@@ -89,11 +105,8 @@ std::optional<Compression> color_pattern(
     Bicoloring both = bicolor(pattern, kColumnCost, max_work);
     offer(false, std::move(both.rows), std::move(both.full_columns));
   }
-  if (limits.may_use_columns &&
-      (!best.has_value() || limits.cost_of_columns(max_row_degree(pattern)) < kWorthTrying * limits.cost_of(*best))) {
-    if (auto columns = color(transposed, pattern)) {
-      offer(true, std::move(*columns), {});
-    }
+  if (limits.may_use_columns && !are_columns_first && is_worth_trying(least_of_columns)) {
+    try_columns();
   }
   if (best.has_value()) {
     best->pattern = std::move(pattern);
