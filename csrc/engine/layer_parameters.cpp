@@ -13,7 +13,9 @@
 #include <algorithm>
 #include <functional>
 #include <tuple>
+#include <typeindex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "ops/joined_shape.h"
@@ -139,14 +141,19 @@ struct Layer {
   ParameterRows rows;
 };
 
+// Whether what is broadcast to a layer's output has samples of its own.
+bool has_samples(const Shape& shape, const Shape& output) {
+  return shape.size() == output.size() && shape[0] != 1;
+}
+
 // Of what is multiplied by `factor`, if that is defined, and broadcast from `shape`, over the samples too. Null where
 // the samples have parameters of their own.
 ParameterRows broadcast_rows(const Output& output, Shape shape, at::Tensor factor, const at::Scalar& alpha) {
+  if (has_samples(shape, output.shape)) {
+    return nullptr;
+  }
   const Shape whole = shape;
   if (shape.size() == output.shape.size()) {
-    if (shape[0] != 1) {
-      return nullptr;
-    }
     shape.erase(shape.begin());
   }
   if (factor.defined() && factor.dim() == static_cast<int64_t>(output.shape.size())) {
@@ -276,6 +283,21 @@ class Layers {
   Output output_;
 };
 
+// Whether Layers may know the Node: the samples of a tensor that it adds or multiplies by are no parameters.
+bool may_be_layer(const Node& node, const Shape& parameter, const Shape& output) {
+  static const std::unordered_set<std::type_index> broadcasting{
+      typeid(AddBackward0), typeid(SubBackward0), typeid(MulBackward0)};
+  static const std::unordered_set<std::type_index> others{
+      typeid(MmBackward0),
+      typeid(AddmmBackward0),
+      typeid(MvBackward0),
+      typeid(AddmvBackward0),
+      typeid(NativeLayerNormBackward0),
+      typeid(ConvolutionBackward0)};
+  const std::type_index type = typeid(node);
+  return others.count(type) > 0 || (broadcasting.count(type) > 0 && !has_samples(parameter, output));
+}
+
 bool has_no_hooks(const Tape& tape, int32_t node) {
   return tape::is_vjp_linear(*tape.nodes[node].node);
 }
@@ -306,7 +328,9 @@ bool add_uses(
       return false;
     }
     const auto shape = tape::shape_of(user, 0);
-    if (!shape.has_value() || shape->empty() || (*shape)[0] % samples != 0) {
+    const auto taken = tape::shape_of(*tape.nodes[node].node, 0);
+    if (!shape.has_value() || shape->empty() || (*shape)[0] % samples != 0 || !taken.has_value() ||
+        !may_be_layer(user, *taken, *shape)) {
       return false;
     }
     uses.push_back({parameter, source, transposed});
