@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from patterns import arguments, arrow, banded, five_point, is_row_coloring, random_pattern
 
@@ -75,6 +75,19 @@ def check(matrix: np.ndarray, found: Found) -> None:
     sweep_cost=st.sampled_from([-1.0, 0.0, 3.0, 1000.0]),
     entry_cost=st.sampled_from([0.0, 0.1]),
     max_full_columns=st.integers(0, 2),
+)
+@example(
+    matrix=np.eye(13, dtype=bool),  # as many single rows as blocks, of one or two rows
+    is_in_order=True,
+    first_blocks=8,
+    samples=8,
+    are_known=False,
+    wide_blocks=0,
+    split=2,
+    max_probes=0,
+    sweep_cost=0.0,
+    entry_cost=0.0,
+    max_full_columns=0,
 )
 def test_nothing_is_missed(
     matrix: np.ndarray,

@@ -118,12 +118,12 @@ class Search {
     for (int64_t b = 0; b < blocks; ++b) {
       std::fill(group.begin() + start_[b], group.begin() + start_[b + 1], b);
     }
-    // A sample is probed by itself and counts for its block. No two are in one block.
+    // A sample is probed by itself and counts for its block, of which it is in the middle. No two are in one block.
     std::vector<int64_t> sample_of(blocks, -1);
     for (int64_t s = 0; s < samples; ++s) {
-      const int64_t position = rows_ * (2 * s + 1) / (2 * samples);
-      sample_of[group[position]] = blocks + s;
-      group[position] = blocks + s;
+      const int64_t block = blocks * (2 * s + 1) / (2 * samples);
+      sample_of[block] = blocks + s;
+      group[(start_[block] + start_[block + 1]) / 2] = blocks + s;
     }
     auto hits = run_probes(group, blocks + samples);
     for (int64_t b = 0; hits.has_value() && b < blocks; ++b) {
