@@ -1,5 +1,6 @@
 #include "structure/picks.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/channel_shuffle.h>
