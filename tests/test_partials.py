@@ -101,10 +101,8 @@ def test_gradcheck_by_weights_and_wrt(contracted: bool) -> None:
     assert torch.autograd.gradcheck(function, (x, weight))
 
 
-def test_every_way_that_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By size, by a number of directions that the caller sets, and where samples are only probed to be independent."""
-    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    f = net(4, 1)(x)[:, 0]
+def sweeps_of_polynomials(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each that follows, whether its highest order is contracted."""
     seen: list[bool] = []
     sweep = _C.taylor_partials
 
@@ -113,6 +111,14 @@ def test_every_way_that_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
         return sweep(*arguments)
 
     monkeypatch.setattr(_C, "taylor_partials", spy)
+    return seen
+
+
+def test_every_way_that_may_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By size, by a number of directions that the caller sets, and where samples are only probed to be independent."""
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    f = net(4, 1)(x)[:, 0]
+    seen = sweeps_of_polynomials(monkeypatch)
     expected = nth_derivative(f, x, 3, batch_dims=1, method="nested", create_graph=False)
     assert_close(nth_derivative(f, x, 3, batch_dims=1, create_graph=False), expected)
     monkeypatch.setattr(_taylor, "_CONTRACTED_BYTES", 0)
@@ -141,14 +147,7 @@ def test_hessians_of_many_samples(
     """By two sweeps where polynomials would be bound by memory, never by directions in float64."""
     x = torch.randn(samples, 3, dtype=torch.float64, requires_grad=True)
     f = net(3, outputs)(x)
-    seen: list[bool] = []
-    sweep = _C.taylor_partials
-
-    def spy(*arguments: object) -> object:
-        seen.append(bool(arguments[4]))
-        return sweep(*arguments)
-
-    monkeypatch.setattr(_C, "taylor_partials", spy)
+    seen = sweeps_of_polynomials(monkeypatch)
     monkeypatch.delattr(_taylor.Sweeps, "_partials_along_directions")
     found = nth_derivative(f, x, 2, batch_dims=1, create_graph=create_graph)
     assert seen == sweeps
