@@ -187,6 +187,10 @@ class Sweeps:
                 results.append(expand(packed, self.width, order))
         return results
 
+    def _monomials(self, order: int) -> int:
+        """Of all orders from one to this."""
+        return packed_size(self.width + 1, order) - 1
+
     def prefers_jets(self, order: int) -> bool:
         """Whether all partial derivatives of the outputs are better found by jets than by nested sweeps."""
         if any(order > outlook.nested_orders for outlook in self.outlooks):
@@ -195,7 +199,7 @@ class Sweeps:
         if order == 2 and all(output.numel() == samples for output in self.outputs):
             # Two sweeps, the second of a batch of gradients, read and write less than polynomials do: in torch's
             # operations, in memory behind the caches, and where polynomials are differentiated again.
-            rows, lower = (packed_size(self.width + 1, n) - 1 for n in (2, 1))
+            rows, lower = self._monomials(2), self._monomials(1)
             if not self.outputs[0].is_cpu or any(
                 rows >= _COTANGENTS * lower and rows * outlook.all_bytes > _CONTRACTED_BYTES
                 if self.create_graph
@@ -215,7 +219,7 @@ class Sweeps:
         # Recorded products of polynomials take more operations than those along directions: not where these are few.
         if self.create_graph and 3 < order <= _INTERPOLATED and size < _FEW_DIRECTIONS:
             return None
-        rows, lower = (packed_size(self.width + 1, n) - 1 for n in (order, order - 1))
+        rows, lower = self._monomials(order), self._monomials(order - 1)
         contracted = (
             order > 1
             and output.dtype in (torch.float32, torch.float64)

@@ -15,7 +15,6 @@
 #include <tuple>
 #include <typeindex>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
 #include "ops/joined_shape.h"
@@ -173,52 +172,92 @@ class Layers {
   Layers(Node& node, size_t link, Shape shape, Output output)
       : node_(node), link_(link), shape_(std::move(shape)), output_(std::move(output)) {}
 
-  // `transposed`: of a weight whose transpose the Node multiplies by.
-  ParameterRows weight(bool transposed) const {
-    if (auto* mm = dynamic_cast<MmBackward0*>(&node_); mm != nullptr && link_ == 1) {
-      return weight_rows(features(mm->self_), 1, !transposed);
-    }
-    if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node_); addmm != nullptr && link_ == 2) {
-      return weight_rows(features(addmm->mat1_), addmm->alpha, !transposed);
-    }
-    return nullptr;
+  // Whether the Node may be a layer with such a parameter: one that it broadcasts has no samples of its own.
+  static bool may_have(const Node& node, const Shape& parameter, const Shape& output) {
+    const auto row = rows_by_node().find(typeid(node));
+    return row != rows_by_node().end() && !(row->second.broadcasts && has_samples(parameter, output));
   }
 
-  ParameterRows any() const {
-    if (ParameterRows rows = weight(/*transposed=*/false)) {
-      return rows;
+  // `transposed`: of a weight whose transpose the Node multiplies by.
+  ParameterRows rows(bool transposed) const {
+    const auto row = rows_by_node().find(typeid(node_));
+    if (row == rows_by_node().end() || (transposed && !row->second.takes_transpose)) {
+      return nullptr;
     }
-    if (auto* addmm = dynamic_cast<AddmmBackward0*>(&node_); addmm != nullptr && link_ == 0) {
-      return broadcast_rows(output_, shape_, {}, addmm->beta);
-    }
-    if (auto* mv = dynamic_cast<MvBackward0*>(&node_); mv != nullptr && link_ == 1) {
-      return vector_rows(features(mv->self_), 1);
-    }
-    if (auto* addmv = dynamic_cast<AddmvBackward0*>(&node_); addmv != nullptr && link_ == 2) {
-      return vector_rows(features(addmv->mat_), addmv->alpha);
-    }
-    if (auto* add = dynamic_cast<AddBackward0*>(&node_); add != nullptr) {
-      return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : add->alpha);
-    }
-    if (auto* sub = dynamic_cast<SubBackward0*>(&node_); sub != nullptr) {
-      return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : -sub->alpha);
-    }
-    if (auto* mul = dynamic_cast<MulBackward0*>(&node_); mul != nullptr) {
-      return broadcast_rows(output_, shape_, saved(node_, link_ == 0 ? mul->other_ : mul->self_), 1);
-    }
-    if (auto* norm = dynamic_cast<NativeLayerNormBackward0*>(&node_); norm != nullptr && link_ == 2) {
-      return broadcast_rows(output_, shape_, {}, 1);
-    }
-    if (auto* norm = dynamic_cast<NativeLayerNormBackward0*>(&node_); norm != nullptr && link_ == 1) {
-      return norm_rows(*norm);
-    }
-    if (auto* convolution = dynamic_cast<ConvolutionBackward0*>(&node_); convolution != nullptr) {
-      return convolution_rows(*convolution);
-    }
-    return nullptr;
+    return (this->*row->second.rows)(transposed);
   }
 
  private:
+  struct NodeRow {
+    ParameterRows (Layers::*rows)(bool transposed) const;
+    bool broadcasts = false; // what it takes, wherever that is
+    bool takes_transpose = false;
+  };
+
+  static const std::unordered_map<std::type_index, NodeRow>& rows_by_node() {
+    static const std::unordered_map<std::type_index, NodeRow> rows{
+        {typeid(MmBackward0), {&Layers::mm, false, true}},
+        {typeid(AddmmBackward0), {&Layers::addmm, false, true}},
+        {typeid(MvBackward0), {&Layers::mv}},
+        {typeid(AddmvBackward0), {&Layers::addmv}},
+        {typeid(AddBackward0), {&Layers::add, true}},
+        {typeid(SubBackward0), {&Layers::sub, true}},
+        {typeid(MulBackward0), {&Layers::mul, true}},
+        {typeid(NativeLayerNormBackward0), {&Layers::layer_norm}},
+        {typeid(ConvolutionBackward0), {&Layers::convolution}}};
+    return rows;
+  }
+
+  template <typename T>
+  const T& node() const {
+    return static_cast<const T&>(node_);
+  }
+
+  ParameterRows mm(bool transposed) const {
+    return link_ == 1 ? weight_rows(features(node<MmBackward0>().self_), 1, !transposed) : nullptr;
+  }
+
+  ParameterRows addmm(bool transposed) const {
+    const auto& addmm = node<AddmmBackward0>();
+    if (link_ == 2) {
+      return weight_rows(features(addmm.mat1_), addmm.alpha, !transposed);
+    }
+    return link_ == 0 && !transposed ? broadcast_rows(output_, shape_, {}, addmm.beta) : nullptr;
+  }
+
+  ParameterRows mv(bool /*transposed*/) const {
+    return link_ == 1 ? vector_rows(features(node<MvBackward0>().self_), 1) : nullptr;
+  }
+
+  ParameterRows addmv(bool /*transposed*/) const {
+    const auto& addmv = node<AddmvBackward0>();
+    return link_ == 2 ? vector_rows(features(addmv.mat_), addmv.alpha) : nullptr;
+  }
+
+  ParameterRows add(bool /*transposed*/) const {
+    return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : node<AddBackward0>().alpha);
+  }
+
+  ParameterRows sub(bool /*transposed*/) const {
+    return broadcast_rows(output_, shape_, {}, link_ == 0 ? at::Scalar(1) : -node<SubBackward0>().alpha);
+  }
+
+  ParameterRows mul(bool /*transposed*/) const {
+    const auto& mul = node<MulBackward0>();
+    return broadcast_rows(output_, shape_, saved(node_, link_ == 0 ? mul.other_ : mul.self_), 1);
+  }
+
+  ParameterRows layer_norm(bool /*transposed*/) const {
+    if (link_ == 2) {
+      return broadcast_rows(output_, shape_, {}, 1);
+    }
+    return link_ == 1 ? norm_rows(node<NativeLayerNormBackward0>()) : nullptr;
+  }
+
+  ParameterRows convolution(bool /*transposed*/) const {
+    return convolution_rows(node<ConvolutionBackward0>());
+  }
+
   // A matrix of as many rows as the output has: [samples * .., columns].
   at::Tensor features(const torch::autograd::SavedVariable& variable) const {
     const at::Tensor matrix = saved(node_, variable);
@@ -283,21 +322,6 @@ class Layers {
   Output output_;
 };
 
-// Whether Layers may know the Node: the samples of a tensor that it adds or multiplies by are no parameters.
-bool may_be_layer(const Node& node, const Shape& parameter, const Shape& output) {
-  static const std::unordered_set<std::type_index> broadcasting{
-      typeid(AddBackward0), typeid(SubBackward0), typeid(MulBackward0)};
-  static const std::unordered_set<std::type_index> others{
-      typeid(MmBackward0),
-      typeid(AddmmBackward0),
-      typeid(MvBackward0),
-      typeid(AddmvBackward0),
-      typeid(NativeLayerNormBackward0),
-      typeid(ConvolutionBackward0)};
-  const std::type_index type = typeid(node);
-  return others.count(type) > 0 || (broadcasting.count(type) > 0 && !has_samples(parameter, output));
-}
-
 bool has_no_hooks(const Tape& tape, int32_t node) {
   return tape::is_vjp_linear(*tape.nodes[node].node);
 }
@@ -330,7 +354,7 @@ bool add_uses(
     const auto shape = tape::shape_of(user, 0);
     const auto taken = tape::shape_of(*tape.nodes[node].node, 0);
     if (!shape.has_value() || shape->empty() || (*shape)[0] % samples != 0 || !taken.has_value() ||
-        !may_be_layer(user, *taken, *shape)) {
+        !Layers::may_have(user, *taken, *shape)) {
       return false;
     }
     uses.push_back({parameter, source, transposed});
@@ -341,7 +365,7 @@ bool add_uses(
 ParameterRows rows_of(const Tape& tape, const Use& use, const Shape& shape, const Output& output) {
   const Layers layers(*tape.nodes[use.source.node].node, use.source.link, shape, output);
   try {
-    return use.transposed ? layers.weight(true) : layers.any();
+    return layers.rows(use.transposed);
   } catch (const vjp::Unserved&) {
     return nullptr;
   }

@@ -12,7 +12,10 @@ namespace highgrad::ops {
 // w' = companion y x'.
 template <typename T>
 struct ElementEquation {
-  T constant, linear, square, companion;
+  T constant = 0;
+  T linear = 0;
+  T square = 0;
+  T companion = 0;
 };
 
 // 1 / k, as a constant where k is one.

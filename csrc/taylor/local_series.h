@@ -13,14 +13,8 @@ namespace highgrad::taylor {
 
 using ops::LocalKind;
 
-// The slope w of y' = w x', with w as a series that y gives: w = constant + linear * y + square * y * y, or, by an
-// equation of its own, w' = companion * y x', with the value of w given beside that of y.
-struct Slope {
-  double constant = 0;
-  double linear = 0;
-  double square = 0;
-  double companion = 0;
-};
+// Of y' = w x'; of a companion, the value of w is given beside that of y.
+using Slope = ops::ElementEquation<double>;
 
 // What phi's Taylor series at x_0 is made from.
 struct LocalSeries {

@@ -28,6 +28,14 @@ using torch::autograd::Edge;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
+// From c_1, c_2, ... to those of the derivative but its value: (m + 1) c_(m+1).
+at::Tensor derivative_of_series(const at::Tensor& series) {
+  const int64_t orders = series.size(0) - 1;
+  c10::DimVector shape(series.dim(), 1);
+  shape[0] = orders;
+  return series.narrow(0, 1, orders) * at::arange(2, orders + 2, series.options()).view(shape);
+}
+
 // reverse_composition in torch's operations. series: c_1, ..., c_(n+1), [n + 1, *shape].
 class Reverse {
  public:
@@ -40,14 +48,9 @@ class Reverse {
     for (const auto j : c10::irange<int64_t>(1, own_terms_ + 1)) {
       h.push(coefficient(frame, x, j));
     }
-    std::vector<at::Tensor> slopes; // of phi', whose value is the first
-    for (const auto m : c10::irange(order + 1)) {
-      slopes.push_back(series.select(0, m) * static_cast<double>(m + 1));
-    }
-    const at::Tensor value = slopes.front();
-    slopes.erase(slopes.begin());
+    const std::vector<at::Tensor> slopes = derivative_of_series(series).unbind(0);
     curvature_ = slopes.front();
-    w_ = compose(own_, h, slopes).with_value(value);
+    w_ = compose(own_, h, slopes).with_value(series.select(0, 0));
     for (const auto k : c10::irange<int64_t>(1, order + 1)) {
       by_y_.push_back(by_rows.narrow(0, frame.rows(k - 1), frame.rows_of_order(k)));
     }
@@ -100,14 +103,6 @@ class Reverse {
   at::Tensor curvature_;
   std::vector<at::Tensor> by_y_, by_x_;
 };
-
-// From c_1, c_2, ... to those of the derivative but its value: (m + 1) c_(m+1).
-at::Tensor derivative_of_series(const at::Tensor& series) {
-  const int64_t orders = series.size(0) - 1;
-  c10::DimVector shape(series.dim(), 1);
-  shape[0] = orders;
-  return series.narrow(0, 1, orders) * at::arange(2, orders + 2, series.options()).view(shape);
-}
 
 // Whether the function's own series, which all directions share, and the composition are less work than its series
 // along all directions: where these are several.
