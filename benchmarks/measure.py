@@ -54,9 +54,9 @@ def check(result: Result, oracle: Result) -> float:
     return error
 
 
-def local_turn(call: Callable[[], object], device: str) -> Turn:
-    """The turn of a peer that runs in this process; on a GPU every call is timed until the device is done."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+def local_turn(call: Callable[[], object]) -> Turn:
+    """The turn of a peer that runs in this process; where a GPU is in use, every call is timed until it is done."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
 
     def turn(seconds: float) -> list[float]:
         times: list[float] = []

@@ -22,7 +22,7 @@ from torch.func import hessian, jacrev, jvp, vjp, vmap
 import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
-from benchmarks.options import option_parser, parse, publish
+from benchmarks.options import make_tensors_on, option_parser, parse, publish
 from benchmarks.run import machine
 from highgrad_ext import biharmonic, directional, laplacian, nth_derivative
 from highgrad_ext._reference import nth_derivative_loop
@@ -45,7 +45,7 @@ class Row:
         """Milliseconds of both, and the largest difference of their results, relative to the largest entry."""
         mine, theirs = self.own(), self.peer()
         difference = (mine - theirs).abs().max() / theirs.abs().max() if self.same else None
-        turns = {OWN: local_turn(self.own, "cpu"), PEER: local_turn(self.peer, "cpu")}
+        turns = {OWN: local_turn(self.own), PEER: local_turn(self.peer)}
         times = {who: asdict(Timing.of(t)) for who, t in time_in_turns(turns, seconds).items()}
         return {
             "problem": self.problem,
@@ -183,7 +183,7 @@ def markdown(figures: dict[str, Any]) -> str:
 
 def run(rows: list[Row], seconds: float, threads: int) -> dict[str, Any]:
     """All figures of a run, as the JSON file keeps them."""
-    figures: dict[str, Any] = {"machine": machine("cpu"), "threads": threads}
+    figures: dict[str, Any] = {"machine": machine(), "threads": threads}
     figures["versions"] = {"torch": torch.__version__, "highgrad_ext": highgrad_ext.__version__}
     figures["rows"] = []
     gc.freeze()  # what is loaded by now needs no collecting between two calls
@@ -195,6 +195,7 @@ def run(rows: list[Row], seconds: float, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     options = parse(option_parser(__doc__, 3.0, "row"))
+    make_tensors_on(options.device)
     torch.manual_seed(0)
     rows = [row for row in cases() if options.problems in row.problem]
     figures = run(rows, options.seconds, options.threads)

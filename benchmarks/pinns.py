@@ -22,7 +22,7 @@ from torch.func import functional_call, hessian, jacfwd, jvp, vmap
 import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
-from benchmarks.options import option_parser, parse, publish
+from benchmarks.options import make_tensors_on, option_parser, parse, publish
 from benchmarks.orders import mlp
 from benchmarks.pinn_networks import Bell, BranchAndTrunk, Chebyshev, Gated, Siren
 from benchmarks.run import machine
@@ -430,7 +430,7 @@ def measure(equation: Equation, samples: int, width: int, seconds: float) -> dic
     steps = {name: (lambda residual=residual: step(residual, net, x)) for name, residual in ways.items()}
     flat = {name: torch.cat([g.reshape(-1) for g in run()]) for name, run in steps.items()}
     scale = flat[HAND].abs().max()
-    turns = {name: local_turn(run, "cpu") for name, run in steps.items()}
+    turns = {name: local_turn(run) for name, run in steps.items()}
     times = {name: asdict(Timing.of(t)) for name, t in time_in_turns(turns, seconds).items()}
     return {
         "equation": equation.name,
@@ -472,7 +472,7 @@ def markdown(figures: dict[str, Any]) -> str:
 
 def run(sizes: list[tuple[int, int]], seconds: float, threads: int, only: str = "") -> dict[str, Any]:
     """All figures of a run, as the JSON file keeps them. sizes: samples and width."""
-    figures: dict[str, Any] = {"machine": machine("cpu"), "threads": threads}
+    figures: dict[str, Any] = {"machine": machine(), "threads": threads}
     figures["versions"] = {"torch": torch.__version__, "highgrad_ext": highgrad_ext.__version__}
     figures["rows"] = []
     gc.freeze()  # what is loaded by now needs no collecting between two calls
@@ -486,6 +486,7 @@ def run(sizes: list[tuple[int, int]], seconds: float, threads: int, only: str = 
 
 def main() -> None:
     options = parse(option_parser(__doc__, 3.0, "row"))
+    make_tensors_on(options.device)
     figures = run([(100, 20), (1000, 64), (4000, 128)], options.seconds, options.threads, options.problems)
     publish(options, figures, markdown(figures))
 

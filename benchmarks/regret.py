@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import local_turn, time_in_turns
-from benchmarks.options import option_parser, parse, publish
+from benchmarks.options import make_tensors_on, option_parser, parse, publish
 from benchmarks.report import format_ms, markdown_table
 from benchmarks.torch_modes import contestants, contestants_of_samples, usable
 from benchmarks.varied_problems import fixed, problems, sample_problems
@@ -47,7 +47,7 @@ def measure(seconds: float, create_graph: bool, chosen: str = "") -> list[dict[s
         expected = expected.detach()
         calls = {peer: call for peer, call in calls.items() if usable(call, expected)}
         assert "highgrad_ext" in calls, name
-        times = time_in_turns({peer: local_turn(call, "cpu") for peer, call in calls.items()}, seconds)
+        times = time_in_turns({peer: local_turn(call) for peer, call in calls.items()}, seconds)
         medians = {peer: 1e3 * median(seen) for peer, seen in times.items()}
         ours = medians.pop("highgrad_ext")
         best = min(medians, key=lambda peer: medians[peer])
@@ -79,6 +79,7 @@ def main() -> None:
     parser = option_parser(__doc__, 0.6, "problem")
     parser.add_argument("--create-graph", action="store_true", help="results are differentiable again")
     options = parse(parser)
+    make_tensors_on(options.device)
     rows = measure(options.seconds, options.create_graph, options.problems)
     publish(options, rows, report(rows))
 

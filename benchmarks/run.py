@@ -32,9 +32,9 @@ from benchmarks.problems import PROBLEMS, Case, Problem
 Start = Callable[[], tuple[Result, Turn]]
 
 
-def _start_local(prepare: Prepare, case: Case, order: int, device: str) -> tuple[Result, Turn]:
+def _start_local(prepare: Prepare, case: Case, order: int) -> tuple[Result, Turn]:
     call = prepare(case, order)
-    return call(), local_turn(call, device)
+    return call(), local_turn(call)
 
 
 def _start_jax(worker: jax_peers.JaxWorker, peer: str, problem: Problem) -> tuple[Result, Turn]:
@@ -71,7 +71,7 @@ def run_problem(
     oracle = loop_derivative(oracle_case, problem.order)
     case = problem.build(TorchOps(device))
     starts: dict[str, Start] = {
-        name: partial(_start_local, prepare, case, problem.order, device) for name, prepare in peers.items()
+        name: partial(_start_local, prepare, case, problem.order) for name, prepare in peers.items()
     }
     if jax is not None:
         starts |= {name: partial(_start_jax, jax, name, problem) for name in jax_peers.PEERS}
@@ -98,9 +98,9 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     host = {"processor": _processor(), "cores": os.cpu_count(), "platform": platform.platform()}
-    return host | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+    return host | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else {})
 
 
 def _version(package: str) -> str | None:
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     problems = [problem for problem in PROBLEMS if options.problems in problem.name]
     if not problems:
         raise SystemExit(f"no problem has {options.problems!r} in its name: {[p.name for p in PROBLEMS]}")
-    figures: dict[str, Any] = {"machine": machine(options.device)}
+    figures: dict[str, Any] = {"machine": machine()}
     figures |= {"device": options.device, "threads": options.threads}
     gc.freeze()  # what is loaded by now needs no collecting between two calls
     with jax_peers.JaxWorker(options.jax_python, options.threads, options.device) as worker:
@@ -138,7 +138,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = option_parser(__doc__, 5.0, "problem")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--jax-python",
         default=os.environ.get("HIGHGRAD_JAX_PYTHON"),
@@ -147,9 +146,6 @@ def main() -> None:
     )
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the medians (needs matplotlib)")
     options = parse(parser)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: nothing to time")
-        return
     figures = run(options)
     if options.png:
         report.chart(figures, options.png)

@@ -31,7 +31,7 @@ if __package__ in (None, ""):
 from benchmarks.dense_problems import Graph, dense_problems
 from benchmarks.held_out_problems import held_out_problems
 from benchmarks.measure import MIN_CALLS, local_turn, time_in_turns
-from benchmarks.options import option_parser, parse, publish
+from benchmarks.options import make_tensors_on, option_parser, parse, publish
 from benchmarks.report import format_ms, markdown_table
 from benchmarks.structured_problems import (
     brusselator,
@@ -208,7 +208,7 @@ def measure(seconds: float, chosen: str = "") -> list[dict[str, str | float]]:
         turns = {**peers, **{variant.name: call for variant, call in own.items()}}
         if case.baseline == "best torch peer":
             turns[DENSE] = without_structure(case.function, x)
-        times = time_in_turns({key: local_turn(call, "cpu") for key, call in turns.items()}, seconds)
+        times = time_in_turns({key: local_turn(call) for key, call in turns.items()}, seconds)
         medians = {key: median(seen) for key, seen in times.items()}
         best = min(peers, key=lambda peer: medians[peer], default="")
         for variant in case.variants:
@@ -322,6 +322,7 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="what is lost where there is nothing to be found")
     parser.add_argument("--held-out", action="store_true", help="with --dense: of problems that nothing was set on")
     options = parse(parser)
+    make_tensors_on(options.device)
     if options.dense:
         graphs = held_out_problems() if options.held_out else dense_problems()
         graphs = {name: graph for name, graph in graphs.items() if options.problems in name}

@@ -76,7 +76,8 @@ def springs(n: int) -> Function:
 
 
 def drawn(high: int, *shape: int) -> Tensor:
-    return torch.randint(high, shape, generator=torch.Generator().manual_seed(sum(shape)))
+    generator = torch.Generator("cpu").manual_seed(sum(shape))
+    return torch.randint(high, shape, generator=generator, device="cpu").to(torch.get_default_device())
 
 
 def graph_network(nodes: int, edges: int, features: int) -> Function:

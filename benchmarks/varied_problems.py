@@ -13,7 +13,9 @@ Function = Callable[[Tensor], Tensor]
 
 
 def fixed(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) / shape[-1] ** 0.5
+    """The same on every device."""
+    generator = torch.Generator("cpu").manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator, device="cpu").to(torch.get_default_device()) / shape[-1] ** 0.5
 
 
 def mlp(*widths: int, activation: Function = torch.tanh) -> Function:
