@@ -269,6 +269,7 @@ def test_meta() -> None:
 
 INDEX_PROGRAM = r"""
 #include <cstdio>
+#include "ops/basis_plan.h"
 #include "ops/index_math.h"
 #include "ops/launch_plan.h"
 using namespace highgrad::ops;
@@ -280,11 +281,20 @@ int main() {
   append_dim(layout, 5, 4);  // 5 * 4 == 20: one run with the first
   append_dim(layout, 2, 1000);
   std::printf("%d %ld %ld\n", layout.num_dims, layout.sizes[0], strided_offset(layout, 2, 2 * 7 + 1));
-  BasisCursor cursor = basis_cursor(big * 10 - 2, big);
-  std::printf("%ld %ld", cursor.row, cursor.column - big);
-  std::printf(" %d", next_is_one(cursor, big, big - 12));
-  std::printf(" %d", next_is_one(cursor, big, big - 10));
-  std::printf(" %ld %ld\n", cursor.row, cursor.column);
+  // Rows 5, 6 and 7 of so many columns that a part has one of the ones at most.
+  for (int64_t begin : {int64_t{0}, big * 2 + 7 - 40, big * 2 + 8}) {
+    const BasisPlan plan = plan_basis(3, big, 5, begin, 1000);
+    std::printf("%u %u ", plan.end, plan.end == 0 ? 0 : next_one(plan, 0));
+  }
+  int wrong = 0;
+  for (uint32_t divisor : {1u, 2u, 3u, 7u, 641u, 65536u, 65537u, 2147483646u, 2147483647u}) {
+    for (uint32_t number : {0u, 1u, 2u, 640u, 641u, 65535u, 65536u, 1000000007u, 2147483646u, 2147483647u}) {
+      uint32_t whole = number;
+      const uint32_t rest = divide_off(make_divider(divisor), whole);
+      wrong += whole != number / divisor || rest != number % divisor;
+    }
+  }
+  std::printf("%d\n", wrong);
   const int64_t numels[] = {1, 256, 257, big};
   for (int64_t numel : numels) {
     std::printf("%u %u\n", plan_launch(numel).grid, plan_launch(numel).block);
@@ -300,7 +310,7 @@ def test_index_math_and_launch_plans(tmp_path: Path) -> None:
     source.write_text(INDEX_PROGRAM)
     subprocess.run(["c++", "-std=c++17", f"-I{CSRC}", str(source), "-o", str(tmp_path / "index")], check=True)
     lines = subprocess.run([tmp_path / "index"], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines == ["2 15 1028", "9 -2 0 1 10 0", "1 256", "1 256", "2 256", "2147483647 256"]
+    assert lines == ["2 15 1028", "1000 5 41 40 0 0 0", "1 256", "1 256", "2 256", "2147483647 256"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.complex128])

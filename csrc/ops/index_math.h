@@ -40,44 +40,16 @@ HIGHGRAD_HOST_DEVICE void append_dim(StridedLayout& layout, int64_t size, int64_
   layout.num_dims += 1;
 }
 
-// Takes dimension `dim` off `linear`, a position in row-major order over dimensions 0 to dim, and adds its share of the
-// source's offset.
-HIGHGRAD_HOST_DEVICE void peel_dim(const StridedLayout& layout, int dim, int64_t& linear, int64_t& offset) {
-  const int64_t outer = linear / layout.sizes[dim];
-  offset += (linear - outer * layout.sizes[dim]) * layout.strides[dim];
-  linear = outer;
-}
-
 // Offset in the source of element `linear`, counted in row-major order over the first `num_dims` dimensions.
 HIGHGRAD_HOST_DEVICE int64_t strided_offset(const StridedLayout& layout, int num_dims, int64_t linear) {
   int64_t offset = 0;
   HIGHGRAD_NO_UNROLL
   for (int dim = num_dims - 1; dim >= 0; --dim) {
-    peel_dim(layout, dim, linear, offset);
+    const int64_t outer = linear / layout.sizes[dim];
+    offset += (linear - outer * layout.sizes[dim]) * layout.strides[dim];
+    linear = outer;
   }
   return offset;
-}
-
-// A place in rows [first_row, ...) of an identity matrix with `columns` columns, that moves on in row-major order.
-struct BasisCursor {
-  int64_t row;
-  int64_t column;
-};
-
-HIGHGRAD_HOST_DEVICE BasisCursor basis_cursor(int64_t linear, int64_t columns) {
-  const int64_t row = linear / columns;
-  return {row, linear - row * columns};
-}
-
-// Whether the element at the cursor is one; moves on to the next element.
-HIGHGRAD_HOST_DEVICE bool next_is_one(BasisCursor& cursor, int64_t columns, int64_t first_row) {
-  const bool is_one = cursor.column == cursor.row + first_row;
-  cursor.column += 1;
-  if (cursor.column == columns) {
-    cursor.column = 0;
-    cursor.row += 1;
-  }
-  return is_one;
 }
 
 } // namespace highgrad::ops

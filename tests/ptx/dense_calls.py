@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 import torch
-from call_values import awkward_values, first_and_last, name
+from call_values import awkward_values, name
 from launching import COMPLEX, REAL, Call, HugeInput, HugeOutput, Input, Output, Stream, huge_value
 from ptx_memory import Ints
 from torch import Tensor
@@ -16,6 +16,11 @@ from torch import Tensor
 import highgrad_ext  # noqa: F401  (registers the ops)
 
 ops = torch.ops.highgrad_ext
+
+
+def ends(grid: int) -> list[int]:
+    """The first block, and the last that has anything to do, which is among the last of all."""
+    return [0, *range(max(1, grid - 8), grid)]
 
 
 # ---- seed_basis
@@ -42,14 +47,13 @@ def huge_seed_basis_call(dtype: torch.dtype, rows: int, columns: int, first_row:
     def expected(index: Ints) -> Ints:
         return (index % columns == index // columns + first_row).astype(np.int64)
 
-    pieces = -(-numel // (256 * 16 // dtype.itemsize))
     arguments = (HugeOutput(numel, dtype, expected), dtype, rows, columns, first_row, Stream())
-    return Call(f"seed_basis {name(dtype)} huge", "launch_seed_basis", arguments, blocks=first_and_last(pieces))
+    return Call(f"seed_basis {name(dtype)} huge", "launch_seed_basis", arguments, blocks=ends)
 
 
 def seed_basis_huge() -> Iterator[Call]:
     yield huge_seed_basis_call(torch.half, 3, 2**31 + 11, 2**31 + 5)
-    yield huge_seed_basis_call(torch.float64, 2**21 + 1, 2**21 + 3, 2)
+    yield huge_seed_basis_call(torch.float64, 2**17 + 1, 2**17 + 3, 2)
     yield huge_seed_basis_call(torch.float32, 2**16 + 7, 2**16 + 3, 0)
     yield huge_seed_basis_call(torch.complex128, 2, 2**32 + 1, 2**32 - 1)
 
@@ -60,7 +64,7 @@ def seed_basis_quick() -> Iterator[Call]:
             yield seed_basis_call(dtype, *shape)
         yield huge_seed_basis_call(dtype, 2**16 + 7, 2**16 + 3, 0)
         yield huge_seed_basis_call(dtype, 3, 2**31 + 11, 2**31 + 5)
-        yield huge_seed_basis_call(dtype, 2**22 + 1, 2**22 + 3, 2)
+        yield huge_seed_basis_call(dtype, 2, 2**30 + 7, 2**30 + 5)
 
 
 def seed_basis_busy() -> Iterator[Call]:
@@ -135,6 +139,8 @@ BLOCKS: dict[str, Callable[[torch.dtype], Tensor]] = {
     "almost full": lambda t: awkward_values(1000, t),
     "every other": lambda t: awkward_values(2400, t)[::2],
     "pitched": lambda t: awkward_values(30 * 50, t).view(30, 50)[:, :41],
+    "pitched, aligned": lambda t: awkward_values(130 * 48, t).view(130, 48)[:, :40],
+    "four dims, aligned": lambda t: awkward_values(3 * 4 * 5 * 64, t).view(3, 4, 5, 64)[:, ::2, :4, 8:40],
     "four dims": lambda t: awkward_values(3 * 4 * 5 * 60, t).view(3, 4, 5, 60)[:, ::2, :4, 1:50:3],
     "expanded rows": lambda t: awkward_values(90, t).expand(13, 90),
     "expanded columns": lambda t: awkward_values(90, t)[:, None].expand(90, 13),
@@ -143,8 +149,9 @@ BLOCKS: dict[str, Callable[[torch.dtype], Tensor]] = {
     "half a tile": lambda t: awkward_values(20 * 21, t).view(20, 21).t(),
     "more of a tile": lambda t: awkward_values(21 * 31, t).view(21, 31).t(),
     "most of a tile": lambda t: awkward_values(31 * 32, t).view(31, 32).t(),
-    "two bands": lambda t: awkward_values(70 * 600, t).view(70, 600).t(),
+    "two bands": lambda t: awkward_values(70 * 700, t).view(70, 700).t(),
     "narrow": lambda t: awkward_values(3 * 1500, t).view(3, 1500).t(),
+    "less narrow": lambda t: awkward_values(6 * 700, t).view(6, 700).t(),
     "flat": lambda t: awkward_values(3 * 1700, t).view(1700, 3).t(),
     "rows last": lambda t: awkward_values(18 * 65, t).view(3, 6, 65).permute(2, 0, 1),
     "reversed": lambda t: awkward_values(9 * 10 * 33, t).view(9, 10, 33).permute(2, 1, 0),
@@ -159,25 +166,24 @@ def copy_calls() -> Iterator[Call]:
             yield copy_call(dst, src, shape, block(src), skew=1 if shape == "offset" else 0)
 
 
-# By shape: (size, stride) of each dimension, and the number of pieces of work, 1024 elements or a tile, that the blocks
-# share. With more than 2^31 pieces, blocks take several turns.
+# By shape: (size, stride) of each dimension. The larger ones are copied in parts.
 BIG = 2**31 + 1001
-HUGE_BLOCKS: dict[str, tuple[list[tuple[int, int]], int]] = {
-    "contiguous": ([(BIG, 1)], -(-BIG // 1024)),
-    "strided": ([(3, 2**34), (BIG, 2)], -(-3 * BIG // 1024)),
-    "several turns": ([(3, 2**50), (2**41 + 5, 4)], -(-3 * (2**41 + 5) // 1024)),
-    "transposed": ([(70001, 1), (70003, 70001)], 1094 * 1094),
-    "transposed, many tiles": ([(2**22 + 5, 1), (2**23 + 3, 2**22 + 5)], 65537 * 131073),
-    "transposed, wide band": ([(500, 1), (2**36 + 5, 500)], 8 * (2**30 + 1)),
-    "tall": ([(2, 2**35), (BIG, 1), (3, BIG)], 2 * -(-BIG // 352)),
-    "wide": ([(3, 1), (2, 2**33), (BIG, 3)], 2 * -(-BIG // 350)),
-    "matrices outside": ([(2, 2**50), (2**32 + 5, 16), (3, 1), (3, 4)], 2 * (2**32 + 5)),
-    "matrices inside": ([(3, 1), (2**32 + 5, 16), (3, 4)], 2**32 + 5),
+HUGE_BLOCKS: dict[str, list[tuple[int, int]]] = {
+    "contiguous": [(BIG, 1)],
+    "strided": [(3, 2**34), (BIG, 2)],
+    "far apart": [(3, 2**50), (2**27 + 5, 2**14)],
+    "transposed": [(70001, 1), (70003, 70001)],
+    "transposed, far apart": [(2**22 + 5, 1), (70, 2**40)],
+    "transposed, wide band": [(700, 1), (2**20 + 5, 700)],
+    "tall": [(BIG, 1), (6, BIG)],
+    "wide": [(3, 1), (2, 2**33), (BIG, 3)],
+    "matrices outside": [(2, 2**50), (2**19 + 5, 2**12), (30, 1), (32, 40)],
+    "matrices inside": [(30, 1), (2**19 + 5, 2**12), (32, 40)],
 }
 
 
 def huge_copy_call(dst: torch.dtype, src: torch.dtype, shape: str) -> Call:
-    dims, pieces = HUGE_BLOCKS[shape]
+    dims = HUGE_BLOCKS[shape]
     numel = int(np.prod([size for size, _ in dims]))
     reach = 1 + sum((size - 1) * stride for size, stride in dims)
 
@@ -189,12 +195,12 @@ def huge_copy_call(dst: torch.dtype, src: torch.dtype, shape: str) -> Call:
         return huge_value(offset)
 
     arguments = (HugeOutput(numel, dst, expected), dst, HugeInput(reach, src), src, layout_of(dims), numel, Stream())
-    return Call(f"assemble_rows huge {shape}", "launch_copy_block", arguments, blocks=first_and_last(pieces))
+    return Call(f"assemble_rows huge {shape}", "launch_copy_block", arguments, blocks=ends)
 
 
 def copy_huge() -> Iterator[Call]:
     yield huge_copy_call(torch.float32, torch.half, "contiguous")
-    yield huge_copy_call(torch.float32, torch.bfloat16, "several turns")
+    yield huge_copy_call(torch.float32, torch.bfloat16, "far apart")
     yield huge_copy_call(torch.half, torch.half, "matrices outside")
     yield huge_copy_call(torch.half, torch.float64, "matrices inside")
     yield huge_copy_call(torch.float64, torch.float32, "strided")
@@ -208,9 +214,8 @@ def copy_quick() -> Iterator[Call]:
     for src, dst in [(torch.float32, torch.float32), (torch.float64, torch.bfloat16)]:
         for shape in shapes:
             yield copy_call(dst, src, shape, BLOCKS[shape](src))
-        for shape in HUGE_BLOCKS:
-            if shape not in ("contiguous", "tall", "wide"):
-                yield huge_copy_call(dst, src, shape)
+        for shape in ("far apart", "transposed, far apart", "matrices outside", "matrices inside"):
+            yield huge_copy_call(dst, src, shape)
 
 
 def copy_busy() -> Iterator[Call]:
@@ -221,11 +226,13 @@ def copy_busy() -> Iterator[Call]:
         values = awkward_values(n * n, src)
         yield copy_call(dst, src, "contiguous", values)
         yield copy_call(dst, src, "pitched", values.view(n, n)[:, : n - 32])
+        yield copy_call(dst, src, "odd pitched", values.view(n, n)[:, : n - 31])
         yield copy_call(dst, src, "transposed", values.view(n, n).t())
         yield copy_call(dst, src, "reversed", values.view(n // 8, 16, n // 2).permute(2, 1, 0))
         odd = values[: (n - 27) * (n - 31)].view(n - 27, n - 31)
         yield copy_call(dst, src, "odd transposed", odd.t())
         yield copy_call(dst, src, "narrow", values[: n * n // 3 * 3].view(3, -1).t())
+        yield copy_call(dst, src, "less narrow", values[: n * n // 6 * 6].view(6, -1).t())
     # Little lies side by side, and what lies next to it in the source lies far from it in the result.
     apart = awkward_values(82 * 37 * 7 * 4 * 24, torch.half).view(82, 37, 7, 4, 24).permute(3, 2, 4, 1, 0)
     yield copy_call(torch.half, torch.half, "odd pieces", apart)

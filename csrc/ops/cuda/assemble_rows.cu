@@ -6,16 +6,47 @@ namespace highgrad::ops::cuda {
 namespace {
 
 template <typename dst_t, typename src_t>
-void launch(dst_t* dst, const src_t* src, const StridedLayout& layout, int64_t numel, cudaStream_t stream) {
+void launch_directly(dst_t* dst, const src_t* src, const StridedLayout& layout, int64_t numel, cudaStream_t stream) {
+  const CopyPlan plan = plan_copy(layout, numel);
+  const LaunchPlan launch = plan_launch(numel, copy_items(sizeof(src_t)));
+  copy_block_kernel<dst_t, src_t><<<launch.grid, launch.block, 0, stream>>>(dst, src, plan);
+}
+
+template <typename dst_t, typename src_t>
+void launch_part(dst_t* dst, const src_t* src, const StridedLayout& layout, int64_t numel, cudaStream_t stream) {
   const int row_dim = densest_dim(layout);
-  if (row_dim == layout.num_dims - 1) {
-    const LaunchPlan launch = plan_launch(numel, kCopyItems);
-    copy_block_kernel<dst_t, src_t><<<launch.grid, launch.block, 0, stream>>>(dst, src, layout, numel);
-  } else {
+  if (is_transposed(layout, row_dim)) {
     const TransposePlan plan = plan_transpose(layout, row_dim, sizeof(dst_t), sizeof(src_t));
-    const auto grid = static_cast<unsigned int>(plan.num_tiles < kMaxGrid ? plan.num_tiles : kMaxGrid);
-    copy_transposed_kernel<dst_t, src_t><<<grid, kBlockThreads, 0, stream>>>(dst, src, plan);
+    copy_transposed_kernel<dst_t, src_t><<<plan.num_tiles, kBlockThreads, 0, stream>>>(dst, src, plan);
+  } else if constexpr (std::is_same_v<dst_t, src_t>) {
+    const int64_t bytes = bytes_at_once(dst, src, layout, sizeof(dst_t));
+    const int64_t times = bytes / sizeof(dst_t);
+    dispatch_size(bytes, [&](auto tag) {
+      using longer_t = typename decltype(tag)::type;
+      launch_directly(
+          reinterpret_cast<longer_t*>(dst),
+          reinterpret_cast<const longer_t*>(src),
+          in_longer_elements(layout, times),
+          numel / times,
+          stream);
+    });
+  } else {
+    launch_directly(dst, src, layout, numel, stream);
   }
+}
+
+// Of a large block, one half of what the outermost dimension counts after the other.
+template <typename dst_t, typename src_t>
+void launch(dst_t* dst, const src_t* src, const StridedLayout& layout, int64_t numel, cudaStream_t stream) {
+  if (numel <= kMostCopied) {
+    launch_part(dst, src, layout, numel, stream);
+    return;
+  }
+  const int64_t count = layout.sizes[0];
+  const int64_t first = count / 2;
+  const int64_t done = numel / count * first;
+  launch(dst, src, part_of(layout, first), done, stream);
+  launch(dst + done, src + first * layout.strides[0], part_of(layout, count - first), numel - done, stream);
 }
 
 } // namespace
@@ -31,7 +62,14 @@ void launch_copy_block(
   const auto launch_typed = [&](auto dst_tag, auto src_tag) {
     using dst_t = typename decltype(dst_tag)::type;
     using src_t = typename decltype(src_tag)::type;
-    launch(static_cast<dst_t*>(dst), static_cast<const src_t*>(src), layout, numel, stream);
+    if constexpr (std::is_same_v<dst_t, src_t>) {
+      dispatch_size(sizeof(dst_t), [&](auto tag) {
+        using moved_t = typename decltype(tag)::type;
+        launch(static_cast<moved_t*>(dst), static_cast<const moved_t*>(src), layout, numel, stream);
+      });
+    } else {
+      launch(static_cast<dst_t*>(dst), static_cast<const src_t*>(src), layout, numel, stream);
+    }
   };
   if (is_complex(dst_type)) {
     dispatch_complex(dst_type, [&](auto dst_tag) {

@@ -37,6 +37,13 @@ void assemble_rows_cuda_(const at::Tensor& rows, const std::optional<at::Tensor>
     return;
   }
   const at::Tensor source = block->resolve_conj().resolve_neg();
+  if (source.is_contiguous() && source.scalar_type() == rows.scalar_type()) {
+    if (!source.is_alias_of(rows) || source.storage_offset() != rows.storage_offset()) {
+      C10_CUDA_CHECK(cudaMemcpyAsync(
+          rows.mutable_data_ptr(), source.const_data_ptr(), rows.nbytes(), cudaMemcpyDeviceToDevice, stream));
+    }
+    return;
+  }
   launch_copy_block(
       rows.mutable_data_ptr(),
       element_type(rows.scalar_type()),

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "ops/cuda/dispatch.cuh"
 #include "ops/cuda/launch.h"
 #include "ops/cuda/seed_basis.cuh"
@@ -12,14 +14,14 @@ void launch_seed_basis(
     int64_t first_row,
     cudaStream_t stream) {
   const int64_t numel = rows * columns;
-  if (numel == 0) {
-    return;
-  }
   const auto launch = [&](auto tag) {
     using element_t = typename decltype(tag)::type;
-    const LaunchPlan plan = plan_launch(numel, Pack<element_t>::kSize);
-    seed_basis_kernel<element_t>
-        <<<plan.grid, plan.block, 0, stream>>>(static_cast<element_t*>(basis), numel, columns, first_row);
+    for (int64_t begin = 0; begin < numel; begin += kMostFilled) {
+      const BasisPlan plan = plan_basis(rows, columns, first_row, begin, std::min(numel - begin, kMostFilled));
+      const LaunchPlan launch = plan_launch(plan.numel, Pack<element_t>::kSize);
+      seed_basis_kernel<element_t>
+          <<<launch.grid, launch.block, 0, stream>>>(static_cast<element_t*>(basis) + begin, plan);
+    }
   };
   if (is_complex(type)) {
     dispatch_complex(type, launch);

@@ -1,7 +1,7 @@
 #pragma once
 
+#include "ops/basis_plan.h"
 #include "ops/cuda/element.cuh"
-#include "ops/index_math.h"
 #include "ops/launch_plan.h"
 
 namespace highgrad::ops::cuda {
@@ -13,28 +13,37 @@ struct alignas(16) Pack {
   element_t values[kSize];
 };
 
-// basis: [rows, columns], row-major, numel elements, aligned to 16 bytes. One thread a pack, then a grid further on;
-// every element is written by one thread, once.
+// basis: plan.numel elements in a row, aligned to 16 bytes. One thread a pack; every element is written by one thread,
+// once.
 template <typename element_t>
-__global__ void seed_basis_kernel(element_t* basis, int64_t numel, int64_t columns, int64_t first_row) {
-  constexpr int64_t kPack = Pack<element_t>::kSize;
-  const int64_t stride = gridDim.x * (kBlockThreads * kPack);
-#pragma unroll 1
-  for (int64_t begin = (blockIdx.x * int64_t{kBlockThreads} + threadIdx.x) * kPack; begin < numel; begin += stride) {
-    BasisCursor cursor = basis_cursor(begin, columns);
-    Pack<element_t> pack;
+__global__ void seed_basis_kernel(element_t* basis, BasisPlan plan) {
+  constexpr int kPack = Pack<element_t>::kSize;
+  const uint32_t begin = (blockIdx.x * kBlockThreads + threadIdx.x) * kPack;
+  if (begin >= plan.numel) {
+    return;
+  }
+  uint32_t next = next_one(plan, begin);
+  Pack<element_t> pack;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) {
+    pack.values[k] = Element<element_t>::make(0.0f);
+  }
+  if (next < kPack) {
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
-      pack.values[k] = Element<element_t>::make(next_is_one(cursor, columns, first_row) ? 1.0f : 0.0f);
+      if (k == static_cast<int>(next) && begin + k < plan.end) {
+        pack.values[k] = Element<element_t>::make(1.0f);
+        next += plan.apart.divisor;
+      }
     }
-    if (begin + kPack <= numel) {
-      *reinterpret_cast<Pack<element_t>*>(basis + begin) = pack;
-    } else {
+  }
+  if (begin + kPack <= plan.numel) {
+    *reinterpret_cast<Pack<element_t>*>(basis + begin) = pack;
+  } else {
 #pragma unroll
-      for (int k = 0; k < kPack - 1; ++k) {
-        if (begin + k < numel) {
-          basis[begin + k] = pack.values[k];
-        }
+    for (int k = 0; k < kPack - 1; ++k) {
+      if (begin + k < plan.numel) {
+        basis[begin + k] = pack.values[k];
       }
     }
   }
