@@ -40,19 +40,15 @@ HIGHGRAD_HOST_DEVICE int64_t later_rank_term(int64_t digit, int k) {
   return result;
 }
 
-// Of any k. The first three are written out, since a division by what the compiler knows is a product.
+// The first three are written out, since a division by what the compiler knows is a product.
+template <typename number_t>
+HIGHGRAD_HOST_DEVICE number_t early_rank_term(number_t digit, int k) {
+  return k == 0 ? digit : k == 1 ? digit * (digit + 1) / 2 : digit * (digit + 1) / 2 * (digit + 2) / 3;
+}
+
+// Of any k.
 HIGHGRAD_HOST_DEVICE int64_t rank_term(int64_t digit, int k) {
-  const auto i = static_cast<uint64_t>(digit);
-  switch (k) {
-    case 0:
-      return digit;
-    case 1:
-      return static_cast<int64_t>(i * (i + 1) / 2);
-    case 2:
-      return static_cast<int64_t>(i * (i + 1) / 2 * (i + 2) / 3);
-    default:
-      return later_rank_term(digit, k);
-  }
+  return k <= 2 ? static_cast<int64_t>(early_rank_term(static_cast<uint64_t>(digit), k)) : later_rank_term(digit, k);
 }
 
 HIGHGRAD_HOST_DEVICE int64_t packed_size(int64_t size, int order) {
@@ -137,25 +133,46 @@ HIGHGRAD_HOST_DEVICE void sort_digits(MultiIndex& index, int order) {
   } while (++k < order);
 }
 
-// Takes the term of the k-th digit of a sorted multi-index, k at least 1, which grows with the digit, off its rank: the
-// largest that is at most what is left. No digit is above `most`.
-HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
-  int64_t low = 0;
-  int64_t taken = 0; // the term of `low`
-  int64_t high = most;
+// The largest digit, of those up to `most`, whose term is at most `rank`, and that term.
+template <typename number_t>
+struct TakenDigit {
+  number_t digit;
+  number_t term;
+};
+
+template <typename number_t, typename Term>
+HIGHGRAD_HOST_DEVICE TakenDigit<number_t> find_digit(number_t rank, number_t most, const Term& term) {
+  TakenDigit<number_t> low{0, 0};
+  number_t high = most;
   HIGHGRAD_NO_UNROLL
   do {
-    const int64_t middle = high - ((high - low) >> 1);
-    const int64_t next = rank_term(middle, k);
+    const number_t middle = high - ((high - low.digit) >> 1);
+    const number_t next = term(middle);
     if (next <= rank) {
-      low = middle;
-      taken = next;
+      low = {middle, next};
     } else {
       high = middle - 1;
     }
-  } while (low < high);
-  rank -= taken;
+  } while (low.digit < high);
   return low;
+}
+
+// Of digits below this, the first three terms are below 2^32 / 3, and so is what they are divided from.
+constexpr int64_t kShortDigits = 1500;
+
+// Takes the term of the k-th digit of a sorted multi-index, k at least 1, which grows with the digit, off its rank: the
+// largest that is at most what is left. No digit is above `most`.
+HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
+  if (k <= 2 && most < kShortDigits) {
+    const auto taken = find_digit(static_cast<uint32_t>(rank), static_cast<uint32_t>(most), [k](uint32_t digit) {
+      return early_rank_term(digit, k);
+    });
+    rank -= taken.term;
+    return taken.digit;
+  }
+  const auto taken = find_digit(rank, most, [k](int64_t digit) { return rank_term(digit, k); });
+  rank -= taken.term;
+  return taken.digit;
 }
 
 // The sorted multi-index of rank `rank`, from the last digit on. The first is what is left.
@@ -209,12 +226,12 @@ HIGHGRAD_HOST_DEVICE int64_t pair_term(const MultiIndex& sorted, int others, int
       // as well, that takes the difference back, which by Pascal's rule is a term again.
       const int64_t i = is_larger ? other : other - 1;
       const int m = k + (in_front ? 1 : 2);
-      sum += is_larger ? binomial(i + m, m + 1) : -binomial(i + m, m + 1);
+      sum += is_larger ? rank_term(i, m) : -rank_term(i, m);
     }
     place += in_front;
   }
   place += is_larger;
-  return sum + binomial(value + place, place + 1);
+  return sum + rank_term(value, place);
 }
 
 // The ranks of sorted digits, of which there are some, with one more among them, which never decreases from call to

@@ -2,6 +2,7 @@
 
 // How the work on rows of symmetric tensors is dealt to threads. Plain C++, so that it is tested where there is no GPU.
 
+#include "ops/divider.h"
 #include "ops/launch_plan.h"
 #include "ops/symmetric_index.h"
 
@@ -17,7 +18,7 @@ namespace highgrad::ops {
 struct SymmetricCubes {
   int64_t across; // cubes from end to end
   int64_t in_row;
-  unsigned int side; // in units of the kernel
+  Divider side; // in units of the kernel
 };
 
 // `unit` values of a digit are what a kernel has at once; `cache` is of so many bytes.
@@ -34,11 +35,12 @@ inline SymmetricCubes plan_symmetric_cubes(int64_t size, int64_t unit, int64_t e
   }
   const int64_t across = (units + side - 1) / side;
   // As large as needed for so many, so that few lie outside of the tensor.
-  return {across, packed_size(across, 3), static_cast<unsigned int>((units + across - 1) / across)};
+  return {across, packed_size(across, 3), make_divider(static_cast<uint32_t>((units + across - 1) / across))};
 }
 
 HIGHGRAD_HOST_DEVICE int64_t units_in_row(const SymmetricCubes& cubes) {
-  return cubes.in_row * cubes.side * cubes.side * cubes.side;
+  const int64_t side = cubes.side.divisor;
+  return cubes.in_row * side * side * side;
 }
 
 // Of the smallest, the middle and the largest digit, and which block of theirs. In cubes on the diagonal they may be
@@ -54,22 +56,20 @@ struct SymmetricUnit {
 // Block `index` of all lanes, of so many a unit: those of a cube first, then those of the next, then those of the next
 // lane.
 HIGHGRAD_HOST_DEVICE SymmetricUnit place_symmetric_unit(const SymmetricCubes& cubes, int64_t index, int blocks) {
-  const unsigned int side = cubes.side;
-  const int64_t in_cube = int64_t{side} * side * side * blocks;
-  const int64_t lane = index / (cubes.in_row * in_cube);
+  const int64_t side = cubes.side.divisor;
+  const int64_t in_cube = side * side * side * blocks;
+  const int64_t lane = index < cubes.in_row * in_cube ? 0 : index / (cubes.in_row * in_cube);
   const int64_t in_lane = index - lane * (cubes.in_row * in_cube);
   const int64_t number = in_lane / in_cube;
   int64_t cube_i = number; // the rank, of which the other digits are taken
   const int64_t cube_k = take_digit(cube_i, cubes.across - 1, 2);
   const int64_t cube_j = take_digit(cube_i, cube_k, 1);
-  const auto place = static_cast<unsigned int>(in_lane - number * in_cube);
-  const unsigned int unit = place / blocks;
-  return {
-      lane,
-      cube_i * side + unit / side / side,
-      cube_j * side + unit % side,
-      cube_k * side + unit / side % side,
-      place % blocks};
+  const auto place = static_cast<uint32_t>(in_lane - number * in_cube);
+  uint32_t i = place / blocks;
+  const uint32_t block = place - i * blocks;
+  const uint32_t j = divide_off(cubes.side, i);
+  const uint32_t k = divide_off(cubes.side, i);
+  return {lane, cube_i * side + i, cube_j * side + j, cube_k * side + k, block};
 }
 
 // Side of a tile; in rows that are shorter in every dimension, tiles would be mostly empty.
@@ -83,6 +83,7 @@ struct SymmetricTiles {
   int64_t in_matrix; // of one multi-index of the others
   int64_t in_row; // blocks, some of which have nothing to do
   SymmetricCubes cubes;
+  int64_t outer_stride; // elements from one value of the first index to the next
   int width; // of a digit
 };
 
@@ -93,11 +94,15 @@ constexpr int kBlocksInTriple = 3 * kSymmetricTile;
 inline SymmetricTiles plan_symmetric_tiles(int64_t size, int order, int64_t element_size, int64_t cache) {
   const int64_t across = (size + kSymmetricTile - 1) / kSymmetricTile;
   const int64_t in_matrix = packed_size(across, 2);
+  int64_t outer_stride = 1;
+  for (int k = 1; k < order; ++k) {
+    outer_stride *= size;
+  }
   if (order != 3) {
-    return {across, in_matrix, in_matrix * packed_size(size, order - 2), {}, digit_width(size)};
+    return {across, in_matrix, in_matrix * packed_size(size, order - 2), {}, outer_stride, digit_width(size)};
   }
   const SymmetricCubes cubes = plan_symmetric_cubes(size, kSymmetricTile, element_size, cache);
-  return {across, in_matrix, units_in_row(cubes) * kBlocksInTriple, cubes, digit_width(size)};
+  return {across, in_matrix, units_in_row(cubes) * kBlocksInTriple, cubes, outer_stride, digit_width(size)};
 }
 
 // One tile. The first index has all of a tile's side, but on the diagonal, where it is at most the last.
@@ -139,7 +144,7 @@ place_symmetric_tile(const SymmetricTiles& tiles, int64_t index, int64_t size, i
   if (order == 3) {
     return place_tile_of_three(tiles, index, size);
   }
-  const int64_t lane = index / tiles.in_row;
+  const int64_t lane = index < tiles.in_row ? 0 : index / tiles.in_row;
   int64_t tile_a = index - lane * tiles.in_row; // the rank of the pair, of which the other digit is taken
   uint64_t middle = 0;
   if (order > 2) {

@@ -36,9 +36,10 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
   __shared__ SymmetricTile tile;
   __shared__ int64_t as_smaller[kSymmetricTile];
   __shared__ int64_t as_larger[kSymmetricTile];
+  constexpr int kLoads = sizeof(element_t) <= 8 ? kTileItems : kTileItems / 2; // at once, as many as registers hold
   const int fast = threadIdx.x % kSymmetricTile;
   const int slow = threadIdx.x / kSymmetricTile;
-  const int64_t outer_stride = layout.full / layout.size;
+  const int64_t step = kTileRows * tiles.outer_stride;
   const int others = layout.order - 2;
 #pragma unroll 1
   for (int64_t index = blockIdx.x; index < tiles.in_row * layout.lanes; index += gridDim.x) {
@@ -46,23 +47,35 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
       tile = place_symmetric_tile(tiles, index, layout.size, layout.order);
     }
     __syncthreads();
-    if (threadIdx.x < 2 * kSymmetricTile) {
+    const int size_z = static_cast<int>(tile.size_z);
+    const bool is_ahead = is_off_diagonal(tile);
+    const int64_t upper = (tile.first_a + slow) * tiles.outer_stride + tile.first_z + fast;
+    const int64_t lower = (tile.first_z + slow) * tiles.outer_stride + tile.first_a + fast;
+    if (size_z > 0 && threadIdx.x < 2 * kSymmetricTile) {
       const bool is_larger = threadIdx.x >= kSymmetricTile;
       const int64_t value = (is_larger ? tile.first_z : tile.first_a) + fast;
       (is_larger ? as_larger : as_smaller)[fast] = pair_term({tile.middle, tiles.width}, others, value, is_larger);
     }
     __syncthreads();
-    const bool is_ahead = is_off_diagonal(tile);
-    const int64_t upper = tile.first_a * outer_stride + tile.first_z;
-    const int64_t lower = tile.first_z * outer_stride + tile.first_a;
 #pragma unroll 1
-    for (int64_t row = tile.lane; row < layout.rows; row += layout.lanes) {
-      const element_t* from = packed + row * layout.packed;
+    for (int64_t row = size_z > 0 ? tile.lane : layout.rows; row < layout.rows; row += layout.lanes) {
+      const element_t* from = packed + row * layout.packed + as_smaller[fast];
 #pragma unroll
-      for (int k = 0; k < kTileItems; ++k) {
-        const int z = slow + k * kTileRows;
-        if (z < tile.size_z && (is_ahead || fast <= z)) {
-          values[z * kTilePitch + fast] = from[as_smaller[fast] + as_larger[z]];
+      for (int first = 0; first < kTileItems; first += kLoads) {
+        element_t read[kLoads];
+#pragma unroll
+        for (int k = 0; k < kLoads; ++k) {
+          const int z = slow + (first + k) * kTileRows;
+          if (z < size_z && (is_ahead || fast <= z)) {
+            read[k] = from[as_larger[z]];
+          }
+        }
+#pragma unroll
+        for (int k = 0; k < kLoads; ++k) {
+          const int z = slow + (first + k) * kTileRows;
+          if (z < size_z && (is_ahead || fast <= z)) {
+            values[z * kTilePitch + fast] = read[k];
+          }
         }
       }
       __syncthreads();
@@ -70,19 +83,23 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
 #pragma unroll 1
       do {
         element_t* to = full + row * layout.full + join_index(middle, layout.size, others) * layout.size;
-#pragma unroll 2
+        element_t* to_upper = to + upper;
+        element_t* to_lower = to + lower;
+#pragma unroll (kLoads)
         for (int k = 0; k < kTileItems; ++k) {
-          const int a = slow + k * kTileRows;
-          if (fast < tile.size_z && (is_ahead || a <= fast)) {
-            to[upper + a * outer_stride + fast] = values[fast * kTilePitch + a];
+          const int other = slow + k * kTileRows;
+          if (fast < size_z && (is_ahead || other <= fast)) {
+            *to_upper = values[fast * kTilePitch + other];
           }
+          to_upper += step;
         }
-#pragma unroll 2
+#pragma unroll (kLoads)
         for (int k = 0; k < kTileItems; ++k) {
-          const int z = slow + k * kTileRows;
-          if (z < tile.size_z && (is_ahead || fast < z)) {
-            to[lower + z * outer_stride + fast] = values[z * kTilePitch + fast];
+          const int other = slow + k * kTileRows;
+          if (other < size_z && (is_ahead || fast < other)) {
+            *to_lower = values[other * kTilePitch + fast];
           }
+          to_lower += step;
         }
       } while (next_permutation(middle, others));
       __syncthreads();
@@ -158,9 +175,9 @@ __device__ Sum<element_t> plus_element(Sum<element_t> sum, element_t value) {
 }
 
 // The adjoint of expand_tiles_kernel, of order 2: every entry is the sum of an element and its mirror image. The tile
-// comes by way of shared memory, its mirror image as the threads need it.
+// comes by way of shared memory, its mirror image as the threads need it; both are read at once.
 template <typename element_t>
-__global__ void fold_tiles_kernel(
+__global__ void __launch_bounds__(kBlockThreads, 4) fold_tiles_kernel(
     element_t* __restrict__ packed,
     const element_t* __restrict__ full,
     SymmetricLayout layout,
@@ -176,27 +193,45 @@ __global__ void fold_tiles_kernel(
     }
     __syncthreads();
     const bool is_ahead = is_off_diagonal(tile);
+    const int size_z = static_cast<int>(tile.size_z);
+    const int64_t step = kTileRows * layout.size;
+    const int64_t upper = (tile.first_a + slow) * layout.size + tile.first_z + fast;
+    const int64_t lower = (tile.first_z + slow) * layout.size + tile.first_a + fast;
 #pragma unroll 1
     for (int64_t row = tile.lane; row < layout.rows; row += layout.lanes) {
-      const element_t* from = full + row * layout.full;
+      const element_t* from_upper = full + row * layout.full + upper;
+      const element_t* from_lower = full + row * layout.full + lower;
+      element_t read[kTileItems];
+      element_t mirrored[kTileItems];
 #pragma unroll
       for (int k = 0; k < kTileItems; ++k) {
-        const int a = slow + k * kTileRows;
-        if (fast < tile.size_z && (is_ahead || a <= fast)) {
-          values[fast * kTilePitch + a] = from[(tile.first_a + a) * layout.size + tile.first_z + fast];
+        const int other = slow + k * kTileRows;
+        if (fast < size_z && (is_ahead || other <= fast)) {
+          read[k] = *from_upper;
+        }
+        if (other < size_z && (is_ahead || fast < other)) {
+          mirrored[k] = *from_lower;
+        }
+        from_upper += step;
+        from_lower += step;
+      }
+#pragma unroll
+      for (int k = 0; k < kTileItems; ++k) {
+        const int other = slow + k * kTileRows;
+        if (fast < size_z && (is_ahead || other <= fast)) {
+          values[fast * kTilePitch + other] = read[k];
         }
       }
       __syncthreads();
 #pragma unroll
       for (int k = 0; k < kTileItems; ++k) {
         const int z = slow + k * kTileRows;
-        if (z < tile.size_z && (is_ahead || fast <= z)) {
+        if (z < size_z && (is_ahead || fast <= z)) {
           Sum<element_t> sum = plus_element<element_t>(Sum<element_t>{}, values[z * kTilePitch + fast]);
-          const int64_t last = tile.first_z + z;
           if (is_ahead || fast < z) {
-            sum = plus_element<element_t>(sum, from[last * layout.size + tile.first_a + fast]);
+            sum = plus_element<element_t>(sum, mirrored[k]);
           }
-          packed[row * layout.packed + rank_term(last, 1) + tile.first_a + fast] =
+          packed[row * layout.packed + rank_term(tile.first_z + z, 1) + tile.first_a + fast] =
               Convert<element_t, Sum<element_t>>::apply(sum);
         }
       }
