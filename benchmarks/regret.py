@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import geometric_mean, median
 
 from torch import Tensor
-from torch.func import jacrev
+from torch.autograd.functional import jacobian
 
 if __package__ in (None, ""):
     sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -39,7 +39,7 @@ def measure(seconds: float, create_graph: bool, chosen: str = "") -> list[dict[s
         if name in alone:
             assert x.numel() * function(x).numel() <= LARGEST, name
             calls = contestants(function, x, create_graph)
-            expected = jacrev(function)(x)
+            expected = jacobian(function, x)
         else:
             calls = contestants_of_samples(function, x, create_graph)
             expected = calls["vmap of jacrev"]()
