@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
         element_t* to = full + row * layout.full + join_index(middle, layout.size, others) * layout.size;
         element_t* to_upper = to + upper;
         element_t* to_lower = to + lower;
-#pragma unroll (kLoads)
+#pragma unroll(kLoads)
         for (int k = 0; k < kTileItems; ++k) {
           const int other = slow + k * kTileRows;
           if (fast < size_z && (is_ahead || other <= fast)) {
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
           }
           to_upper += step;
         }
-#pragma unroll (kLoads)
+#pragma unroll(kLoads)
         for (int k = 0; k < kTileItems; ++k) {
           const int other = slow + k * kTileRows;
           if (other < size_z && (is_ahead || fast < other)) {
@@ -314,6 +314,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4) fold_entries_kernel(
     SymmetricGroups groups) {
   const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
   const int64_t items = layout.lanes * groups.in_row;
+  const int64_t step = layout.lanes * layout.full;
   constexpr int kRows = kFoldRows<element_t>;
 #pragma unroll 1
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += threads) {
@@ -326,12 +327,27 @@ __global__ void __launch_bounds__(kBlockThreads, 4) fold_entries_kernel(
 #pragma unroll 1
     for (int64_t first_row = lane; first_row < layout.rows; first_row += kRows * layout.lanes) {
       Sum<element_t> sums[kRows] = {};
-      const auto add = [&](int64_t column) {
+      int rows = 1; // that there are
+#pragma unroll
+      for (int k = 1; k < kRows; ++k) {
+        rows += first_row + k * layout.lanes < layout.rows;
+      }
+      const element_t* from = full + first_row * layout.full;
+      const auto read = [&](element_t* values, int64_t column) {
+        const element_t* place = from + column;
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
-          const int64_t row = first_row + k * layout.lanes;
-          if (k == 0 || row < layout.rows) {
-            sums[k] = plus_element<element_t>(sums[k], full[row * layout.full + column]);
+          if (k < rows) {
+            values[k] = *place;
+          }
+          place += step;
+        }
+      };
+      const auto add = [&](const element_t* values) {
+#pragma unroll
+        for (int k = 0; k < kRows; ++k) {
+          if (k < rows) {
+            sums[k] = plus_element<element_t>(sums[k], values[k]);
           }
         }
       };
@@ -339,19 +355,25 @@ __global__ void __launch_bounds__(kBlockThreads, 4) fold_entries_kernel(
 #pragma unroll 1
       do {
         const int64_t column = join_index(index, layout.size, layout.order);
-        add(column);
-        // Every other step exchanges the last two digits.
+        // Every other step exchanges the last two digits: both are read at once.
         const int64_t rise = digit(index, layout.order - 1) - digit(index, layout.order - 2);
+        element_t values[kRows];
+        element_t exchanged[kRows];
+        read(values, column);
         if (rise > 0) {
+          read(exchanged, column + rise * (layout.size - 1));
+        }
+        add(values);
+        if (rise > 0) {
+          add(exchanged);
           swap_digits(index, layout.order - 2, layout.order - 1);
-          add(column + rise * (layout.size - 1));
         }
       } while (next_permutation(index, layout.order));
 #pragma unroll
       for (int k = 0; k < kRows; ++k) {
-        const int64_t row = first_row + k * layout.lanes;
-        if (k == 0 || row < layout.rows) {
-          packed[row * layout.packed + rank] = Convert<element_t, Sum<element_t>>::apply(sums[k]);
+        if (k < rows) {
+          packed[(first_row + k * layout.lanes) * layout.packed + rank] =
+              Convert<element_t, Sum<element_t>>::apply(sums[k]);
         }
       }
     }
