@@ -133,46 +133,26 @@ HIGHGRAD_HOST_DEVICE void sort_digits(MultiIndex& index, int order) {
   } while (++k < order);
 }
 
-// The largest digit, of those up to `most`, whose term is at most `rank`, and that term.
+// Takes the term of the k-th digit of a sorted multi-index, k at least 1, which grows with the digit, off its rank: the
+// largest that is at most what is left. No digit is above `most`. In 32 bits, k is at most 2 and no digit above 1500.
 template <typename number_t>
-struct TakenDigit {
-  number_t digit;
-  number_t term;
-};
-
-template <typename number_t, typename Term>
-HIGHGRAD_HOST_DEVICE TakenDigit<number_t> find_digit(number_t rank, number_t most, const Term& term) {
-  TakenDigit<number_t> low{0, 0};
+HIGHGRAD_HOST_DEVICE number_t take_digit(number_t& rank, number_t most, int k) {
+  number_t low = 0;
+  number_t taken = 0; // the term of `low`
   number_t high = most;
   HIGHGRAD_NO_UNROLL
   do {
-    const number_t middle = high - ((high - low.digit) >> 1);
-    const number_t next = term(middle);
+    const number_t middle = high - ((high - low) >> 1);
+    const number_t next = sizeof(number_t) == 4 ? early_rank_term(middle, k) : rank_term(middle, k);
     if (next <= rank) {
-      low = {middle, next};
+      low = middle;
+      taken = next;
     } else {
       high = middle - 1;
     }
-  } while (low.digit < high);
+  } while (low < high);
+  rank -= taken;
   return low;
-}
-
-// Of digits below this, the first three terms are below 2^32 / 3, and so is what they are divided from.
-constexpr int64_t kShortDigits = 1500;
-
-// Takes the term of the k-th digit of a sorted multi-index, k at least 1, which grows with the digit, off its rank: the
-// largest that is at most what is left. No digit is above `most`.
-HIGHGRAD_HOST_DEVICE int64_t take_digit(int64_t& rank, int64_t most, int k) {
-  if (k <= 2 && most < kShortDigits) {
-    const auto taken = find_digit(static_cast<uint32_t>(rank), static_cast<uint32_t>(most), [k](uint32_t digit) {
-      return early_rank_term(digit, k);
-    });
-    rank -= taken.term;
-    return taken.digit;
-  }
-  const auto taken = find_digit(rank, most, [k](int64_t digit) { return rank_term(digit, k); });
-  rank -= taken.term;
-  return taken.digit;
 }
 
 // The sorted multi-index of rank `rank`, from the last digit on. The first is what is left.

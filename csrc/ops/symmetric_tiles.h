@@ -16,7 +16,7 @@ namespace highgrad::ops {
 // need for a cube's values of the third, small cubes cut nothing. Otherwise cubes are as large as the cache allows, and
 // the values of the smallest digit go last in each: their runs are then cut nowhere, the two others at every side.
 struct SymmetricCubes {
-  int64_t across; // cubes from end to end
+  int64_t across; // cubes from end to end: at most 1500, of tensors that any memory holds
   int64_t in_row;
   Divider side; // in units of the kernel
 };
@@ -58,12 +58,12 @@ struct SymmetricUnit {
 HIGHGRAD_HOST_DEVICE SymmetricUnit place_symmetric_unit(const SymmetricCubes& cubes, int64_t index, int blocks) {
   const int64_t side = cubes.side.divisor;
   const int64_t in_cube = side * side * side * blocks;
-  const int64_t lane = index < cubes.in_row * in_cube ? 0 : index / (cubes.in_row * in_cube);
+  const int64_t lane = index / (cubes.in_row * in_cube);
   const int64_t in_lane = index - lane * (cubes.in_row * in_cube);
   const int64_t number = in_lane / in_cube;
-  int64_t cube_i = number; // the rank, of which the other digits are taken
-  const int64_t cube_k = take_digit(cube_i, cubes.across - 1, 2);
-  const int64_t cube_j = take_digit(cube_i, cube_k, 1);
+  auto cube_i = static_cast<uint32_t>(number); // the rank, of which the other digits are taken
+  const uint32_t cube_k = take_digit(cube_i, static_cast<uint32_t>(cubes.across - 1), 2);
+  const uint32_t cube_j = take_digit(cube_i, cube_k, 1);
   const auto place = static_cast<uint32_t>(in_lane - number * in_cube);
   uint32_t i = place / blocks;
   const uint32_t block = place - i * blocks;
@@ -144,7 +144,7 @@ place_symmetric_tile(const SymmetricTiles& tiles, int64_t index, int64_t size, i
   if (order == 3) {
     return place_tile_of_three(tiles, index, size);
   }
-  const int64_t lane = index < tiles.in_row ? 0 : index / tiles.in_row;
+  const int64_t lane = index / tiles.in_row;
   int64_t tile_a = index - lane * tiles.in_row; // the rank of the pair, of which the other digit is taken
   uint64_t middle = 0;
   if (order > 2) {

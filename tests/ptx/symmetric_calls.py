@@ -205,6 +205,8 @@ HUGE_SYMMETRIC = [
 # More cubes, tiles or entries than 2^32: their numbers take 64-bit division, and blocks several turns.
 MANY_ENTRIES = [Symmetric(2**22 + 5, 2, 1, 1), Symmetric(21_500, 3, 2, 2)]
 MANY_TILES = Symmetric(2500, 4, 1, 1)
+# Nearly as many cubes from end to end as are found in 32 bits, in a cache for the plain walk.
+MANY_CUBES = Symmetric(11_900, 3, 3, 2, 1 << 44)
 MANY_PLACES = Symmetric(400, 5, 1, 1, 1 << 36)
 HUGE_DTYPES = (torch.half, torch.float32, torch.float64, torch.bfloat16, torch.complex128)
 
@@ -231,6 +233,7 @@ def expand_quick() -> Iterator[Call]:
             HUGE_SYMMETRIC[3],
             large_cubes,
             *MANY_ENTRIES,
+            MANY_CUBES,
             MANY_TILES,
             Symmetric(31, 9, 1, 1),
             Symmetric(40, 6, 1, 1),
@@ -294,7 +297,7 @@ def fold_quick() -> Iterator[Call]:
         yield fold_call(dtype, Symmetric(32, 2, 1, 1), awkward_values)
         yield fold_call(dtype, Symmetric(33, 3, 1, 1), awkward_values)
         yield fold_call(dtype, Symmetric(70, 2, 1, 1), negative_zeros)
-        for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, Symmetric(1300, 4, 3, 2), MANY_PLACES):
+        for shape in (*HUGE_SYMMETRIC[:4], *MANY_ENTRIES, MANY_CUBES, Symmetric(1300, 4, 3, 2), MANY_PLACES):
             yield huge_fold_call(dtype, shape)
 
 

@@ -48,6 +48,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
     }
     __syncthreads();
     const int size_z = static_cast<int>(tile.size_z);
+    const int64_t first_row = size_z > 0 ? tile.lane : layout.rows;
     const bool is_ahead = is_off_diagonal(tile);
     const int64_t upper = (tile.first_a + slow) * tiles.outer_stride + tile.first_z + fast;
     const int64_t lower = (tile.first_z + slow) * tiles.outer_stride + tile.first_a + fast;
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(kBlockThreads, 4) expand_tiles_kernel(
     }
     __syncthreads();
 #pragma unroll 1
-    for (int64_t row = size_z > 0 ? tile.lane : layout.rows; row < layout.rows; row += layout.lanes) {
+    for (int64_t row = first_row; row < layout.rows; row += layout.lanes) {
       const element_t* from = packed + row * layout.packed + as_smaller[fast];
 #pragma unroll
       for (int first = 0; first < kTileItems; first += kLoads) {
