@@ -15,7 +15,7 @@ from torch import Tensor
 from . import _C
 from ._nested import check_derivable_again
 from ._operators import check_operator, release
-from ._options import outside_inference_mode
+from ._options import in_any_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
 from ._symmetric import constant
@@ -33,7 +33,7 @@ _BYTES_OF_GRADIENT = 300 << 10
 Exponents = tuple[tuple[int, int], ...]
 
 
-@outside_inference_mode
+@in_any_mode
 def partials(
     f: TensorTree,
     wrt: TensorTree,
