@@ -32,8 +32,8 @@ def warn(message: str) -> None:
 
 
 def in_any_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, for callers in inference mode, which records no graphs, or with a default device, for which torch calls
-    Python once more in each of its functions: it is no use to what names its devices."""
+    """`function`, for callers in inference mode, which records no graphs, or with a default device, for which each of
+    torch's functions calls Python once more: that is no use to what names its devices."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
