@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from problems import Problem
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
@@ -228,40 +228,18 @@ def recurrent(x: Tensor) -> Tensor:
     return h
 
 
-def layer(x: Tensor, kind: Callable[..., Any], *sizes: int, **options: Any) -> Any:
-    """Of torch.nn, in whose place CUDA has other kernels than the CPU."""
-    made = kind(*sizes, **options).to(x.device, x.dtype)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.copy_(weights(x, *parameter.shape))
-    return made
-
-
-def by_cells(x: Tensor) -> Any:
-    """By the samples and, once more, by all parameters."""
-    gated, long = layer(x, nn.GRUCell, 3, 4), layer(x, nn.LSTMCell, 4, 3)
-    h, c = long(gated(x), (x.sin(), x.cos()))
-    f = h + gated(h, gated(c))[:, :3]
-    by_all = full_jacobian(f, (x, *gated.parameters(), *long.parameters()), create_graph=False)
-    return full_jacobian(f, x, batch_dims=1), by_all
-
-
-def by_layers(x: Tensor, kind: Callable[..., Any]) -> Any:
-    """Of 3 steps; trained through, and by the parameters."""
-    net = layer(x, kind, 1, 2, num_layers=2, bidirectional=True, batch_first=True)
-    f = net(x.unsqueeze(-1))[0].flatten(1)
-    jacobian = full_jacobian(f, x, batch_dims=1)
-    by_parameters = full_jacobian(f[:, ::5], list(net.parameters()), create_graph=False)
-    return jacobian, *by_parameters, torch.autograd.grad(jacobian.square().sum(), x)
-
-
 def by_statistics(x: Tensor) -> Any:
     """In training and in evaluation; and by the parameters."""
-    norm = layer(x, nn.BatchNorm1d, 3)
-    trained = full_jacobian(norm(x).tanh(), (x, *norm.parameters()))
-    norm.eval()
-    f = norm(x).tanh()
+    w, b, mean, deviation = weights(x, 3), weights(x, 3), weights(x, 3).detach(), weights(x, 3).detach() + 1
+    trained = full_jacobian(functional.batch_norm(x, None, None, w, b, training=True).tanh(), (x, w, b))
+    f = functional.batch_norm(x, mean, deviation, w, b).tanh()
     return trained, full_jacobian(f, x, batch_dims=1), laplacian(f.sum(-1), x, batch_dims=1)
+
+
+def by_root_mean_square(x: Tensor) -> Any:
+    w = weights(x, 3)
+    jacobians = full_jacobian(functional.rms_norm(x.sin(), (3,), w).sin(), (x, w))
+    return *jacobians, torch.autograd.grad(sum(jacobian.square().sum() for jacobian in jacobians), (x, w))
 
 
 def embedded(x: Tensor) -> Tensor:
@@ -346,11 +324,8 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "into structure": into_structure,
     "recurrent": lambda x: full_jacobian(recurrent(x), x, create_graph=False),
     "recurrent, samples": lambda x: full_jacobian(recurrent(x), x, batch_dims=1),
-    "cells": by_cells,
-    "GRU layers": lambda x: by_layers(x, nn.GRU),
-    "LSTM layers": lambda x: by_layers(x, nn.LSTM),
-    "plain recurrent layers": lambda x: by_layers(x, nn.RNN),
     "batch norm": by_statistics,
+    "root mean square": by_root_mean_square,
     "embedded": embedded,
     "single precision": single_precision,
     "activations trained through": activations_trained_through,

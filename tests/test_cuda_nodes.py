@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_graphs import GRAPHS, SAMPLES, Graph, leaf
+from cuda_graphs import GRAPHS, SAMPLES, Graph, constant, leaf
 from cuda_operators import on_the_cpu
 from structured import names_on
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from highgrad_ext import _C, full_jacobian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop
@@ -24,9 +26,9 @@ BY_VMAP = {"cudnn_grid_sampler"}
 
 @pytest.fixture(autouse=True)
 def operators(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.node.callspec.params.get("device") == "cuda":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        yield
+    if request.node.callspec.params.get("device") != "cpu":
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
     else:
         with on_the_cpu():
             yield
@@ -124,9 +126,77 @@ def test_jets(name: str, device: str) -> None:
         warnings.simplefilter("always")
         found = nth_derivative(f.flatten()[:5], x, 2, method="taylor", create_graph=False)
     assert_close(found, expected, **close)
-    has_jets = not any(words in name for words in ("by a mask", "by one mask", "share keys", "attention of cuDNN"))
+    has_jets = (
+        not any(words in name for words in ("by a mask", "by one mask", "share keys")) and name != "attention of cuDNN"
+    )
     assert has_jets or "cannot be used" in str(caught[0].message)
     assert not has_jets or not caught
+
+
+def layer(x: Tensor, kind: Callable[..., Any], *sizes: int, **options: Any) -> Any:
+    """Of torch.nn, in whose place CUDA has other kernels than the CPU."""
+    made = kind(*sizes, **options).to(x.device, x.dtype)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(constant(x, *parameter.shape))
+    return made
+
+
+def by_cells(x: Tensor) -> Any:
+    """By the samples and, once more, by all parameters."""
+    gated, long = layer(x, nn.GRUCell, 3, 4), layer(x, nn.LSTMCell, 4, 3)
+    h, c = long(gated(x), (x.sin(), x.cos()))
+    f = h + gated(h, gated(c))[:, :3]
+    by_all = full_jacobian(f, (x, *gated.parameters(), *long.parameters()), create_graph=False)
+    return full_jacobian(f, x, batch_dims=1), by_all
+
+
+def by_layers(x: Tensor, kind: Callable[..., Any]) -> Any:
+    """Of 3 steps; trained through, and by the parameters."""
+    net = layer(x, kind, 1, 2, num_layers=2, bidirectional=True, batch_first=True)
+    f = net(x.unsqueeze(-1))[0].flatten(1)
+    jacobian = full_jacobian(f, x, batch_dims=1)
+    by_parameters = full_jacobian(f[:, ::5], list(net.parameters()), create_graph=False)
+    return jacobian, *by_parameters, torch.autograd.grad(jacobian.square().sum(), x)
+
+
+LAYERS: dict[str, Callable[[Tensor], Any]] = {
+    "cells": by_cells,
+    "GRUs": lambda x: by_layers(x, nn.GRU),
+    "LSTMs": lambda x: by_layers(x, nn.LSTM),
+    "plain networks": lambda x: by_layers(x, nn.RNN),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str, device: str) -> None:
+    """Of torch.nn, by the CPU's kernels and by those of the device."""
+    found, expected = (
+        tree_leaves(LAYERS[name](leaf(where)[:, :12].reshape(12, 3)[:4].detach().requires_grad_()))
+        for where in (device, "cpu")
+    )
+    assert_close([part.cpu() for part in found], expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(
+    "backend", [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+)
+def test_attention_of_halves(backend: SDPBackend, is_causal: bool) -> None:
+    """Against that of single precision, which is made of products and a softmax."""
+
+    def derivatives(backend: SDPBackend, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        x = torch.arange(160.0).mul(1.7).sin().view(2, 2, 5, 8).to("cuda", dtype).requires_grad_()
+        with sdpa_kernel(backend):
+            f = F.scaled_dot_product_attention(x, x.sin(), x.cos(), is_causal=is_causal)
+        jacobian = full_jacobian(f[..., ::3], x)
+        return jacobian.float(), gradient(jacobian, x).float()
+
+    found = derivatives(backend, torch.float16)
+    for half, single in zip(found, derivatives(SDPBackend.MATH, torch.float32), strict=True):
+        assert_close(half, single, rtol=2e-2, atol=2e-2 * single.abs().max().item())
 
 
 @pytest.mark.parametrize("node", ["NativeDropoutBackward0", "FusedDropoutBackward0"])

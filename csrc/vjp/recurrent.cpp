@@ -1,12 +1,15 @@
 // Rules of recurrent layers and cells whose kernels torch has no batching rule for.
 
 #include <ATen/Functions.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <array>
 #include <functional>
+#include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -78,6 +81,57 @@ at::Tensor by_gru_gates(const at::Tensor& grad, const at::Tensor& factor) {
   return (grad.unsqueeze(2) * factor).flatten(2);
 }
 
+// What a kernel has saved of N samples, [N, K], for B rows of cotangents: [B * N, K].
+at::Tensor repeated(const at::Tensor& saved, int64_t rows) {
+  return saved.expand({rows, saved.size(0), saved.size(1)}).reshape({rows * saved.size(0), saved.size(1)});
+}
+
+// Whether there is a kernel of this name where the tensor is.
+bool has_kernel(const char* name, const at::Tensor& tensor) {
+  const auto schema = c10::Dispatcher::singleton().findSchema({name, ""});
+  return schema.has_value() && schema->hasKernelForDispatchKey(c10::highestPriorityBackendTypeId(tensor.key_set()));
+}
+
+// Cotangents of both products, [B, N, 3 H], and of the hidden state, [B, N, H].
+struct GruRows {
+  at::Tensor input, hidden_sums, hidden;
+};
+
+// A cell's kernel is linear in its cotangents, and takes each sample for itself: all rows are samples.
+GruRows gru_rows(const at::Tensor& workspace, const at::Tensor& grad) {
+  const int64_t rows = grad.size(0), samples = grad.size(1), width = grad.size(2);
+  const auto given = at::_thnn_fused_gru_cell_backward(
+      grad.reshape({rows * samples, width}), repeated(workspace, rows), /*has_bias=*/false);
+  const auto of_rows = [&](const at::Tensor& cotangents) { return cotangents.view({rows, samples, -1}); };
+  return {of_rows(std::get<0>(given)), of_rows(std::get<1>(given)), of_rows(std::get<2>(given))};
+}
+
+// Likewise: of the gates, [B, N, 4 H], and of the cell, [B, N, H]. One of the cotangents may be undefined.
+struct LstmRows {
+  at::Tensor gates, cell;
+};
+
+LstmRows lstm_rows(
+    const at::Tensor& cell,
+    const at::Tensor& next,
+    const at::Tensor& workspace,
+    const at::Tensor& by_hidden,
+    const at::Tensor& by_next) {
+  const at::Tensor& some = by_hidden.defined() ? by_hidden : by_next;
+  const int64_t rows = some.size(0), samples = some.size(1), width = some.size(2);
+  const auto flat = [&](const at::Tensor& cotangents) {
+    return cotangents.defined() ? std::optional(cotangents.reshape({rows * samples, width})) : std::nullopt;
+  };
+  const auto given = at::_thnn_fused_lstm_cell_backward_impl(
+      flat(by_hidden),
+      flat(by_next),
+      repeated(cell, rows),
+      repeated(next, rows),
+      repeated(workspace, rows),
+      /*has_bias=*/false);
+  return {std::get<0>(given).view({rows, samples, -1}), std::get<1>(given).view({rows, samples, width})};
+}
+
 // Cotangents of the products of a step's input and hidden state with the weights, with their biases: [B, N, gates * H].
 struct BySums {
   at::Tensor input, hidden;
@@ -87,7 +141,35 @@ struct BySums {
 // for nothing.
 using StepVjp = std::function<BySums(at::Tensor& by_hidden, at::Tensor& by_cell)>;
 
-// Puts the states after a step in place of those before it.
+// By the kernels of cells, for what is not recorded. Puts the states after a step in place of those before it.
+StepVjp take_step_by_kernel(
+    Kind kind,
+    const at::Tensor& input_sums,
+    const at::Tensor& hidden_sums,
+    at::Tensor& hidden,
+    at::Tensor& cell) {
+  if (kind == kGru) {
+    at::Tensor workspace;
+    std::tie(hidden, workspace) = at::_thnn_fused_gru_cell(input_sums, hidden_sums, hidden);
+    return [workspace](at::Tensor& by_hidden, at::Tensor& /*by_cell*/) -> BySums {
+      GruRows rows = gru_rows(workspace, by_hidden);
+      by_hidden = std::move(rows.hidden);
+      return {std::move(rows.input), std::move(rows.hidden_sums)};
+    };
+  }
+  at::Tensor next, workspace;
+  const at::Tensor before = cell;
+  std::tie(hidden, next, workspace) = at::_thnn_fused_lstm_cell(input_sums, hidden_sums, cell);
+  cell = next;
+  return [=](at::Tensor& by_hidden, at::Tensor& by_cell) -> BySums {
+    LstmRows rows = lstm_rows(before, next, workspace, by_hidden, by_cell);
+    by_hidden = at::Tensor();
+    by_cell = std::move(rows.cell);
+    return {rows.gates, rows.gates};
+  };
+}
+
+// The same by what they are made of.
 StepVjp take_step(
     Kind kind,
     const at::Tensor& input_sums,
@@ -156,13 +238,17 @@ Layer layer(Kind kind, const Operands& operands, bool is_reversed) {
     input_sums = input_sums + operands[kInputBias];
   }
   at::Tensor hidden = operands[kHidden], cell = operands[kCell];
+  const bool has_kernels = !at::GradMode::is_enabled() &&
+      ((kind == kGru && has_kernel("aten::_thnn_fused_gru_cell", input)) ||
+       (kind == kLstm && has_kernel("aten::_thnn_fused_lstm_cell", input)));
+  const auto step = has_kernels ? &take_step_by_kernel : &take_step;
   std::vector<at::Tensor> before, outputs; // the hidden state before and after each step
   std::vector<StepVjp> vjps;
   for (const auto t : c10::irange(steps)) {
     before.push_back(hidden);
     const at::Tensor hidden_sums =
         operands[kHiddenBias].defined() ? at::addmm(operands[kHiddenBias], hidden, by_own.t()) : hidden.mm(by_own.t());
-    vjps.push_back(take_step(kind, input_sums.select(0, t), hidden_sums, hidden, cell));
+    vjps.push_back(step(kind, input_sums.select(0, t), hidden_sums, hidden, cell));
     outputs.push_back(hidden);
   }
   const at::Tensor states = at::stack(before); // [T, N, H]
@@ -330,65 +416,67 @@ at::Tensor sum_of_gates(const Call& call, const Cell& node) {
   return bias.defined() ? sums + (bias + call.saved(node.hidden_bias_)) : sums;
 }
 
-// One step of an LSTM by a fused kernel, of gates that are sums of two matrices. What the kernel has saved has no
-// graph.
+// Hands on the cotangents of a cell's products and, summed over the samples, of their biases: links 0, 1, 3 and 4.
+void hand_on_sums(
+    const std::vector<std::optional<Shape>>& shapes,
+    const at::Tensor& by_input,
+    const at::Tensor& by_hidden,
+    Cotangents& given) {
+  given[0] = shapes[0].has_value() ? by_input : at::Tensor();
+  given[1] = shapes[1].has_value() ? by_hidden : at::Tensor();
+  given[3] = shapes[3].has_value() ? by_input.sum(1) : at::Tensor();
+  given[4] = shapes[4].has_value() ? by_hidden.sum(1) : at::Tensor();
+}
+
+// One step of an LSTM by a kernel, of gates that are sums of two products. What the kernel has saved has no graph.
 BatchedVjp lstm_cell(const Call& call, const ThnnFusedLstmCellBackward0& node) {
   const at::Tensor cell = call.saved(node.cx_);
-  const bool is_recorded = at::GradMode::is_enabled();
-  const std::vector<at::Tensor> gates =
-      is_recorded ? lstm_gates(sum_of_gates(call, node)) : call.saved(node.result2_).chunk(4, 1);
-  const at::Tensor next = is_recorded ? gates[1] * cell + gates[0] * gates[2] : call.saved(node.result1_);
+  if (!at::GradMode::is_enabled()) {
+    return [cell, next = call.saved(node.result1_), workspace = call.saved(node.result2_), shapes = call.given](
+               Cotangents& taken, Cotangents& given) {
+      if (taken[0].defined() || taken[1].defined()) {
+        const LstmRows rows = lstm_rows(cell, next, workspace, taken[0], taken[1]);
+        hand_on_sums(shapes, rows.gates, rows.gates, given);
+        given[2] = shapes[2].has_value() ? rows.cell : at::Tensor();
+      }
+    };
+  }
+  const std::vector<at::Tensor> gates = lstm_gates(sum_of_gates(call, node));
+  const at::Tensor next = gates[1] * cell + gates[0] * gates[2];
   return [step = lstm_step(gates, cell, next.tanh()), shapes = call.given](Cotangents& taken, Cotangents& given) {
     const at::Tensor &by_h = taken[0], &by_c = taken[1];
     const at::Tensor by_next = !by_h.defined() ? by_c
         : !by_c.defined()                      ? by_h * step.cell_by_hidden
                                                : at::addcmul(by_c, by_h, step.cell_by_hidden);
-    if (!by_next.defined()) {
-      return;
-    }
-    if (shapes[2].has_value()) {
-      given[2] = by_next * step.forget;
-    }
-    const at::Tensor by_gates = by_lstm_gates(step, by_h.defined() ? by_h : at::zeros_like(by_next), by_next);
-    for (const size_t link : {0, 1}) {
-      given[link] = shapes[link].has_value() ? by_gates : at::Tensor();
-    }
-    for (const size_t link : {3, 4}) {
-      given[link] = shapes[link].has_value() ? by_gates.sum(1) : at::Tensor();
+    if (by_next.defined()) {
+      const at::Tensor by_gates = by_lstm_gates(step, by_h.defined() ? by_h : at::zeros_like(by_next), by_next);
+      hand_on_sums(shapes, by_gates, by_gates, given);
+      given[2] = shapes[2].has_value() ? by_next * step.forget : at::Tensor();
     }
   };
 }
 
 BatchedVjp gru_cell(const Call& call, const ThnnFusedGruCellBackward0& node) {
-  GruStep step;
-  if (at::GradMode::is_enabled()) {
-    const std::vector<at::Tensor> sums = sum_of_gates(call, node).chunk(3, 1);
-    const at::Tensor hidden_sums = call.saved(node.hidden_gates_), bias = call.saved(node.hidden_bias_);
-    const at::Tensor by_hidden = (bias.defined() ? hidden_sums + bias : hidden_sums).chunk(3, 1)[2];
-    const at::Tensor reset = sums[0].sigmoid();
-    const at::Tensor change = (sums[2] + (reset - 1) * by_hidden).tanh();
-    step = gru_step(reset, sums[1].sigmoid(), change, call.saved(node.hx_), by_hidden);
-  } else {
-    const std::vector<at::Tensor> kept = call.saved(node.result1_).chunk(5, 1);
-    step = gru_step(kept[0], kept[1], kept[2], kept[3], kept[4]);
-  }
-  return [step, shapes = call.given](Cotangents& taken, Cotangents& given) {
-    const at::Tensor& grad = taken[0]; // [B, N, H]
-    if (!grad.defined()) {
-      return;
-    }
-    const auto by_half = [&](const at::Tensor& factor, size_t gates, size_t bias) {
-      if (!shapes[gates].has_value() && !shapes[bias].has_value()) {
-        return;
+  if (!at::GradMode::is_enabled()) {
+    return [workspace = call.saved(node.result1_), shapes = call.given](Cotangents& taken, Cotangents& given) {
+      if (taken[0].defined()) {
+        const GruRows rows = gru_rows(workspace, taken[0]);
+        hand_on_sums(shapes, rows.input, rows.hidden_sums, given);
+        given[2] = shapes[2].has_value() ? rows.hidden : at::Tensor();
       }
-      const at::Tensor rows = by_gru_gates(grad, factor);
-      given[gates] = shapes[gates].has_value() ? rows : at::Tensor();
-      given[bias] = shapes[bias].has_value() ? rows.sum(1) : at::Tensor();
     };
-    by_half(step.input_factor, 0, 3);
-    by_half(step.hidden_factor, 1, 4);
-    if (shapes[2].has_value()) {
-      given[2] = grad * step.update;
+  }
+  const std::vector<at::Tensor> sums = sum_of_gates(call, node).chunk(3, 1);
+  const at::Tensor hidden_sums = call.saved(node.hidden_gates_), bias = call.saved(node.hidden_bias_);
+  const at::Tensor by_hidden = (bias.defined() ? hidden_sums + bias : hidden_sums).chunk(3, 1)[2];
+  const at::Tensor reset = sums[0].sigmoid();
+  const at::Tensor change = (sums[2] + (reset - 1) * by_hidden).tanh();
+  return [step = gru_step(reset, sums[1].sigmoid(), change, call.saved(node.hx_), by_hidden), shapes = call.given](
+             Cotangents& taken, Cotangents& given) {
+    if (taken[0].defined()) {
+      hand_on_sums(
+          shapes, by_gru_gates(taken[0], step.input_factor), by_gru_gates(taken[0], step.hidden_factor), given);
+      given[2] = shapes[2].has_value() ? taken[0] * step.update : at::Tensor();
     }
   };
 }
