@@ -81,6 +81,28 @@ def jets(x: Tensor, p: Params) -> Tensor:
     return first[0] * u + second.sum(0)
 
 
+def of_inputs_too(x: Tensor, p: Params) -> Tensor:
+    return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
+
+
+def low_rank(x: Tensor, p: Params) -> Tensor:
+    """A weight that is a product, taken as it is and by its transpose."""
+    weight = p["v"].t() @ (p["v"] @ p["w"])
+    return F.linear(F.linear(x, weight, p["b"]).tanh() @ weight, p["w"].exp())
+
+
+def divided(x: Tensor, p: Params) -> Tensor:
+    return (p["d"] / (2 + x.sin())) * (x / p["y"].cosh()) - p["g"].sum() / (x + 3)
+
+
+def expanded(x: Tensor, p: Params) -> Tensor:
+    """Samples in the second dimension, of what is broadcast along the first, too."""
+    rows = (x * p["y"]).sin().expand(2, SAMPLES, 3) * p["w"][:2].unsqueeze(1).exp()
+    return (rows + p["d"] ** 2).transpose(0, 1).reshape(SAMPLES, 6) * torch.cat(
+        [p["z"].expand(SAMPLES, 3), x * p["z"].tanh().view(1, 3)], 1
+    )
+
+
 def both_ways(x: Tensor, p: Params) -> Tensor:
     h = F.linear(x, p["w"], p["b"]).tanh()
     return (h * p["c"] - p["c"]).sin() @ p["w"] + (h + p["b"]) @ p["w"].t().t()
@@ -115,6 +137,10 @@ SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "second derivatives": (second_derivatives, "wbv", 3),
     "jets": (jets, "bv", 3),
     "parameters with a leading one": (leading_one, "gh", 3),
+    "of inputs too": (of_inputs_too, "dwb", 3),
+    "low rank": (low_rank, "wvb", 3),
+    "divided": (divided, "dyg", 3),
+    "expanded": (expanded, "ywdz", 3),
 }
 
 
@@ -171,11 +197,8 @@ def samples_last(x: Tensor, p: Params) -> Tensor:
     return F.linear(x, p["w"], p["b"]).t()[:, :4]
 
 
-def of_inputs_too(x: Tensor, p: Params) -> Tensor:
-    return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
-
-
 def both_factors(x: Tensor, p: Params) -> Tensor:
+    """Next to nothing of which has samples."""
     return x[:, :1] + (p["w"][:3, :3] @ p["w"][1:4, :3]).sum()
 
 
@@ -192,7 +215,6 @@ ALONE: dict[str, tuple[Callable[[Tensor, Params], Tensor], str]] = {
     "samples in the columns": (samples_in_columns, "w"),
     "mixing": (mixing, "wb"),
     "samples last": (samples_last, "wb"),
-    "of inputs too": (of_inputs_too, "dwb"),
     "a product of parameters": (square_weight, "wv"),
 }
 

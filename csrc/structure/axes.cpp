@@ -110,6 +110,11 @@ class Walk {
     return states_[number_of_(slot)];
   }
 
+  // Whether all Nodes are, once run.
+  bool is_linear() const {
+    return analysis_.not_linear == nullptr;
+  }
+
   // What was found, once run.
   AxisAnalysis take_analysis() {
     for (const Slot& input : tape_.inputs) {
@@ -334,6 +339,28 @@ std::optional<int64_t> runs_of_samples(const Digits& digits, int64_t samples, in
     }
   }
   return std::nullopt;
+}
+
+std::optional<std::vector<SlotSamples>> samples_of_slots(const Tape& tape, int64_t samples, int64_t rest) {
+  // Samples do not lie in windows.
+  Walk walk(tape, Detail::kTies, /*positions=*/0);
+  if (tape.nodes.empty() || !tape.output.is_on_tape() || !walk.run([](size_t) {}) || !walk.is_linear()) {
+    return std::nullopt;
+  }
+  std::vector<SlotSamples> of_slots;
+  for (size_t position = 0; position < tape.nodes.size(); ++position) {
+    const Node& node = *tape.nodes[position].node;
+    for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
+      const State& state = walk.state_of({static_cast<int32_t>(position), nr});
+      SlotSamples found{state.is_reached, 0};
+      const int64_t numel = state.is_reached && !state.is_free ? tape::numel_of(node, nr).value_or(0) : 0;
+      if (numel > 0 && numel % samples == 0) {
+        found.runs = runs_of_samples(state.ties.upper, samples, rest, numel / samples).value_or(0);
+      }
+      of_slots.push_back(found);
+    }
+  }
+  return of_slots;
 }
 
 int64_t tied_samples(const Digits& digits, int64_t rest) {

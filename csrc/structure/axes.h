@@ -64,6 +64,16 @@ bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, in
 // sample of the output alone. None where they do not.
 std::optional<int64_t> runs_of_samples(const Digits& digits, int64_t samples, int64_t rest, int64_t own);
 
+// A tensor that a cotangent arrives at, and the runs_of_samples of its elements, or 0.
+struct SlotSamples {
+  bool is_reached;
+  int64_t runs;
+};
+
+// Of all slots, in the order of tape::SlotNumbers. None where a Node may not be linear, and for shapes that are not
+// known, or empty.
+std::optional<std::vector<SlotSamples>> samples_of_slots(const tape::Tape& tape, int64_t samples, int64_t rest);
+
 // The Node, or null, at or before which samples mix: the first, from the output on, whose backward ties fewer samples
 // to those of the output than what it takes. Where only an operand without samples was broadcast, those that it is
 // computed from are looked at instead. `rest` is the number of elements of one sample of the output.
