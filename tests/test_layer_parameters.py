@@ -103,6 +103,19 @@ def expanded(x: Tensor, p: Params) -> Tensor:
     )
 
 
+def batched(x: Tensor, p: Params) -> Tensor:
+    """Products with two matrices each: of a row a sample, and of two."""
+    features = torch.stack([x, x.cos()])
+    one = torch.bmm(features, p["m"])
+    two = torch.bmm(features.repeat_interleave(2, dim=1).sin(), p["m"].exp())
+    return torch.cat([one[0] * one[1], two.view(2, SAMPLES, 2, 2).sum(2).transpose(0, 1).flatten(1)], 1)
+
+
+def contracted(x: Tensor, p: Params) -> Tensor:
+    """As Chebyshev networks are written."""
+    return torch.einsum("nid,iod->no", torch.stack([x, x**2], 2), p["n"]).tanh().cumsum(1)
+
+
 def both_ways(x: Tensor, p: Params) -> Tensor:
     h = F.linear(x, p["w"], p["b"]).tanh()
     return (h * p["c"] - p["c"]).sin() @ p["w"] + (h + p["b"]) @ p["w"].t().t()
@@ -122,6 +135,8 @@ PARAMETERS = {
     "l": (2, 2, 2),
     "g": (1, 2),
     "h": (1, 1),
+    "m": (2, 3, 2),
+    "n": (3, 4, 2),
 }
 SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "mlp": (mlp, "wbv", 3),
@@ -141,6 +156,8 @@ SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "low rank": (low_rank, "wvb", 3),
     "divided": (divided, "dyg", 3),
     "expanded": (expanded, "ywdz", 3),
+    "batched": (batched, "m", 3),
+    "contracted": (contracted, "n", 3),
 }
 
 

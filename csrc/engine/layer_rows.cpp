@@ -4,6 +4,7 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/im2col.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/reciprocal.h>
 #include <ATen/ops/stack.h>
@@ -130,6 +131,7 @@ class Layer {
     static const std::unordered_map<std::type_index, NodeRow> rows{
         {typeid(MmBackward0), {&Layer::mm, true, true}},
         {typeid(AddmmBackward0), {&Layer::addmm, true, true}},
+        {typeid(BmmBackward0), {&Layer::bmm}},
         {typeid(MvBackward0), {&Layer::mv, true}},
         {typeid(AddmvBackward0), {&Layer::addmv, true}},
         {typeid(AddBackward0), {&Layer::add}},
@@ -180,6 +182,22 @@ class Layer {
     return link_ == 0 && !transposed ? broadcast({}, addmm.beta) : nullptr;
   }
 
+  // Of a batch of matrices, all of which have the samples for rows.
+  RestRows bmm(bool /*transposed*/) const {
+    if (link_ != 1 || output_.axis() != 1) {
+      return nullptr;
+    }
+    // Rows of a sample, which may be one, in a dimension before the last.
+    const auto with_rows = [is_row = output_.is_only_samples()](const at::Tensor& tensor) {
+      return is_row ? tensor.unsqueeze(-2) : tensor;
+    };
+    const at::Tensor features = with_rows(output_.samples_first(saved(node_, node<BmmBackward0>().self_)));
+    return [x = features.transpose(-2, -1).unsqueeze(1), with_rows](const at::Tensor& cotangents) {
+      const at::Tensor rows = with_rows(cotangents);
+      return rows.size(-2) == 1 ? at::mul(x, rows) : at::matmul(x, rows);
+    };
+  }
+
   RestRows mv(bool /*transposed*/) const {
     return link_ == 1 ? vector_rows(features(node<MvBackward0>().self_), 1) : nullptr;
   }
@@ -225,9 +243,10 @@ class Layer {
     return convolution_rows(node<ConvolutionBackward0>());
   }
 
-  // A matrix of as many rows as the output has: [samples * .., columns].
+  // A matrix of as many rows as the output has, those of each sample together: [samples * .., columns].
   at::Tensor features(const torch::autograd::SavedVariable& variable) const {
-    return output_.rows_together(saved(node_, variable));
+    const at::Tensor matrix = saved(node_, variable);
+    return output_.samples_first(matrix).reshape({-1, matrix.size(1)});
   }
 
   // Of the weight of a layer norm. The mean and the deviation that it saved carry no graph.
@@ -304,18 +323,22 @@ std::optional<LayerOutput> LayerOutput::find(Shape shape, int64_t runs, int64_t 
   return output;
 }
 
-at::Tensor LayerOutput::apart(const at::Tensor& tensor, size_t axis, size_t to) const {
+at::Tensor LayerOutput::apart(const at::Tensor& tensor, size_t axis) const {
   Shape sizes = tensor.sizes().vec();
   const Shape parts{runs_, samples_, shape_[axis_] / samples_ / runs_};
   sizes.erase(sizes.begin() + static_cast<int64_t>(axis));
   sizes.insert(sizes.begin() + static_cast<int64_t>(axis), parts.begin(), parts.end());
   const auto place = static_cast<int64_t>(axis) + 1;
-  const at::Tensor moved = tensor.reshape(sizes).movedim(place, static_cast<int64_t>(to)).flatten(place, place + 1);
+  const at::Tensor moved = tensor.reshape(sizes).movedim(place, 0).flatten(place, place + 1);
   return is_only_samples() ? moved.squeeze(place) : moved;
 }
 
 at::Tensor LayerOutput::rows_of_samples(const at::Tensor& cotangents) const {
-  return apart(cotangents, axis_ + 1, 0).contiguous();
+  return apart(cotangents, axis_ + 1).contiguous();
+}
+
+at::Tensor LayerOutput::samples_first(const at::Tensor& tensor) const {
+  return apart(tensor, axis_);
 }
 
 LayerOutput LayerOutput::with_first(int64_t size) const {
@@ -324,13 +347,9 @@ LayerOutput LayerOutput::with_first(int64_t size) const {
   return output;
 }
 
-at::Tensor LayerOutput::rows_together(const at::Tensor& matrix) const {
-  return apart(matrix, 0, 0).reshape({-1, matrix.size(1)});
-}
-
 at::Tensor LayerOutput::broadcast(const at::Tensor& tensor) const {
   const bool has_axis = shape_.size() - tensor.dim() <= axis_;
-  return has_axis ? apart(tensor.expand(shape_), axis_, 0).unsqueeze(1) : tensor;
+  return has_axis ? samples_first(tensor.expand(shape_)).unsqueeze(1) : tensor;
 }
 
 std::optional<Shape> LayerOutput::shape_in_rest(Shape operand) const {

@@ -29,8 +29,8 @@ class LayerOutput {
   // With another size of the first dimension, which has no samples.
   LayerOutput with_first(int64_t size) const;
 
-  // A matrix whose rows are the first dimension: those of each sample together.
-  at::Tensor rows_together(const at::Tensor& matrix) const;
+  // Likewise a tensor with the output's dimension of samples and those before it, whatever follows.
+  at::Tensor samples_first(const at::Tensor& tensor) const;
 
   // A tensor that broadcasts to the output, as one that broadcasts to [samples, colors, *rest].
   at::Tensor broadcast(const at::Tensor& tensor) const;
@@ -51,8 +51,8 @@ class LayerOutput {
   }
 
  private:
-  // `tensor`, whose dimension `axis` is that of the output, with the samples in a dimension of their own, `to`.
-  at::Tensor apart(const at::Tensor& tensor, size_t axis, size_t to) const;
+  // `tensor`, whose dimension `axis` is the output's that has the samples, with them in front.
+  at::Tensor apart(const at::Tensor& tensor, size_t axis) const;
 
   std::vector<int64_t> shape_;
   size_t axis_ = 0;
