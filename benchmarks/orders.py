@@ -22,7 +22,7 @@ from torch.func import hessian, jacrev, jvp, vjp, vmap
 import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
-from benchmarks.options import make_tensors_on, option_parser, parse, publish
+from benchmarks.options import on_device, option_parser, parse, publish
 from benchmarks.run import machine
 from highgrad_ext import biharmonic, directional, laplacian, nth_derivative
 from highgrad_ext._reference import nth_derivative_loop
@@ -79,9 +79,9 @@ def forward_over_reverse(f: Callable[[Tensor], Tensor], width: int) -> Callable[
 
     def at(x: Tensor) -> Tensor:
         def gradient(y: Tensor) -> Tensor:
-            return vjp(f, y)[1](torch.ones(()))[0]
+            return vjp(f, y)[1](x.new_ones(()))[0]
 
-        return vmap(lambda v: (jvp(gradient, (x,), (v,))[1] * v).sum())(torch.eye(width)).sum()
+        return vmap(lambda v: (jvp(gradient, (x,), (v,))[1] * v).sum())(torch.eye(width, device=x.device)).sum()
 
     return at
 
@@ -195,9 +195,8 @@ def run(rows: list[Row], seconds: float, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     options = parse(option_parser(__doc__, 3.0, "row"))
-    make_tensors_on(options.device)
     torch.manual_seed(0)
-    rows = [row for row in cases() if options.problems in row.problem]
+    rows = [row for row in on_device(cases, options.device)() if options.problems in row.problem]
     figures = run(rows, options.seconds, options.threads)
     publish(options, figures, markdown(figures))
 

@@ -63,7 +63,7 @@ class BranchAndTrunk(nn.Module):
         self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        points = torch.linspace(0, 1, 10, dtype=x.dtype)
+        points = torch.linspace(0, 1, 10, dtype=x.dtype, device=x.device)
         functions = self.branch(points.expand(*x.shape[:-1], 10))
         return torch.einsum("...mw,...w->...m", functions.unflatten(-1, (self.outputs, -1)), self.trunk(x))
 

@@ -22,7 +22,7 @@ from torch.func import functional_call, hessian, jacfwd, jvp, vmap
 import highgrad_ext
 from benchmarks import report
 from benchmarks.measure import Timing, local_turn, time_in_turns
-from benchmarks.options import make_tensors_on, option_parser, parse, publish
+from benchmarks.options import option_parser, parse, publish
 from benchmarks.orders import mlp
 from benchmarks.pinn_networks import Bell, BranchAndTrunk, Chebyshev, Gated, Siren
 from benchmarks.run import machine
@@ -41,7 +41,7 @@ def grad(f: Tensor, x: Tensor) -> Tensor:
 
 def along(x: Tensor, *axes: int) -> Tensor:
     """The directions of some axes, the same for every sample."""
-    directions = torch.eye(x.shape[1], dtype=x.dtype)[list(axes)]
+    directions = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[list(axes)]
     return directions.unsqueeze(1).expand(len(axes), *x.shape)
 
 
@@ -55,9 +55,9 @@ def by_sample(function: Callable[[Callable[[Tensor], Tensor], Tensor], Any]) -> 
     return all_samples
 
 
-def repeated_jvp(f: Callable[[Tensor], Tensor], axis: int, order: int, size: int) -> Callable[[Tensor], Tensor]:
+def repeated_jvp(f: Callable[[Tensor], Tensor], axis: int, order: int, like: Tensor) -> Callable[[Tensor], Tensor]:
     """The derivative of an order along an axis, by jvp of jvp."""
-    direction = torch.zeros(size)
+    direction = torch.zeros(len(like), device=like.device)
     direction[axis] = 1
     for _ in range(order):
         f = (lambda g: lambda y: jvp(g, (y,), (direction,))[1])(f)
@@ -129,8 +129,8 @@ def evolution(name: str, orders: int, residual: Callable[..., Tensor]) -> Equati
 
     def of_sample(u: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
         value = lambda z: u(z)[0]  # noqa: E731
-        by_x = [repeated_jvp(value, 1, k, 2)(y) for k in range(1, orders + 1)]
-        return residual(value(y), repeated_jvp(value, 0, 1, 2)(y), *by_x)
+        by_x = [repeated_jvp(value, 1, k, y)(y) for k in range(1, orders + 1)]
+        return residual(value(y), repeated_jvp(value, 0, 1, y)(y), *by_x)
 
     return Equation(name, 2, 1, own, hand, by_sample(of_sample))
 
@@ -234,7 +234,7 @@ def continuity() -> Equation:
 
     def hand(net: nn.Module, x: Tensor) -> Tensor:
         value = net(x)
-        return sum((grad(value[:, i], x)[:, i] for i in range(3)), torch.zeros(()))
+        return sum((grad(value[:, i], x)[:, i] for i in range(3)), x.new_zeros(()))
 
     return Equation("continuity, 3-D", 3, 3, own, hand, by_sample(lambda u, y: jacfwd(u)(y).trace()))
 
@@ -243,7 +243,7 @@ def advection() -> Equation:
     """First derivatives of one output: what a single gradient gives."""
 
     def own(net: nn.Module, x: Tensor) -> Tensor:
-        _, (u_t, u_x) = directional(net(x)[:, 0], x, torch.eye(2).unsqueeze(1), 1, batch_dims=1)
+        _, (u_t, u_x) = directional(net(x)[:, 0], x, torch.eye(2, device=x.device).unsqueeze(1), 1, batch_dims=1)
         return u_t + u_x
 
     def hand(net: nn.Module, x: Tensor) -> Tensor:
@@ -278,7 +278,7 @@ def mixed(
         for index in indices:
             f = lambda z: net(z)[0]  # noqa: E731
             for axis in index:
-                f = repeated_jvp(f, axis, 1, inputs)
+                f = repeated_jvp(f, axis, 1, y)
             derivatives.append(f(y))
         return residual(net(y)[0], *derivatives)
 
@@ -354,7 +354,7 @@ def schroedinger() -> Equation:
         return residual(value, torch.stack([g[:, 0] for g in first], 1), torch.stack(second, 1))
 
     def of_sample(u: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-        return residual(u(y), repeated_jvp(u, 0, 1, 2)(y), repeated_jvp(u, 1, 2, 2)(y))
+        return residual(u(y), repeated_jvp(u, 0, 1, y)(y), repeated_jvp(u, 1, 2, y)(y))
 
     return Equation("Schroedinger, two outputs", 2, 2, own, hand, by_sample(of_sample))
 
@@ -373,7 +373,9 @@ def maxwell() -> Equation:
         return torch.cat([*waves, torch.stack(divergences, -1)], -1)  # type: ignore[arg-type]
 
     def own(net: nn.Module, x: Tensor) -> Tensor:
-        return residual(directional(net(x), x, torch.eye(4).unsqueeze(1), 1, batch_dims=1)[1].permute(1, 2, 0))
+        return residual(
+            directional(net(x), x, torch.eye(4, device=x.device).unsqueeze(1), 1, batch_dims=1)[1].permute(1, 2, 0)
+        )
 
     def hand(net: nn.Module, x: Tensor) -> Tensor:
         value = net(x)
@@ -421,11 +423,11 @@ def step(residual: Residual, net: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, materialize_grads=True)
 
 
-def measure(equation: Equation, samples: int, width: int, seconds: float) -> dict[str, Any]:
+def measure(equation: Equation, samples: int, width: int, seconds: float, device: str = "cpu") -> dict[str, Any]:
     """Milliseconds of all three, and the largest difference of own gradients from those by hand."""
     torch.manual_seed(0)
-    net = equation.network(equation.inputs, width, equation.outputs)
-    x = torch.rand(samples, equation.inputs, requires_grad=True)
+    net = equation.network(equation.inputs, width, equation.outputs).to(device)
+    x = torch.rand(samples, equation.inputs).to(device).requires_grad_()
     ways = {OWN: equation.own, HAND: equation.hand, FUNC: equation.func}
     steps = {name: (lambda residual=residual: step(residual, net, x)) for name, residual in ways.items()}
     flat = {name: torch.cat([g.reshape(-1) for g in run()]) for name, run in steps.items()}
@@ -470,7 +472,9 @@ def markdown(figures: dict[str, Any]) -> str:
     return "\n\n".join([f"{report.hardware(figures)}; {software}", _PREAMBLE, table]) + "\n"
 
 
-def run(sizes: list[tuple[int, int]], seconds: float, threads: int, only: str = "") -> dict[str, Any]:
+def run(
+    sizes: list[tuple[int, int]], seconds: float, threads: int, only: str = "", device: str = "cpu"
+) -> dict[str, Any]:
     """All figures of a run, as the JSON file keeps them. sizes: samples and width."""
     figures: dict[str, Any] = {"machine": machine(), "threads": threads}
     figures["versions"] = {"torch": torch.__version__, "highgrad_ext": highgrad_ext.__version__}
@@ -480,14 +484,14 @@ def run(sizes: list[tuple[int, int]], seconds: float, threads: int, only: str = 
         if only in equation.name:
             for samples, width in sizes:
                 print(f"{equation.name}, {samples} samples, width {width}", file=sys.stderr, flush=True)
-                figures["rows"].append(measure(equation, samples, width, seconds))
+                figures["rows"].append(measure(equation, samples, width, seconds, device))
     return figures
 
 
 def main() -> None:
     options = parse(option_parser(__doc__, 3.0, "row"))
-    make_tensors_on(options.device)
-    figures = run([(100, 20), (1000, 64), (4000, 128)], options.seconds, options.threads, options.problems)
+    sizes = [(100, 20), (1000, 64), (4000, 128)]
+    figures = run(sizes, options.seconds, options.threads, options.problems, options.device)
     publish(options, figures, markdown(figures))
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import geometric_mean, median
 
 from torch import Tensor
-from torch.func import jacrev
+from torch.autograd.functional import jacobian
 
 if __package__ in (None, ""):
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measure import local_turn, time_in_turns
-from benchmarks.options import make_tensors_on, option_parser, parse, publish
+from benchmarks.options import on_device, option_parser, parse, publish
 from benchmarks.report import format_ms, markdown_table
 from benchmarks.torch_modes import contestants, contestants_of_samples, usable
 from benchmarks.varied_problems import fixed, problems, sample_problems
@@ -28,18 +28,19 @@ from benchmarks.varied_problems import fixed, problems, sample_problems
 LARGEST = 4_000_000  # entries of a Jacobian that the slowest peers still manage
 
 
-def measure(seconds: float, create_graph: bool, chosen: str = "") -> list[dict[str, str | float]]:
+def measure(seconds: float, create_graph: bool, chosen: str = "", device: str = "cpu") -> list[dict[str, str | float]]:
     """Of the problems whose names contain `chosen`."""
     rows: list[dict[str, str | float]] = []
-    alone, of_samples = problems(), sample_problems()
+    alone, of_samples = (on_device(make, device)() for make in (problems, sample_problems))
     for name, (shape, function) in (alone | of_samples).items():
         if chosen not in name:
             continue
-        x = 1 + 0.3 * fixed(*shape)
+        x = 1 + 0.3 * fixed(*shape).to(device)
+        function = on_device(function, device)
         if name in alone:
             assert x.numel() * function(x).numel() <= LARGEST, name
             calls = contestants(function, x, create_graph)
-            expected = jacrev(function)(x)
+            expected = jacobian(function, x)
         else:
             calls = contestants_of_samples(function, x, create_graph)
             expected = calls["vmap of jacrev"]()
@@ -79,8 +80,7 @@ def main() -> None:
     parser = option_parser(__doc__, 0.6, "problem")
     parser.add_argument("--create-graph", action="store_true", help="results are differentiable again")
     options = parse(parser)
-    make_tensors_on(options.device)
-    rows = measure(options.seconds, options.create_graph, options.problems)
+    rows = measure(options.seconds, options.create_graph, options.problems, options.device)
     publish(options, rows, report(rows))
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -31,7 +31,7 @@ if __package__ in (None, ""):
 from benchmarks.dense_problems import Graph, dense_problems
 from benchmarks.held_out_problems import held_out_problems
 from benchmarks.measure import MIN_CALLS, local_turn, time_in_turns
-from benchmarks.options import make_tensors_on, option_parser, parse, publish
+from benchmarks.options import on_device, option_parser, parse, publish
 from benchmarks.report import format_ms, markdown_table
 from benchmarks.structured_problems import (
     brusselator,
@@ -194,12 +194,13 @@ def check(case: Case, variant: Variant, result: object, x: Tensor) -> None:
     torch.testing.assert_close(result.to_dense().view(expected.shape), expected, msg=variant.name)
 
 
-def measure(seconds: float, chosen: str = "") -> list[dict[str, str | float]]:
+def measure(seconds: float, chosen: str = "", device: str = "cpu") -> list[dict[str, str | float]]:
     """Of the problems whose names contain `chosen`."""
     rows: list[dict[str, str | float]] = []
-    for name, case in cases().items():
+    for name, made in on_device(cases, device)().items():
         if chosen not in name:
             continue
+        case = replace(made, function=on_device(made.function, device))
         x = case.x.clone().requires_grad_()
         own = {variant: variant.call(case.function, x) for variant in case.variants}
         for variant, call in own.items():
@@ -322,14 +323,13 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="what is lost where there is nothing to be found")
     parser.add_argument("--held-out", action="store_true", help="with --dense: of problems that nothing was set on")
     options = parse(parser)
-    make_tensors_on(options.device)
     if options.dense:
-        graphs = held_out_problems() if options.held_out else dense_problems()
-        graphs = {name: graph for name, graph in graphs.items() if options.problems in name}
+        graphs = on_device(held_out_problems if options.held_out else dense_problems, options.device)()
+        graphs = {name: on_device(graph, options.device) for name, graph in graphs.items() if options.problems in name}
         rows = measure_losses(options.seconds, graphs)
         publish(options, rows, report_losses(rows))
     else:
-        rows = measure(options.seconds, options.problems)
+        rows = measure(options.seconds, options.problems, options.device)
         publish(options, rows, report(rows))
 
 

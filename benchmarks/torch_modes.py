@@ -36,7 +36,7 @@ def contestants_of_samples(function: Function, x: Tensor, create_graph: bool) ->
     def by_hand() -> Tensor:
         f = function(leaf)
         rest = f.shape[1:]
-        units = torch.eye(rest.numel()).view(-1, 1, *rest).expand(-1, *f.shape)
+        units = torch.eye(rest.numel(), device=x.device).view(-1, 1, *rest).expand(-1, *f.shape)
         (rows,) = torch.autograd.grad(f, leaf, units, is_grads_batched=True, create_graph=create_graph)
         return rows.movedim(0, 1).reshape(f.shape + x.shape[1:])
 

@@ -94,7 +94,7 @@ class Orders:
                 block = joint.reshape(samples, rest, -1)
                 if packed:
                     ranks, last = growth(width, order - 1)
-                    block = block.index_select(2, (ranks * width + last).to(block.device))
+                    block = block.index_select(2, (ranks * width + last).to(block.device, non_blocking=True))
         with torch.set_grad_enabled(self.create_graph):
             if packed:
                 return expand(block, width, self.n)

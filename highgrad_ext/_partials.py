@@ -270,7 +270,7 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
         weights = torch.zeros(len(plan.vectors), dtype=torch.float64, device="cpu")
         for d, weight in combination:
             weights[d] = weight * factorial(order)
-        totals = sweeps.collapsed(moved, order, weights.to(sweeps.inputs[0].device))
+        totals = sweeps.collapsed(moved, order, weights.to(sweeps.inputs[0].device, non_blocking=True))
         return [{exponents: total} for total in totals]
     found = []
     with torch.set_grad_enabled(sweeps.create_graph):

@@ -139,7 +139,7 @@ def interpolate(coefficients: Tensor, width: int, order: int) -> Tensor:
     """Packed partial derivatives [packed_size, ...] from Taylor coefficients [packed_size, ...] in float64."""
     if order == 1 or coefficients.is_meta:
         return coefficients
-    gamma = interpolation(width, order).to(coefficients.device)
+    gamma = interpolation(width, order).to(coefficients.device, non_blocking=True)
     flat = coefficients.reshape(len(coefficients), -1)
     packed: Tensor = torch.sparse.mm(gamma, flat)
     return packed.view(coefficients.shape)

@@ -491,7 +491,9 @@ def basis(inputs: Sequence[Tensor], batch_dims: int, selection: Tensor) -> Direc
         width = prod(rest)
         part = selection if len(inputs) == 1 else selection.narrow(1, first, width)
         first += width
-        shaped = part.to(device=x.device, dtype=x.dtype).reshape(len(selection), *(1 for _ in range(batch_dims)), *rest)
+        shaped = part.to(device=x.device, dtype=x.dtype, non_blocking=True).reshape(
+            len(selection), *(1 for _ in range(batch_dims)), *rest
+        )
         moved.append(shaped.expand(len(selection), *x.shape))
     return moved
 

@@ -10,6 +10,7 @@ from problems import Problem
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves, tree_map
 
 from highgrad_ext import (
@@ -24,6 +25,7 @@ from highgrad_ext import (
     partials,
     plan,
 )
+from highgrad_ext._reference import full_jacobian_loop
 
 
 class ConstantsFollow(TorchFunctionMode):
@@ -60,6 +62,19 @@ def record(problem: Problem, device: str) -> tuple[Tensor, Tensor]:
         if device == "cpu":
             raise
         raise NotOnThisDevice(f"a graph of the CPU: {error}") from error
+
+
+def compare_with_loop(problem: Problem, device: str, chunk_size: int | None) -> None:
+    """Both on the device: what a GPU draws, or a solver makes of a deficient matrix, is its own."""
+    try:
+        expected = full_jacobian_loop(*record(problem, device))
+    except RuntimeError as error:
+        if device == "cpu":
+            raise
+        raise NotOnThisDevice(f"a backward of the CPU: {error}") from error
+    jacobian = full_jacobian(*record(problem, device), create_graph=False, chunk_size=chunk_size)
+    assert jacobian.device.type == device
+    assert_close(jacobian, expected)
 
 
 # ---- Functions and options, of 4 samples of 3 numbers
@@ -366,4 +381,4 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
 
 
 def leaf(device: str, numel: int = 12) -> Tensor:
-    return torch.linspace(-1.3, 1.1, numel, dtype=torch.float64).to(device).requires_grad_()
+    return torch.linspace(-1.3, 1.1, numel, dtype=torch.float64).to(device, non_blocking=True).requires_grad_()

@@ -137,7 +137,7 @@ at::Tensor empty_strided(
 }
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
-  copies += from.device() != to.device();
+  copies += from.device() != to.device() && !non_blocking;
   on_cpu(to).copy_(on_cpu(from), non_blocking);
   return to;
 }

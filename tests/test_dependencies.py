@@ -162,7 +162,7 @@ def check_superset(f: Tensor, *wrt: Tensor) -> bool:
     jacobians = full_jacobian(f, wrt, create_graph=False, structure="dense")
     if any(j.layout != torch.strided for j in jacobians):
         return False
-    blocks = [(j.nan_to_num(0) != 0).reshape(f.numel(), -1).numpy() for j in jacobians]
+    blocks = [(j.nan_to_num(0) != 0).reshape(f.numel(), -1).cpu().numpy() for j in jacobians]
     assert not (np.concatenate(blocks, axis=1) & ~found).any(), "a nonzero was missed"
     return True
 

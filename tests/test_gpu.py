@@ -1,13 +1,11 @@
-"""Every function on a GPU against the same on the CPU. On the CPU alone, the cases themselves are tried."""
+"""Every function on a GPU: Jacobians against the loop there, all else against the CPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from gpu_cases import CASES, ConstantsFollow, NotOnThisDevice, leaf
-from gpu_cases import record as record_there
+from gpu_cases import CASES, ConstantsFollow, NotOnThisDevice, compare_with_loop, leaf
 from problems import PROBLEMS, Problem
-from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
@@ -16,19 +14,13 @@ from highgrad_ext import full_jacobian
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def record(problem: Problem, device: str) -> tuple[Tensor, Tensor]:
-    try:
-        return record_there(problem, device)
-    except NotOnThisDevice as error:
-        pytest.skip(str(error))
-
-
 @pytest.mark.parametrize("chunk_size", [None, 1])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_jacobian(problem: Problem, chunk_size: int | None, device: str) -> None:
-    jacobian = full_jacobian(*record(problem, device), create_graph=False, chunk_size=chunk_size)
-    assert jacobian.device.type == device
-    assert_close(jacobian.cpu(), full_jacobian(*record(problem, "cpu"), create_graph=False))
+    try:
+        compare_with_loop(problem, device, chunk_size)
+    except NotOnThisDevice as error:
+        pytest.skip(str(error))
 
 
 def test_constants_follow() -> None:

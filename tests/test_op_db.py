@@ -47,15 +47,15 @@ def real_results(output: Any) -> tuple[Tensor, ...]:
             result = torch.view_as_real(result.resolve_conj())
         if result.numel() > MAX_ROWS:
             chosen = torch.randperm(result.numel(), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
-            result = result.reshape(-1)[chosen]
+            result = result.reshape(-1)[chosen.to(result.device)]
         if result.numel() > 0:
             results.append(result)
     return tuple(results)
 
 
-def problems(op: OpInfo) -> Iterator[tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...]]]:
+def problems(op: OpInfo, device: str = "cpu") -> Iterator[tuple[Callable[..., tuple[Tensor, ...]], tuple[Tensor, ...]]]:
     """(function, inputs) of some samples: the function of exactly those inputs that require grad."""
-    samples = list(op.sample_inputs("cpu", torch.float64, requires_grad=True))
+    samples = list(op.sample_inputs(device, torch.float64, requires_grad=True))
     for sample in samples[:: max(1, len(samples) // MAX_SAMPLES)]:
         leaves, spec = tree_flatten((sample.input, sample.args, sample.kwargs))
         places = [
@@ -90,11 +90,13 @@ def scale(block: Tensor) -> float:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.formatted_name)
-def test_op(op: OpInfo) -> None:
+def test_op(op: OpInfo, device: str) -> None:
     if op.formatted_name in EXCLUDED:
         pytest.skip(EXCLUDED[op.formatted_name])
+    if torch.float64 not in op.supported_backward_dtypes(device):
+        pytest.skip(f"torch has none for {device}")
     compared = 0
-    for function, inputs in problems(op):
+    for function, inputs in problems(op, device):
         f = function(*inputs)
         if not f:
             continue

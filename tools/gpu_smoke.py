@@ -22,7 +22,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "ptx")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from gpu_cases import CASES, NotOnThisDevice, leaf, record  # noqa: E402
+from gpu_cases import CASES, NotOnThisDevice, compare_with_loop, leaf  # noqa: E402
 from kernel_table import TABLE  # noqa: E402
 from launching import Call, as_bytes  # noqa: E402
 from problems import PROBLEMS  # noqa: E402
@@ -30,7 +30,6 @@ from torch.testing import assert_close  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 import highgrad_ext  # noqa: E402
-from highgrad_ext import full_jacobian  # noqa: E402
 
 # What is compared with what, by the row of the table that it counts in.
 Check = tuple[str, str, Callable[[], None]]
@@ -58,13 +57,6 @@ def compare_case(case: str, device: str) -> None:
     assert_close([result.cpu() for result in results], expected)
 
 
-def compare_problem(name: str, chunk_size: int | None, device: str) -> None:
-    (problem,) = [problem for problem in PROBLEMS if problem.name == name]
-    jacobian = full_jacobian(*record(problem, device), create_graph=False, chunk_size=chunk_size)
-    assert jacobian.device.type == device
-    assert_close(jacobian.cpu(), full_jacobian(*record(problem, "cpu"), create_graph=False))
-
-
 def function_checks(device: str) -> Iterator[Check]:
     for case in CASES:
         yield "functions and options", case, lambda case=case: compare_case(case, device)
@@ -73,7 +65,7 @@ def function_checks(device: str) -> Iterator[Check]:
             yield (
                 "Jacobians of hard graphs",
                 f"{problem.name}, chunk_size={chunk_size}",
-                lambda name=problem.name, chunk_size=chunk_size: compare_problem(name, chunk_size, device),
+                lambda problem=problem, chunk_size=chunk_size: compare_with_loop(problem, device, chunk_size),
             )
 
 

@@ -41,7 +41,7 @@ at::Tensor to_tensor(const std::vector<int64_t>& values) {
 }
 
 // The colours on a device. Those that count up and start again, as of samples and of bands, are counted there: a copy
-// waits for the device, and cannot be captured in a CUDA graph.
+// cannot be captured in a CUDA graph.
 at::Tensor colors_on(at::Device device, const Coloring& coloring) {
   const auto rows = static_cast<int64_t>(coloring.colors.size());
   int64_t next = 0;
@@ -50,7 +50,7 @@ at::Tensor colors_on(at::Device device, const Coloring& coloring) {
         return color == next++ % coloring.num_colors;
       });
   return count_up ? at::arange(rows, at::TensorOptions(device).dtype(at::kLong)).remainder_(coloring.num_colors)
-                  : to_tensor(coloring.colors).to(device);
+                  : to_tensor(coloring.colors).to(device, /*non_blocking=*/true);
 }
 
 // For each root that is defined, rows [first, first + count) of the matrix whose row c sums the unit vectors of colour
@@ -125,7 +125,7 @@ structure::EntryTensors kept_entries(const Compression& structure, int64_t first
   }
   structure::EntryTensors made = entries_of_columns(structure, first, columns);
   for (at::Tensor* tensor : {&made.source, &made.row_ptr, &made.col_ind, &made.row_ind}) {
-    *tensor = tensor->to(device);
+    *tensor = tensor->to(device, /*non_blocking=*/true);
   }
   if (tape::is_plain(made.source) && !made.source.is_inference()) {
     const std::lock_guard lock(kept.mutex);

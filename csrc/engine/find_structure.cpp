@@ -17,6 +17,7 @@
 #include "structure/passes.h"
 #include "structure/picks.h"
 #include "tape/plain_tensor.h"
+#include "tape/streams.h"
 
 namespace highgrad::engine {
 namespace {
@@ -70,7 +71,8 @@ bool may_compress(const OutputProblem& problem) {
         tensor.device() != problem.output.device() || tensor.numel() == 0;
   };
   return problem.output.numel() > 1 && !problem.inputs.empty() && !is_odd(problem.output) &&
-      std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) && !torch::autograd::AnomalyMode::is_enabled();
+      std::none_of(problem.inputs.begin(), problem.inputs.end(), is_odd) &&
+      !torch::autograd::AnomalyMode::is_enabled() && !tape::is_captured(problem.output.device());
 }
 
 // The ties of the inputs that the tape reaches, in the problem's order; their lower ones where `lower` and known.
@@ -164,11 +166,12 @@ class Search {
     return rows_ >= kTall * columns_ && may_go_forward();
   }
 
-  // A kept structure is chosen by its passes alone, whatever the size of this one problem.
+  // A kept structure is chosen by its passes alone, whatever the size of this one problem; but on an accelerator what
+  // is recorded for columns takes far longer than passes do.
   structure::ColoringLimits coloring_limits() const {
     structure::ColoringLimits limits{may_go_forward()};
     limits.is_thorough = is_thorough();
-    if (!is_thorough()) {
+    if (!is_thorough() || !problem_.output.device().is_cpu()) {
       const SweepTimes times = costs_.forward();
       const double row = costs_.reverse().product;
       limits.recording_cost = std::max(1.0, (times.setup + times.dispatch + times.product) / row);
@@ -179,9 +182,8 @@ class Search {
 
   // What the passes of a structure may cost, which is to take so much time, its entries included.
   double most_passes(double nanoseconds, double of_entries) const {
-    const double of_inputs = kNanosecondsPerInput * static_cast<double>(problem_.inputs.size());
     const SweepTimes times = costs_.reverse();
-    return (nanoseconds - of_inputs - of_entries - times.dispatch) / times.product;
+    return (nanoseconds - costs_.of_inputs() - of_entries - times.dispatch) / times.product;
   }
 
   // Of sets in a single call, which take time themselves.

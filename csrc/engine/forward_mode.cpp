@@ -17,6 +17,7 @@
 #include "engine/without_pattern.h"
 #include "structure/node_table.h"
 #include "tape/plain_tensor.h"
+#include "tape/streams.h"
 
 namespace highgrad::engine {
 namespace {
@@ -58,6 +59,9 @@ std::string plain_obstacle(const at::Tensor& output, const std::vector<at::Tenso
   }
   if (!tape::is_plain(output)) {
     return "f is inside a torch.func transform, or of a tensor subclass";
+  }
+  if (tape::is_captured(output.device())) {
+    return "a CUDA graph is being captured, in which nothing can be read";
   }
   for (const at::Tensor& input : inputs) {
     if (input.is_complex()) {

@@ -106,6 +106,9 @@ std::optional<KnownHead> find_known_head(const Endpoint& root, const Tape& tape,
   const Slot below = links_of(tape, tape.nodes[slot.node])[*operand];
   KnownHead head{endpoint_of(tape, below), create_graph ? weight : weight.detach()};
   if (is_scaled) {
+    if (!root.like.device().is_cpu()) {
+      return std::nullopt; // to wait for the device takes longer
+    }
     const torch::autograd::Edge edge{tape.nodes[slot.node].node->getptr(), slot.input_nr};
     const at::Tensor scale = single_vjp(
         {root.edge},

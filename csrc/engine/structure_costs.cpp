@@ -11,6 +11,10 @@ constexpr double kNanosecondsPerForecast = 400;
 constexpr double kNanosecondsPerAxes = 600;
 constexpr double kNanosecondsPerPosition = 10;
 
+// What a pattern takes to be handled, for each input: on an accelerator a dozen kernels and copies.
+constexpr double kNanosecondsPerInput = 15e3;
+constexpr double kNanosecondsPerInputThere = 200e3;
+
 // What a sweep of probes takes besides: seeds and hits. A multiplication by a factor takes longer, which few rows read
 // from memory, and all once.
 constexpr double kNanosecondsPerSweep = 25e3;
@@ -45,9 +49,8 @@ double StructureCosts::looks() const {
 
 bool StructureCosts::is_worth_forecast() const {
   // One pass, and an entry in each row and column.
-  const auto inputs = static_cast<double>(problem_.inputs.size());
   const auto entries = static_cast<double>(std::max(problem_.output.numel(), problem_.count_columns()));
-  const double least = model_.node * nodes_ + kNanosecondsPerInput * inputs + kNanosecondsPerTiedEntry * entries;
+  const double least = model_.node * nodes_ + of_inputs() + kNanosecondsPerTiedEntry * entries;
   const double dense = rough_dense();
   return dense - least > looks() + kFreeNanoseconds &&
       kNanosecondsPerForecast * nodes_ <= std::max(kFreeNanoseconds, kShareOfDense * dense);
@@ -86,6 +89,11 @@ SweepTimes StructureCosts::forward_probes() const {
 double StructureCosts::dense() const {
   return problem_.dense_nanoseconds.has_value() ? *problem_.dense_nanoseconds
                                                 : reverse().of(static_cast<double>(problem_.output.numel()));
+}
+
+double StructureCosts::of_inputs() const {
+  const double of_each = problem_.output.device().is_cpu() ? kNanosecondsPerInput : kNanosecondsPerInputThere;
+  return of_each * static_cast<double>(problem_.inputs.size());
 }
 
 } // namespace highgrad::engine

@@ -43,6 +43,9 @@ class StructureCosts {
   // The Jacobian without structure.
   double dense() const;
 
+  // What the pattern and its entries take for all inputs.
+  double of_inputs() const;
+
  private:
   const plan::Work& work() const;
   // The Jacobian without structure, by a rough estimate where there is no other.
@@ -57,9 +60,7 @@ class StructureCosts {
   mutable bool has_work_ = false;
 };
 
-// What a pattern takes to be handled, for each input; if axes tell it, for each row and entry; and for each entry that
-// is coloured.
-constexpr double kNanosecondsPerInput = 15e3;
+// What a pattern takes to be handled, if axes tell it, for each row and entry; and for each entry that is coloured.
 constexpr double kNanosecondsPerTiedRow = 15;
 constexpr double kNanosecondsPerTiedEntry = 9;
 constexpr double kNanosecondsPerEntry = 20;

@@ -3,6 +3,11 @@
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#ifdef HIGHGRAD_CUDA
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#endif
+
 #include <algorithm>
 #include <exception>
 
@@ -45,6 +50,16 @@ JoinedStreams::~JoinedStreams() {
   } catch (const std::exception&) {
     // The device has failed, which whatever is launched next tells.
   }
+}
+
+bool is_captured(c10::Device device) {
+#ifdef HIGHGRAD_CUDA
+  if (device.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(device);
+    return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+  }
+#endif
+  return false;
 }
 
 } // namespace highgrad::tape

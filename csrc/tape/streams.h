@@ -1,5 +1,6 @@
 #pragma once
 
+#include <c10/core/Device.h>
 #include <c10/core/Stream.h>
 #include <c10/util/ArrayRef.h>
 
@@ -29,5 +30,8 @@ class JoinedStreams {
 
   std::vector<Pair> pairs_;
 };
+
+// Whether a CUDA graph is made of what the current stream of this device is given: then nothing can be read.
+bool is_captured(c10::Device device);
 
 } // namespace highgrad::tape

@@ -354,7 +354,7 @@ at::Tensor partials(
   if (!sums.defined()) {
     return {};
   }
-  return sums * frame.monomials->factorials(order).to(sums.options());
+  return sums * frame.monomials->factorials(order).to(sums.options(), /*non_blocking=*/true);
 }
 
 } // namespace highgrad::taylor

@@ -7,6 +7,7 @@
 
 #include <utility>
 
+#include "tape/streams.h"
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
@@ -70,12 +71,12 @@ void add_choice_of_all(RuleTable& table) {
 
 // Whether products may be divided by their factors; looking costs an accelerator a synchronisation.
 bool has_no_zeros(const at::Tensor& x) {
-  return x.device().is_cpu() && !x.eq(0).any().item<bool>();
+  return !x.eq(0).any().item<bool>();
 }
 
 // Of a product along dimensions that have size 1 in `kept`.
 BatchedVjp product(const at::Tensor& x, const at::Tensor& result, const Shape& kept) {
-  return has_no_zeros(x) ? by_factor(kept, result.reshape(kept) / x) : nullptr;
+  return x.device().is_cpu() && has_no_zeros(x) ? by_factor(kept, result.reshape(kept) / x) : nullptr;
 }
 
 void add_products(RuleTable& table) {
@@ -89,7 +90,8 @@ void add_products(RuleTable& table) {
   });
   add_rule<CumprodBackward0>(table, [](const Call& call, const CumprodBackward0& node) -> BatchedVjp {
     const at::Tensor x = call.saved(node.self_);
-    if (x.dim() == 0 || !has_no_zeros(x)) {
+    // torch's own looks, too, where it can, or needs as many steps as there are factors.
+    if (x.dim() == 0 || x.is_meta() || tape::is_captured(x.device()) || !has_no_zeros(x)) {
       return nullptr;
     }
     if (x.size(node.dim) == 1) {

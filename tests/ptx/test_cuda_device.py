@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -88,12 +88,23 @@ def test_forward_mode_waits_once(sync_debug_mode: None) -> None:
     assert sum("synchronizing CUDA operation" in str(warning.message) for warning in caught) == 1
 
 
-def test_a_jacobian_in_a_cuda_graph() -> None:
-    wrt = torch.linspace(-1, 1, 6, device="cuda", requires_grad=True)
-    weights = torch.linspace(-2, 2, 4 * 6, device="cuda").view(4, 6)
+CAPTURED: dict[str, Callable[[Tensor], Tensor]] = {
+    "layer": lambda x: (torch.ones(4, len(x), device=x.device) @ x.sin()).tanh(),
+    "many outputs": lambda x: (torch.ones(300, len(x), device=x.device) @ x.sin()).exp(),  # forward mode elsewhere
+    "elementwise": lambda x: x.sin() * x.exp(),
+    "stencil": lambda x: x.roll(1) * x - x.roll(-1),
+    "picked": lambda x: x[torch.arange(len(x), device=x.device).flip(0)].sin(),
+    "cumprod": lambda x: (x + 2).cumprod(0),
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", "reverse"])
+@pytest.mark.parametrize("function", CAPTURED)
+def test_a_jacobian_in_a_cuda_graph(function: str, mode: str) -> None:
+    wrt = torch.linspace(-1, 1, 60, device="cuda", requires_grad=True)
 
     def jacobian() -> Tensor:
-        return full_jacobian((weights @ wrt.sin()).tanh(), wrt, create_graph=False, mode="reverse")
+        return full_jacobian(CAPTURED[function](wrt), wrt, create_graph=False, mode=mode)
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
