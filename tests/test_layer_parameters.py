@@ -85,6 +85,10 @@ def of_inputs_too(x: Tensor, p: Params) -> Tensor:
     return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
 
 
+def both_factors(x: Tensor, p: Params) -> Tensor:
+    return x[:, :1] + (p["w"][:3, :3] @ p["w"][1:4, :3]).sum()
+
+
 def low_rank(x: Tensor, p: Params) -> Tensor:
     """A weight that is a product, taken as it is and by its transpose."""
     weight = p["v"].t() @ (p["v"] @ p["w"])
@@ -153,6 +157,7 @@ SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "jets": (jets, "bv", 3),
     "parameters with a leading one": (leading_one, "gh", 3),
     "of inputs too": (of_inputs_too, "dwb", 3),
+    "both factors": (both_factors, "w", 3),
     "low rank": (low_rank, "wvb", 3),
     "divided": (divided, "dyg", 3),
     "expanded": (expanded, "ywdz", 3),
@@ -214,11 +219,6 @@ def samples_last(x: Tensor, p: Params) -> Tensor:
     return F.linear(x, p["w"], p["b"]).t()[:, :4]
 
 
-def both_factors(x: Tensor, p: Params) -> Tensor:
-    """Next to nothing of which has samples."""
-    return x[:, :1] + (p["w"][:3, :3] @ p["w"][1:4, :3]).sum()
-
-
 def samples_in_columns(x: Tensor, p: Params) -> Tensor:
     return (p["w"] @ x.t()).t().sin()
 
@@ -228,7 +228,6 @@ def square_weight(x: Tensor, p: Params) -> Tensor:
 
 
 ALONE: dict[str, tuple[Callable[[Tensor, Params], Tensor], str]] = {
-    "both factors": (both_factors, "w"),
     "samples in the columns": (samples_in_columns, "w"),
     "mixing": (mixing, "wb"),
     "samples last": (samples_last, "wb"),

@@ -252,7 +252,7 @@ def test_samples_that_mix_share_nothing() -> None:
 @given(
     samples=st.integers(2, 6),
     widths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
-    network_activation=st.sampled_from([torch.tanh, torch.sin, F.gelu, torch.exp]),
+    network_activation=st.sampled_from([torch.tanh, torch.sin, F.gelu, torch.sigmoid]),
     residual=st.sampled_from(["laplacian", "heat", "burgers", "laplacian of two", "divergence"]),
     with_bias=st.booleans(),
     normed=st.booleans(),

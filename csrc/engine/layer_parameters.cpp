@@ -23,7 +23,6 @@
 namespace highgrad::engine {
 namespace {
 
-using structure::SlotSamples;
 using tape::Slot;
 using tape::Tape;
 using torch::autograd::Node;
@@ -49,22 +48,29 @@ struct Cut {
   std::vector<Operand> operands;
   std::vector<Layer> layers;
   torch::autograd::edge_list outputs; // of layers, each once
-  int64_t bytes_below = 0; // of cotangents that a row brings to Nodes below
 };
 
 // Cuts a tape as Note [Parameters of layers] says.
 class Cutter {
  public:
-  Cutter(const OutputProblem& problem, std::vector<SlotSamples> samples)
-      : problem_(problem), tape_(problem.tape), number_of_(problem.tape), samples_(std::move(samples)) {
+  Cutter(const OutputProblem& problem, structure::TapeSamples samples)
+      : problem_(problem), tape_(problem.tape), number_of_(problem.tape), samples_(std::move(samples)) {}
+
+  // In rows of reverse mode over the whole tape.
+  double cost() const {
+    int64_t below = 0;
     for (const auto i : c10::irange(tape_.nodes.size())) {
-      is_above_.push_back(tape_.nodes[i].runs && has_samples(i));
+      const tape::TapeNode& node = tape_.nodes[i];
+      below += node.runs && !is_above(i) && dynamic_cast<TBackward0*>(node.node) == nullptr ? node.bytes : 0;
     }
+    const auto rows = static_cast<double>(problem_.output.numel());
+    const double share = static_cast<double>(below) / static_cast<double>(std::max<int64_t>(tape_.bytes_per_row, 1));
+    return rows / static_cast<double>(problem_.output.size(0)) + rows * share;
   }
 
   std::optional<Cut> cut() {
     for (const Slot& input : problem_.slots) {
-      if (samples_[number_of_(input)].runs > 0) {
+      if (samples_.runs[number_of_(input)] > 0) {
         return std::nullopt;
       }
     }
@@ -74,30 +80,19 @@ class Cutter {
       }
       const auto links = links_of(tape_, tape_.nodes[i]);
       for (const auto k : c10::irange(links.size())) {
-        const bool leads_above = links[k].is_on_tape() && is_above_[links[k].node];
-        const bool is_cut = links[k].is_on_tape() && is_above_[i] && !leads_above;
-        if ((leads_above && !is_above_[i]) || (is_cut && !add_layer(i, k, links[k]))) {
+        const bool leads_above = links[k].is_on_tape() && is_above(links[k].node);
+        const bool is_cut = links[k].is_on_tape() && is_above(i) && !leads_above;
+        if ((leads_above && !is_above(i)) || (is_cut && !add_layer(i, k, links[k]))) {
           return std::nullopt;
         }
       }
-    }
-    const bool has_below = std::any_of(
-        cut_.operands.begin(), cut_.operands.end(), [](const Operand& operand) { return !operand.is_input_alone; });
-    for (size_t i = 0; has_below && i < tape_.nodes.size(); ++i) {
-      cut_.bytes_below += is_above_[i] ? 0 : tape_.nodes[i].bytes;
     }
     return std::move(cut_);
   }
 
  private:
-  bool has_samples(size_t position) const {
-    for (const auto nr : c10::irange(tape_.nodes[position].node->num_inputs())) {
-      const SlotSamples& slot = samples_[number_of_(position, nr)];
-      if (slot.is_reached && slot.runs == 0) {
-        return false;
-      }
-    }
-    return true;
+  bool is_above(size_t position) const {
+    return tape_.nodes[position].runs && samples_.has_samples[position];
   }
 
   bool is_input(Slot slot) const {
@@ -110,14 +105,13 @@ class Cutter {
     Node& node = *tape_.nodes[position].node;
     const auto dtype = node.input_metadata(0).dtype();
     // Of complex layers the products are by conjugates, and those of a real parameter are cut to their real part.
-    if (!may_be_layer(node) || !samples_[number_of_(position, 0)].is_reached ||
-        !at::isFloatingType(c10::typeMetaToScalarType(dtype)) || !tape::takes_dtype(node, dtype)) {
+    const int64_t runs = samples_.runs[number_of_(position, 0)];
+    if (!may_be_layer(node) || runs == 0 || !at::isFloatingType(c10::typeMetaToScalarType(dtype)) ||
+        !tape::takes_dtype(node, dtype)) {
       return false;
     }
     const auto shape = tape::shape_of(node, 0);
-    const auto output = shape.has_value()
-        ? LayerOutput::find(*shape, samples_[number_of_(position, 0)].runs, problem_.output.size(0))
-        : std::nullopt;
+    const auto output = shape.has_value() ? LayerOutput::find(*shape, runs, problem_.output.size(0)) : std::nullopt;
     if (!output.has_value()) {
       return false;
     }
@@ -160,13 +154,12 @@ class Cutter {
   const OutputProblem& problem_;
   const Tape& tape_;
   const tape::SlotNumbers number_of_;
-  const std::vector<SlotSamples> samples_;
-  std::vector<bool> is_above_; // of the Nodes
+  const structure::TapeSamples samples_;
   std::unordered_map<size_t, size_t> operands_; // by the number of the slot
   Cut cut_;
 };
 
-std::optional<Cut> find(const OutputProblem& problem) {
+std::optional<Cutter> find(const OutputProblem& problem) {
   if (problem.output.dim() == 0 || problem.output.size(0) < 2 || problem.output.numel() == 0 ||
       problem.inputs.empty() || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
@@ -175,8 +168,8 @@ std::optional<Cut> find(const OutputProblem& problem) {
     return std::nullopt;
   }
   const int64_t samples = problem.output.size(0);
-  auto of_slots = structure::samples_of_slots(problem.tape, samples, problem.output.numel() / samples);
-  return of_slots.has_value() ? Cutter(problem, std::move(*of_slots)).cut() : std::nullopt;
+  auto of_tape = structure::samples_of_tape(problem.tape, samples, problem.output.numel() / samples);
+  return of_tape.has_value() ? std::optional<Cutter>(std::in_place, problem, std::move(*of_tape)) : std::nullopt;
 }
 
 void add_to(at::Tensor& sum, at::Tensor term) {
@@ -228,23 +221,20 @@ void add_rows_below(
 
 } // namespace
 
-std::optional<SharedSweeps> shared_sweeps(const OutputProblem& problem) {
-  const auto cut = find(problem);
-  if (!cut.has_value()) {
+std::optional<SharedSweeps> shared_sweeps(const OutputProblem& problem, double most) {
+  auto cutter = find(problem);
+  if (!cutter.has_value() || cutter->cost() > most || !cutter->cut().has_value()) {
     return std::nullopt;
   }
-  const auto rows = static_cast<double>(problem.output.numel());
-  const int64_t samples = problem.output.size(0);
-  const double below =
-      static_cast<double>(cut->bytes_below) / static_cast<double>(std::max<int64_t>(problem.tape.bytes_per_row, 1));
-  return SharedSweeps{samples, rows / static_cast<double>(samples) + rows * below};
+  return SharedSweeps{problem.output.size(0), cutter->cost()};
 }
 
 bool run_layer_parameters(
     const OutputProblem& problem,
     const std::vector<JacobianBlock*>& blocks,
     const CompressedSweeps& sweeps) {
-  const auto cut = find(problem);
+  auto cutter = find(problem);
+  const auto cut = cutter.has_value() ? cutter->cut() : std::nullopt;
   if (!cut.has_value()) {
     return false;
   }

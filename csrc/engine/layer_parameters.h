@@ -30,8 +30,8 @@ struct SharedSweeps {
 
 // None unless all that has no samples is taken by such layers: weights and biases of linear layers and convolutions,
 // factors, divisors and addends that are broadcast over samples, affine parameters of layer norms. None, either, where
-// nothing proves that the graph keeps samples apart.
-std::optional<SharedSweeps> shared_sweeps(const OutputProblem& problem);
+// nothing proves that the graph keeps samples apart, or for a cost of more than `most`.
+std::optional<SharedSweeps> shared_sweeps(const OutputProblem& problem, double most);
 
 // Fills the blocks, one an input. Returns false, with nothing in the blocks, where shared_sweeps gives none.
 bool run_layer_parameters(

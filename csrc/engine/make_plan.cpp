@@ -91,7 +91,8 @@ std::shared_ptr<const OutputPlan> make_plan(
   if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
     const bool may_share = effort == Effort::kThorough || saves_by_sharing(structured, plan->cost);
     const auto all_rows = static_cast<double>(problem.output.numel());
-    const SharedSweeps shared = (may_share ? shared_sweeps(problem) : std::nullopt).value_or(SharedSweeps{1, all_rows});
+    const SharedSweeps shared =
+        (may_share ? shared_sweeps(problem, plan->cost) : std::nullopt).value_or(SharedSweeps{1, all_rows});
     structured.may_go_forward = options.mode == Mode::kAuto;
     structured.dense_cost = std::min(plan->cost, shared.cost);
     if (plan->nanoseconds > 0) {
@@ -100,7 +101,7 @@ std::shared_ptr<const OutputPlan> make_plan(
     plan->structure = find_structure(structured, effort);
     const bool has_better = plan->structure != nullptr &&
         structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) < shared.cost;
-    if (shared.samples > 1 && shared.cost <= plan->cost && !has_better) {
+    if (shared.samples > 1 && !has_better) {
       plan->structure = nullptr;
       plan->samples = shared.samples;
       plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), problem.count_columns()}};
