@@ -6,6 +6,7 @@
 #include <torch/csrc/Layout.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "callers_modes.h"
 #include "engine/batched_vjp.h"
 #include "engine/check_arguments.h"
 #include "engine/execute.h"
@@ -180,11 +181,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.attr("cuda_built") = false;
 #endif
   m.attr("SMALL_RESULT") = kSmallResult;
+  py::class_<highgrad::WithoutModes>(m, "WithoutModes")
+      .def(py::init<>())
+      .def("__enter__", &highgrad::WithoutModes::enter)
+      .def("__exit__", [](highgrad::WithoutModes& modes, const py::args& /*error*/) { modes.exit(); });
   highgrad::bind_structures(m);
   highgrad::bind_plans(m);
   m.def(
       "full_jacobian",
       &full_jacobian,
+      py::call_guard<highgrad::CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("caller"),
@@ -203,6 +209,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "plan_jacobian",
       &plan_jacobian,
+      py::call_guard<highgrad::CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("caller"),
@@ -229,6 +236,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "release_graph",
       torch::wrap_pybind_function_no_gil(&engine::release_graph),
+      py::call_guard<highgrad::CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"));
   highgrad::bind_taylor(m);

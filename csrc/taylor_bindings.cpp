@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "callers_modes.h"
 #include "engine/check_arguments.h"
 #include "engine/samples_apart.h"
 #include "plan/chunking.h"
@@ -173,10 +174,16 @@ void check_arguments(
 } // namespace
 
 void bind_taylor(py::module_& m) {
-  m.def("taylor_inspect", torch::wrap_pybind_function(&inspect), py::arg("outputs"), py::arg("inputs"));
+  m.def(
+      "taylor_inspect",
+      torch::wrap_pybind_function(&inspect),
+      py::call_guard<CallersModes>(),
+      py::arg("outputs"),
+      py::arg("inputs"));
   m.def(
       "taylor_coefficients",
       torch::wrap_pybind_function_no_gil(&coefficients),
+      py::call_guard<CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("directions"),
@@ -190,6 +197,7 @@ void bind_taylor(py::module_& m) {
   m.def(
       "taylor_partials",
       torch::wrap_pybind_function_no_gil(&partials),
+      py::call_guard<CallersModes>(),
       py::arg("output"),
       py::arg("inputs"),
       py::arg("batch_dims"),
@@ -199,6 +207,7 @@ void bind_taylor(py::module_& m) {
   m.def(
       "first_partials",
       &first_partials,
+      py::call_guard<CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("variables"),
@@ -207,6 +216,7 @@ void bind_taylor(py::module_& m) {
   m.def(
       "first_along",
       &first_along,
+      py::call_guard<CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("directions"),
@@ -215,6 +225,7 @@ void bind_taylor(py::module_& m) {
   m.def(
       "sample_jacobians",
       &sample_jacobians,
+      py::call_guard<CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("batch_dims"),
@@ -222,6 +233,7 @@ void bind_taylor(py::module_& m) {
   m.def(
       "keeps_samples_apart",
       torch::wrap_pybind_function_no_gil(&taylor::keeps_samples_apart),
+      py::call_guard<CallersModes>(),
       py::arg("outputs"),
       py::arg("inputs"),
       py::arg("count"),
@@ -229,6 +241,7 @@ void bind_taylor(py::module_& m) {
   m.def(
       "check_samples_apart",
       torch::wrap_pybind_function_no_gil(&check_samples_apart),
+      py::call_guard<CallersModes>(),
       py::arg("caller"),
       py::arg("outputs"),
       py::arg("inputs"),

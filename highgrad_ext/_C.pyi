@@ -8,6 +8,10 @@ from torch import Tensor
 cuda_built: bool
 SMALL_RESULT: int
 
+class WithoutModes:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+
 class Structure:
     @property
     def shape(self) -> tuple[int, int]: ...

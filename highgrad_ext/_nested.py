@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from . import _C
 from ._progress import Report
-from ._symmetric import expand, growth
+from ._symmetric import expand, growing_entries
 
 # Of every backward that is marked with it.
 _ONCE = once_differentiable(lambda ctx: None).__code__
@@ -93,8 +93,7 @@ class Orders:
                 joint = torch.cat(parts, 3).permute(2, 0, 1, 3)
                 block = joint.reshape(samples, rest, -1)
                 if packed:
-                    ranks, last = growth(width, order - 1)
-                    block = block.index_select(2, (ranks * width + last).to(block.device, non_blocking=True))
+                    block = block.index_select(2, growing_entries(width, order - 1, device=block.device))
         with torch.set_grad_enabled(self.create_graph):
             if packed:
                 return expand(block, width, self.n)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _C
 from ._nested import Orders, check_derivable_again
-from ._options import check_fits, check_flags, check_real, check_sweep_options, outside_inference_mode, warn
+from ._options import check_fits, check_flags, check_real, check_sweep_options, in_any_mode, warn
 from ._progress import Report, reporter
 from ._samples import check_batch
 from ._taylor import Obstacle, Outlook, Sweeps, inspect
@@ -23,7 +23,7 @@ _NAME = "nth_derivative"
 _CHECKED_ORDERS = 3
 
 
-@outside_inference_mode
+@in_any_mode
 def nth_derivative(
     f: TensorTree,
     wrt: TensorTree,

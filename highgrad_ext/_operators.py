@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _C
 from ._nth_derivative import nth_derivative
-from ._options import check_flags, check_real, check_sweep_options, outside_inference_mode
+from ._options import check_flags, check_real, check_sweep_options, in_any_mode
 from ._progress import Report, reporter
 from ._samples import check_batch, check_batch_dims
 from ._taylor import Sweeps, basis, join, take_directions
@@ -79,7 +79,7 @@ def biharmonic(
     return _collapsed("biharmonic", f, wrt, 4, batch_dims, create_graph, retain_graph, chunk_size, progress)
 
 
-@outside_inference_mode
+@in_any_mode
 def directional(
     f: TensorTree,
     wrt: TensorTree,
@@ -231,7 +231,7 @@ def hessian(
     )
 
 
-@outside_inference_mode
+@in_any_mode
 def divergence(
     f: TensorTree,
     wrt: TensorTree,
@@ -259,7 +259,7 @@ def divergence(
         return jacobian.diagonal(dim1=-2, dim2=-1).sum(-1).reshape(field.outputs[0].shape[:batch_dims])
 
 
-@outside_inference_mode
+@in_any_mode
 def curl(
     f: TensorTree,
     wrt: TensorTree,
@@ -338,7 +338,7 @@ class _Field:
             return join(rows, 2).permute(1, 2, 0)
 
 
-@outside_inference_mode
+@in_any_mode
 def _collapsed(
     name: str,
     f: TensorTree,

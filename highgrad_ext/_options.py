@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._device import DeviceContext
 
 from . import _C
 
@@ -30,17 +31,30 @@ def warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def outside_inference_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, which records graphs of its own, for callers in inference mode, which records none."""
+def in_any_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function`, for callers in inference mode, which records no graphs, or with a default device, for which each of
+    torch's functions calls Python once more: that is no use to what names its devices."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch._C._len_torch_function_stack() and _has_default_device_alone():
+            with _C.WithoutModes():
+                return run(*args, **kwargs)
+        return run(*args, **kwargs)
+
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if not torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
         with torch.inference_mode(False):
             return function(*args, **kwargs)
 
     return call
+
+
+def _has_default_device_alone() -> bool:
+    """Whether the only mode of torch's functions is that."""
+    count = torch._C._len_torch_function_stack()
+    return all(isinstance(torch._C._get_function_stack_at(i), DeviceContext) for i in range(count))
 
 
 # Of sizes, which are int64 in C++.

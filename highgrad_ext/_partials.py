@@ -15,7 +15,7 @@ from torch import Tensor
 from . import _C
 from ._nested import check_derivable_again
 from ._operators import check_operator, release
-from ._options import outside_inference_mode
+from ._options import in_any_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
 from ._symmetric import constant
@@ -33,7 +33,7 @@ _BYTES_OF_GRADIENT = 300 << 10
 Exponents = tuple[tuple[int, int], ...]
 
 
-@outside_inference_mode
+@in_any_mode
 def partials(
     f: TensorTree,
     wrt: TensorTree,
@@ -263,14 +263,11 @@ def _by_jets(sweeps: Sweeps, needed: tuple[Exponents, ...]) -> list[dict[Exponen
         found = _by_polynomials(sweeps, chain)
         if found is not None:
             return found
-    moved = basis(sweeps.inputs, sweeps.batch_dims, _coordinates(needed, sweeps.width))
+    device = sweeps.inputs[0].device
+    moved = basis(sweeps.inputs, sweeps.batch_dims, _coordinates(needed, sweeps.width, device=device))
     if plan.is_sum:
-        [(exponents, combination)] = plan.combinations.items()
-        order = _order(exponents)
-        weights = torch.zeros(len(plan.vectors), dtype=torch.float64, device="cpu")
-        for d, weight in combination:
-            weights[d] = weight * factorial(order)
-        totals = sweeps.collapsed(moved, order, weights.to(sweeps.inputs[0].device, non_blocking=True))
+        [exponents] = plan.combinations
+        totals = sweeps.collapsed(moved, _order(exponents), _weights(needed, device=device))
         return [{exponents: total} for total in totals]
     found = []
     with torch.set_grad_enabled(sweeps.create_graph):
@@ -295,6 +292,17 @@ def _coordinates(needed: tuple[Exponents, ...], width: int) -> Tensor:
 
 
 @constant(maxsize=256)
+def _weights(needed: tuple[Exponents, ...]) -> Tensor:
+    """Of the directions, whose coefficients sum to the one derivative that these are."""
+    plan = recipe(needed)
+    [(exponents, combination)] = plan.combinations.items()
+    weights = torch.zeros(len(plan.vectors), dtype=torch.float64)
+    for d, weight in combination:
+        weights[d] = weight * factorial(_order(exponents))
+    return weights
+
+
+@constant(maxsize=256)
 def _unit_vectors(variables: tuple[int, ...], width: int) -> Tensor:
     return torch.eye(width, dtype=torch.float64)[list(variables)]
 
@@ -302,7 +310,9 @@ def _unit_vectors(variables: tuple[int, ...], width: int) -> Tensor:
 def _by_polynomials(sweeps: Sweeps, chain: Divisors) -> list[dict[Exponents, Tensor]] | None:
     """By output, of jets with one row for each derivative and each that it is a derivative of; or None where memory
     does not hold all of them at once."""
-    moved = basis(sweeps.inputs, sweeps.batch_dims, _unit_vectors(chain.variables, sweeps.width))
+    moved = basis(
+        sweeps.inputs, sweeps.batch_dims, _unit_vectors(chain.variables, sweeps.width, device=sweeps.inputs[0].device)
+    )
     found = sweeps.polynomials(moved, chain.by_degree)
     if found is None:
         return None

@@ -18,6 +18,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
 _T = TypeVar("_T")
+_CPU = torch.device("cpu")
 
 
 def packed_size(width: int, order: int) -> int:
@@ -26,22 +27,24 @@ def packed_size(width: int, order: int) -> int:
 
 
 def constant(maxsize: int) -> Callable[[Callable[..., _T]], Callable[..., _T]]:
-    """A cache of tensors that serve every later caller: plain ones on the CPU, whatever modes and default device the
-    first caller is under. A caller under a mode, such as FakeTensorMode, gets them as the constants of that mode."""
+    """A cache of tensors that serve every later caller: plain ones, whatever modes and default device the first caller
+    is under. They are on the CPU, or on the `device` that a call names: there, only the first caller waits for a copy,
+    and a CUDA graph can be captured after it. A caller under a mode, such as FakeTensorMode, gets them as the constants
+    of that mode."""
 
     def cached(function: Callable[..., _T]) -> Callable[..., _T]:
         @lru_cache(maxsize=maxsize)
-        @wraps(function)
-        def compute(*args: Any) -> _T:
+        def compute(device: torch.device, *args: Any) -> _T:
             with torch.inference_mode(False), torch.no_grad(), no_dispatch(), torch.device("cpu"):
-                return function(*args)
+                constants = function(*args)
+                return cast(_T, tree_map_only(Tensor, lambda constant: constant.to(device), constants))
 
         @wraps(function)
-        def call(*args: Any) -> _T:
-            constants = compute(*args)
+        def call(*args: Any, device: torch.device = _CPU) -> _T:
             if torch._C._len_torch_dispatch_stack() == 0:
-                return constants
-            return cast(_T, tree_map_only(Tensor, torch.ops.aten.lift_fresh.default, constants))
+                return compute(device, *args)
+            lift = torch.ops.aten.lift_fresh.default
+            return cast(_T, tree_map_only(Tensor, lambda x: lift(x).to(device), compute(_CPU, *args)))
 
         return call
 
@@ -56,6 +59,13 @@ def growth(width: int, order: int) -> tuple[Tensor, Tensor]:
     first = torch.cumsum(counts, 0) - counts
     last = torch.repeat_interleave(last, counts)
     return torch.arange(len(last)) - first[last], last
+
+
+@constant(maxsize=64)
+def growing_entries(width: int, order: int) -> Tensor:
+    """The same as the places of entries [rank, last]."""
+    ranks, last = growth(width, order)
+    return ranks * width + last
 
 
 @constant(maxsize=64)
@@ -139,7 +149,7 @@ def interpolate(coefficients: Tensor, width: int, order: int) -> Tensor:
     """Packed partial derivatives [packed_size, ...] from Taylor coefficients [packed_size, ...] in float64."""
     if order == 1 or coefficients.is_meta:
         return coefficients
-    gamma = interpolation(width, order).to(coefficients.device, non_blocking=True)
+    gamma = interpolation(width, order, device=coefficients.device)
     flat = coefficients.reshape(len(coefficients), -1)
     packed: Tensor = torch.sparse.mm(gamma, flat)
     return packed.view(coefficients.shape)

@@ -260,7 +260,7 @@ class Sweeps:
         """By interpolation, in float64, of the coefficients along as many directions as there are different partial
         derivatives: as many of them at a time as memory or the caller allows. Packed [samples, rest, packed_size]."""
         [output] = self.outputs
-        moved = basis(self.inputs, self.batch_dims, directions(self.width, order))
+        moved = basis(self.inputs, self.batch_dims, directions(self.width, order, device=self.inputs[0].device))
         coefficients = self.coefficients(moved, order, in_double=True)[0][-1]
         with torch.set_grad_enabled(self.create_graph):
             samples = prod(output.shape[: self.batch_dims])
@@ -269,7 +269,7 @@ class Sweeps:
 
     def unmixed(self, order: int) -> list[Tensor]:
         """By output: the derivatives of `order` by each element of the inputs, [*output.shape, width]."""
-        eye = torch.eye(self.width, dtype=torch.float64, device="cpu")
+        eye = torch.eye(self.width, dtype=torch.float64, device=self.inputs[0].device)
         if self.width == 0:
             return [output.new_zeros(*output.shape, 0) for output in self.outputs]
         results = self.coefficients(basis(self.inputs, self.batch_dims, eye), order)
@@ -491,9 +491,7 @@ def basis(inputs: Sequence[Tensor], batch_dims: int, selection: Tensor) -> Direc
         width = prod(rest)
         part = selection if len(inputs) == 1 else selection.narrow(1, first, width)
         first += width
-        shaped = part.to(device=x.device, dtype=x.dtype, non_blocking=True).reshape(
-            len(selection), *(1 for _ in range(batch_dims)), *rest
-        )
+        shaped = part.to(device=x.device, dtype=x.dtype).reshape(len(selection), *(1 for _ in range(batch_dims)), *rest)
         moved.append(shaped.expand(len(selection), *x.shape))
     return moved
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._options import outside_inference_mode
+from ._options import in_any_mode
 
 ALWAYS = os.environ.get("HIGHGRAD_VERIFY") == "1"
 
@@ -56,7 +56,7 @@ def _backward(caller: str, output: Tensor, v: Tensor, inputs: Sequence[Tensor]) 
     return _C.full_jacobian([weighted], inputs, *options)
 
 
-@outside_inference_mode
+@in_any_mode
 def verify(
     caller: str, blocks: Sequence[Tensor], outputs: Sequence[Tensor], inputs: Sequence[Tensor], batch_dims: int
 ) -> None:

@@ -97,7 +97,12 @@ def test_op(op: OpInfo, device: str) -> None:
         pytest.skip(f"torch has none for {device}")
     compared = 0
     for function, inputs in problems(op, device):
-        f = function(*inputs)
+        try:
+            f = function(*inputs)
+        except NotImplementedError as error:
+            if device == "cpu":
+                raise
+            pytest.skip(f"torch has none for {device}: {error}")
         if not f:
             continue
         expected = torch.autograd.functional.jacobian(function, inputs)

@@ -188,7 +188,7 @@ def steps(found: list[str], build: bool) -> Iterator[Step]:
         yield Step("Streams, devices and graphs, by pytest", [*pytest, *HOST_TESTS], 50, 30, here)
         workers = min(8, (os.cpu_count() or 1) // 2) if importlib.util.find_spec("xdist") else 0
         several = ["-n", str(workers)] if workers > 1 else []
-        yield Step("All that takes a device, by pytest", [*pytest, *several, "-m", "gpu", "tests"], 80, 30, here)
+        yield Step("All that takes a device, by pytest", [*pytest, *several, "-m", "gpu", "tests"], 150, 30, here)
     if tool := compute_sanitizer():
         for name, seconds in (("memcheck", 50), ("racecheck", 40)):
             command = [tool, "--tool", name, "--error-exitcode", "9", *smoke, "--kernels"]

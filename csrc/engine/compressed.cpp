@@ -26,6 +26,7 @@
 #include "ops/joined_shape.h"
 #include "structure/passes.h"
 #include "tape/plain_tensor.h"
+#include "tape/streams.h"
 
 namespace highgrad::engine {
 namespace {
@@ -50,7 +51,7 @@ at::Tensor colors_on(at::Device device, const Coloring& coloring) {
         return color == next++ % coloring.num_colors;
       });
   return count_up ? at::arange(rows, at::TensorOptions(device).dtype(at::kLong)).remainder_(coloring.num_colors)
-                  : to_tensor(coloring.colors).to(device, /*non_blocking=*/true);
+                  : tape::copied_to(to_tensor(coloring.colors), device);
 }
 
 // For each root that is defined, rows [first, first + count) of the matrix whose row c sums the unit vectors of colour
@@ -125,7 +126,7 @@ structure::EntryTensors kept_entries(const Compression& structure, int64_t first
   }
   structure::EntryTensors made = entries_of_columns(structure, first, columns);
   for (at::Tensor* tensor : {&made.source, &made.row_ptr, &made.col_ind, &made.row_ind}) {
-    *tensor = tensor->to(device, /*non_blocking=*/true);
+    *tensor = tensor->to(device);
   }
   if (tape::is_plain(made.source) && !made.source.is_inference()) {
     const std::lock_guard lock(kept.mutex);

@@ -492,7 +492,7 @@ std::shared_ptr<const Compression> renew_structure(
     const std::string& caller,
     const OutputProblem& problem,
     std::shared_ptr<const Compression> kept) {
-  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape);
+  const std::optional<AxisAnalysis> axes = structure::analyze_axes(problem.tape, structure::Detail::kSignature);
   TORCH_CHECK_VALUE(
       axes.has_value() && axes->is_known && axes->signature == kept->signature &&
           problem.output.numel() == kept->pattern.rows && problem.count_columns() == kept->pattern.columns,
@@ -502,7 +502,7 @@ std::shared_ptr<const Compression> renew_structure(
     return nullptr;
   }
   const bool picks_the_same = !kept->indices.empty() && structure::same_indices(kept->indices, axes->indices);
-  return kept->is_global || picks_the_same ? kept : Search(problem, *axes, Effort::kThorough).run();
+  return kept->is_global || picks_the_same ? kept : find_structure(problem, Effort::kThorough);
 }
 
 } // namespace highgrad::engine

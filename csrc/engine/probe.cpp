@@ -15,6 +15,7 @@
 #include "engine/batched_vjp.h"
 #include "engine/failure.h"
 #include "ops/joined_shape.h"
+#include "tape/streams.h"
 
 namespace highgrad::engine {
 namespace {
@@ -41,7 +42,7 @@ std::vector<at::Tensor> seeds_of(
       at::Tensor seeds = at::zeros(ops::joined_shape(count, root.sizes()), root.options());
       const at::Tensor index = at::from_blob(places.data(), {static_cast<int64_t>(places.size())}, at::kLong);
       const at::Tensor marks = at::full({index.numel()}, std::numeric_limits<double>::quiet_NaN(), root.options());
-      seeds.view(-1).index_copy_(0, index.to(root.device(), /*non_blocking=*/true), marks);
+      seeds.view(-1).index_copy_(0, tape::copied_to(index, root.device()), marks);
       all.push_back(std::move(seeds));
     }
     first_row += rows;

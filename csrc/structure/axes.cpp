@@ -244,14 +244,14 @@ class Walk {
           return false;
         }
         in_rank = in_rank < 0 ? static_cast<int64_t>(ins[k]->size()) : in_rank;
-        if (detail_ == Detail::kAll) {
+        if (detail_ != Detail::kTies) {
           hash_.add(static_cast<int64_t>(k));
           hash_.add(links[k]);
           hash_.add(*ins[k]);
         }
       }
     }
-    if (detail_ == Detail::kAll) {
+    if (detail_ != Detail::kTies) {
       hash_.add(static_cast<int64_t>(std::hash<std::string_view>()(typeid(node).name())));
     }
     std::optional<NodeAttributes> attributes;
@@ -268,13 +268,13 @@ class Walk {
       if (state.is_short) {
         state.ties = free_ties(numel_of(*out), state.ties.lower.has_value());
       }
-      if (detail_ == Detail::kAll) {
+      if (detail_ != Detail::kTies) {
         hash_.add(nr);
         hash_.add(*out);
       }
       if (is_first && facts.has_value()) {
         attributes = attributes_of(node, in_rank, static_cast<int64_t>(out->size()));
-        if (attributes.has_value() && detail_ == Detail::kAll) {
+        if (attributes.has_value() && detail_ != Detail::kTies) {
           hash_.add(attributes->dims);
           hash_.add(attributes->others);
           analysis_.indices.insert(analysis_.indices.end(), attributes->indices.begin(), attributes->indices.end());
@@ -287,6 +287,10 @@ class Walk {
       is_first = false;
       for (size_t k = 0; k < links.size(); ++k) {
         if (!links[k].is_on_tape()) {
+          continue;
+        }
+        if (detail_ == Detail::kSignature) {
+          at(links[k]).is_reached = true;
           continue;
         }
         if (!facts.has_value() || !attributes.has_value()) {

@@ -40,9 +40,10 @@ struct AxisAnalysis {
 // The sizes of a cotangent, or none where they are not known, or there are no elements.
 std::optional<Shape> known_shape(const torch::autograd::Node& node, uint32_t input_nr);
 
-// What is to be told besides ties.
+// What is to be told.
 enum class Detail {
   kTies, // neither indices nor a signature, and is_global may be wrong
+  kSignature, // and indices, but no ties: takes the same for axes of all sizes
   kAll,
 };
 

@@ -62,4 +62,8 @@ bool is_captured(c10::Device device) {
   return false;
 }
 
+at::Tensor copied_to(const at::Tensor& tensor, c10::Device device) {
+  return tensor.to(device, tensor.scalar_type(), /*non_blocking=*/!is_captured(device));
+}
+
 } // namespace highgrad::tape

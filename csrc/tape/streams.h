@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 #include <c10/core/Stream.h>
 #include <c10/util/ArrayRef.h>
@@ -33,5 +34,9 @@ class JoinedStreams {
 
 // Whether a CUDA graph is made of what the current stream of this device is given: then nothing can be read.
 bool is_captured(c10::Device device);
+
+// A tensor of the CPU there, without waiting: its memory is read before this returns, unless a graph is captured, whose
+// replays would read it; then CUDA refuses it.
+at::Tensor copied_to(const at::Tensor& tensor, c10::Device device);
 
 } // namespace highgrad::tape

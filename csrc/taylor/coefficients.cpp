@@ -354,7 +354,7 @@ at::Tensor partials(
   if (!sums.defined()) {
     return {};
   }
-  return sums * frame.monomials->factorials(order).to(sums.options(), /*non_blocking=*/true);
+  return sums * tape::copied_to(frame.monomials->factorials(order).to(sums.scalar_type()), sums.device());
 }
 
 } // namespace highgrad::taylor

@@ -75,7 +75,7 @@ at::Tensor index_of(const Products& products, const at::Tensor& like) {
       }
     }
     return at::from_blob(index.data(), {3, numel}, at::kLong)
-        .to(like.device(), at::kLong, /*non_blocking=*/true, /*copy=*/true);
+        .to(like.device(), at::kLong, /*non_blocking=*/false, /*copy=*/true);
   };
   if (like.device().is_cpu() || at::isTensorSubclassLike(like)) {
     return copy();

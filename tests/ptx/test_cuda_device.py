@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gpu_cases import CASES, leaf
 from kernel_table import TABLE, Row
 from launching import as_bytes
 from torch import Tensor
@@ -79,6 +81,28 @@ def test_reverse_mode_waits_for_nothing(create_graph: bool, chunk_size: int | No
     nth_derivative(f, wrt, 2, create_graph=create_graph, chunk_size=chunk_size, mode="reverse")
 
 
+# For a number, for what probes hit, or, where a result is sparse, for torch's look at its indices.
+WAITING = {
+    "forward mode",
+    "forward mode of many rows",
+    "jets of matrices",
+    "kept plan",
+    "laplacian of what is picked",
+    "sparse by a kept plan",
+    "stencil",
+    "verified",
+    "verified samples",
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in WAITING])
+def test_cases_wait_for_nothing(case: str, sync_debug_mode: None) -> None:
+    x = leaf("cuda").view(4, 3)
+    CASES[case](x)  # constants are copied once
+    torch.cuda.set_sync_debug_mode("error")
+    CASES[case](x)
+
+
 def test_forward_mode_waits_once(sync_debug_mode: None) -> None:
     f, wrt = model()
     torch.cuda.set_sync_debug_mode("warn")
@@ -98,26 +122,47 @@ CAPTURED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def compare_replay(call: Callable[[], Any], wrt: Tensor) -> None:
+    """What a captured call gives for another point with what it gives there by itself."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    with torch.no_grad():
+        wrt.mul_(0.5)
+    graph.replay()
+    assert_close(captured, call())
+
+
 @pytest.mark.parametrize("mode", ["auto", "reverse"])
 @pytest.mark.parametrize("function", CAPTURED)
 def test_a_jacobian_in_a_cuda_graph(function: str, mode: str) -> None:
     wrt = torch.linspace(-1, 1, 60, device="cuda", requires_grad=True)
+    compare_replay(lambda: full_jacobian(CAPTURED[function](wrt), wrt, create_graph=False, mode=mode), wrt)
 
-    def jacobian() -> Tensor:
-        return full_jacobian(CAPTURED[function](wrt), wrt, create_graph=False, mode=mode)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        jacobian()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = jacobian()
-    with torch.no_grad():
-        wrt.mul_(0.5)
-    graph.replay()
-    assert_close(captured, jacobian())
+@pytest.mark.parametrize(
+    "case",
+    [
+        "biharmonic",
+        "diagonal, samples",
+        "directional",
+        "divergence",
+        "first partials",
+        "laplacian",
+        "network, samples",
+        "partials",
+        "partials of layers",
+        "trained through",
+    ],
+)
+def test_a_case_in_a_cuda_graph(case: str) -> None:
+    wrt = leaf("cuda")
+    compare_replay(lambda: CASES[case](wrt.view(4, 3)), wrt)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")

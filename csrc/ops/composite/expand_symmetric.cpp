@@ -13,9 +13,7 @@ namespace {
 // The rank of every entry: the expansion of 0, 1, 2, ..., exact in double, by the kernel of the CPU.
 at::Tensor ranks(const at::Tensor& like, int64_t size, int64_t order) {
   const at::Tensor packed = at::arange(symmetric_shape(size, order).packed, at::kDouble);
-  return expand_symmetric(packed.unsqueeze(0), size, order)
-      .squeeze(0)
-      .to(like.device(), at::kLong, /*non_blocking=*/true);
+  return expand_symmetric(packed.unsqueeze(0), size, order).squeeze(0).to(like.device(), at::kLong);
 }
 
 at::Tensor expand_symmetric_composite(const at::Tensor& packed, int64_t size, int64_t order) {
