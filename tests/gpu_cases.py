@@ -228,6 +228,20 @@ def recurrent(x: Tensor) -> Tensor:
     return h
 
 
+def by_statistics(x: Tensor) -> Any:
+    """In training and in evaluation; and by the parameters."""
+    w, b, mean, deviation = weights(x, 3), weights(x, 3), weights(x, 3).detach(), weights(x, 3).detach() + 1
+    trained = full_jacobian(functional.batch_norm(x, None, None, w, b, training=True).tanh(), (x, w, b))
+    f = functional.batch_norm(x, mean, deviation, w, b).tanh()
+    return trained, full_jacobian(f, x, batch_dims=1), laplacian(f.sum(-1), x, batch_dims=1)
+
+
+def by_root_mean_square(x: Tensor) -> Any:
+    w = weights(x, 3)
+    jacobians = full_jacobian(functional.rms_norm(x.sin(), (3,), w).sin(), (x, w))
+    return *jacobians, torch.autograd.grad(sum(jacobian.square().sum() for jacobian in jacobians), (x, w))
+
+
 def embedded(x: Tensor) -> Tensor:
     table = weights(x, 7, 3)
     return full_jacobian(functional.embedding(torch.arange(4, device=x.device), table).sin(), table, create_graph=False)
@@ -310,6 +324,8 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "into structure": into_structure,
     "recurrent": lambda x: full_jacobian(recurrent(x), x, create_graph=False),
     "recurrent, samples": lambda x: full_jacobian(recurrent(x), x, batch_dims=1),
+    "batch norm": by_statistics,
+    "root mean square": by_root_mean_square,
     "embedded": embedded,
     "single precision": single_precision,
     "activations trained through": activations_trained_through,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import full_jacobian
+from highgrad_ext import _C, full_jacobian
 
 KINDS: dict[str, dict[str, Any]] = {
     "one layer": {},
@@ -59,6 +59,33 @@ def test_jacobians(kind: str, part: str, create_graph: bool) -> None:
     scale = max(jacobian.abs().max().item() for jacobian in found[1])
     for single, double in zip(*found, strict=True):
         assert_close(single, double, rtol=1e-4, atol=2e-6 * scale)
+
+
+def test_samples() -> None:
+    """Axes tell that they are kept apart."""
+    x = torch.linspace(-1, 1, 24).view(2, 3, 4).requires_grad_()
+    outputs, (hidden, _) = nn.LSTM(4, 5, num_layers=2, batch_first=True)(x)
+    for f in (outputs, hidden.transpose(0, 1)):
+        rows = full_jacobian(f, x, create_graph=False)
+        expected = torch.stack([rows[k, ..., k, :, :] for k in range(2)])
+        assert_close(full_jacobian(f, x, batch_dims=1), expected)
+        assert not rows[0, ..., 1, :, :].any()
+        analyzed = _C.analyze_axes(f, [x])
+        assert analyzed is not None and analyzed[1]
+
+
+def test_a_single_number_is_twice_differentiable() -> None:
+    """By torch's own backward it is not."""
+    x = torch.linspace(-1, 1, 24).view(3, 2, 4).requires_grad_()
+    module = nn.LSTM(4, 5)
+    gradient = full_jacobian(module(x)[0].square().sum(), x)
+    assert_close(torch.autograd.grad(gradient.sum(), x)[0], hessian_of_double(module, x), rtol=1e-4, atol=1e-6)
+
+
+def hessian_of_double(module: nn.LSTM, x: Tensor) -> Tensor:
+    x = x.detach().double().requires_grad_()
+    gradient = torch.autograd.grad(module.double()(x)[0].square().sum(), x, create_graph=True)[0]
+    return torch.autograd.grad(gradient.sum(), x)[0].float()
 
 
 def test_a_node_of_the_kernel_is_met() -> None:

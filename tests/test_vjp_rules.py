@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from cuda_graphs import GRAPHS, leaf
+from cuda_operators import on_the_cpu
 from problems import PROBLEMS
 from random_ops import CASES, random_case
 from structured import names_on
@@ -103,6 +105,17 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "average pool of an image": lambda x: F.avg_pool2d(x.view(1, 2, 2), 2, stride=1, padding=1) ** 2,
     "adaptive pool of an image": lambda x: F.adaptive_avg_pool2d(x.view(1, 2, 2), (2, 1)) ** 2,
     "two pictures, interpolated": lambda x: F.interpolate(x.view(2, 1, 2), scale_factor=1.5, mode="linear") ** 2,
+    "native dropout": lambda x: torch.native_dropout(x, 0.5, True)[0] * torch.native_dropout(x, 0.5, False)[0],
+    "dropout of everything": lambda x: torch.native_dropout(x, 1.0, True)[0] + x,
+    "attention with a mask": lambda x: F.scaled_dot_product_attention(
+        x.view(1, 1, 2, 2), x.view(1, 1, 2, 2).sin(), x.view(1, 1, 2, 2), attn_mask=MATRIX[:2, :2]
+    ),
+    "attention to nothing": lambda x: F.scaled_dot_product_attention(
+        x.view(1, 1, 2, 2),
+        x.view(1, 1, 2, 2).sin(),
+        x.view(1, 1, 2, 2),
+        attn_mask=torch.tensor([[True, True], [False] * 2]),
+    ),
     "causal attention": lambda x: F.scaled_dot_product_attention(
         x.view(1, 2, 2, 1), x.view(1, 2, 2, 1), x.view(1, 2, 2, 1).sin(), is_causal=True
     ),
@@ -311,7 +324,13 @@ def test_every_rule() -> None:
     met: set[str] = set()
     for name, f, inputs in graphs():
         compare(name, f, inputs, met)
-    met.add("MkldnnRnnLayerBackward0")  # of single precision alone: test_recurrent_layers.py
+    with on_the_cpu():
+        for name, graph in GRAPHS.items():
+            x = leaf()
+            compare(name, graph.fused(x), [x], met)
+        compare("fused dropout", torch.ops.aten._fused_dropout(x.sin(), 0.4)[0], [x], met)
+    # Of single precision alone, test_recurrent_layers.py; and of CUDA alone, test_cuda_nodes.py.
+    met |= {"MkldnnRnnLayerBackward0", "CtcLossBackward1", "CudnnCtcLossBackward1", "FusedRmsNormBackward0"}
     assert set(_C.vjp_rules()) - met == set(), "rules that no graph meets"
 
 

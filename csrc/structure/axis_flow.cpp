@@ -318,6 +318,15 @@ Digits flow_through(
                 out,
                 in,
                 digits);
+    case Flow::kSequence: {
+      const bool is_state = k + 2 >= num_ins;
+      if (attributes.others.empty() || (k > 0 && !is_state) || in.size() < 2 || out.size() < 2) {
+        return unknown;
+      }
+      const int64_t to = k == 0 ? attributes.others[0] : static_cast<int64_t>(in.size()) - 2;
+      const int64_t from = nr == 0 ? attributes.others[0] : static_cast<int64_t>(out.size()) - 2;
+      return rearranged([&](int64_t axis) { return axis == to ? from : -1; }, out, in, digits);
+    }
     case Flow::kSeries:
       return in.size() == out.size() ? resized(
                                            {0}, [](size_t) -> const Slide* { return nullptr; }, out, in, digits)

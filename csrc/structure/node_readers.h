@@ -356,9 +356,10 @@ void read_normalized(Node& node, Reader& reader) {
 }
 
 // All axes but that of channels are mixed in training, and none in evaluation.
+template <typename Norm>
 void read_batch_norm(Node& node, Reader& reader) {
-  read_others<&generated::NativeBatchNormBackward0::training>(node, reader);
-  const auto& norm = static_cast<generated::NativeBatchNormBackward0&>(node);
+  read_others<&Norm::training>(node, reader);
+  const auto& norm = static_cast<Norm&>(node);
   if (!norm.training) {
     return;
   }
@@ -368,6 +369,21 @@ void read_batch_norm(Node& node, Reader& reader) {
     if (axis != 1) {
       reader.attributes.dims.push_back(axis);
     }
+  }
+}
+
+// The axis of samples of a recurrent layer, or none where sequences of several lengths are packed.
+void read_sequence(Node& node, Reader& reader) {
+  const auto& layer = static_cast<generated::CudnnRnnBackward0&>(node);
+  if (layer.batch_sizes.empty()) {
+    reader.attributes.others = {layer.batch_first ? 0 : 1};
+  }
+}
+
+// Likewise; steps come first.
+void read_steps(Node& node, Reader& reader) {
+  if (static_cast<generated::MkldnnRnnLayerBackward0&>(node).batch_sizes.empty()) {
+    reader.attributes.others = {1};
   }
 }
 

@@ -34,6 +34,8 @@ enum class Flow {
   kFirst, // of the first in, axis 0 alone is out's
   kSample, // of the first in, axes 0 and 1 are out's; the second, a grid, has out's axes but for axis 1, and one more,
            // the last
+  kSequence, // of the first in and out, axis others[0] alone is shared, of the states, which are the last two ins and
+             // all further outs, the last but one
   kSeries, // pointwise but along the axis that out has before all others, where in may have one of its own
   kConvolution, // of the input, in groups of channels; weight and bias follow, which have out's channels
 };

@@ -42,9 +42,17 @@ constexpr std::array kDistrusted = {
 };
 
 // The Nodes whose recorded product is wrong when it is differentiated again, alone or under vmap.
-constexpr std::array<std::string_view, 10> kUnrecorded = {
-    // Has no double backward.
+constexpr std::array<std::string_view, 18> kUnrecorded = {
+    // Have no double backward. The names of three kinds of attention are also the ends of longer ones.
     "CdistBackward0",
+    "CudnnAttentionBackward0",
+    "EfficientAttentionBackward0",
+    "FlashAttentionBackward0",
+    "ScaledDotProductFlashAttentionForCpuBackward0",
+    "ScaledDotProductFusedAttentionOverrideableBackward0",
+    "CudnnRnnBackward0",
+    "MiopenRnnBackward0",
+    "MkldnnRnnLayerBackward0",
     // Takes logarithms of its cotangent.
     "LogcumsumexpBackward0",
     // Under vmap, double backward takes the saved mean and deviation for constants.
@@ -132,8 +140,15 @@ bool is_custom(torch::autograd::Node& node) {
 }
 
 bool is_recorded_wrong(const torch::autograd::Node& node) {
-  // Takes the saved norm for a constant.
-  return typeid(node) == typeid(torch::autograd::generated::WeightNormInterfaceBackward0);
+  namespace generated = torch::autograd::generated;
+  const std::type_info& type = typeid(node);
+  // The first takes the saved norm for a constant, the others have no double backward.
+  return type == typeid(generated::WeightNormInterfaceBackward0) ||
+      type == typeid(generated::ScaledDotProductCudnnAttentionBackward0) ||
+      type == typeid(generated::ScaledDotProductEfficientAttentionBackward0) ||
+      type == typeid(generated::ScaledDotProductFlashAttentionBackward0) ||
+      type == typeid(generated::ScaledDotProductFlashAttentionForCpuBackward0) ||
+      type == typeid(generated::CudnnRnnBackward0) || type == typeid(generated::MkldnnRnnLayerBackward0);
 }
 
 std::vector<std::string> distrusted_nodes() {

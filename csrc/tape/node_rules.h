@@ -26,7 +26,7 @@ bool is_vjp_linear(torch::autograd::Node& node);
 // known to compute theirs so that it is not.
 bool is_vjp_recorded(torch::autograd::Node& node);
 
-// Whether torch's own backward, once it is recorded, has wrong derivatives, where our product has right ones.
+// Whether torch's own backward, once it is recorded, has wrong derivatives or none, where our product has right ones.
 bool is_recorded_wrong(const torch::autograd::Node& node);
 
 // Whether the Node, or the one that it wraps, is a custom Function.

@@ -47,14 +47,21 @@ at::Tensor mask_of(const at::Tensor& scores, const at::Tensor& mask, bool is_cau
   return mask.defined() && mask.scalar_type() == at::kBool ? closed(mask) : mask;
 }
 
+// `counts_from_first`: whether, of other lengths than the keys', the first query sees the first key alone.
 template <typename T>
-std::vector<Jet> attention(const Call& c, const T& node, const at::Tensor& mask) {
+std::vector<Jet> attention(const Call& c, const T& node, const at::Tensor& mask, bool counts_from_first) {
   if (node.dropout_p != 0) {
     throw Unsupported("attention with dropout");
+  }
+  if (c.inputs.size() > 3 && !c.inputs[3].is_zero()) {
+    throw Unsupported("attention with a mask that depends on wrt");
   }
   const at::Tensor q = c.saved(node.query_), k = c.saved(node.key_), v = c.saved(node.value_);
   if (q.sizes().slice(0, q.dim() - 2) != k.sizes().slice(0, k.dim() - 2)) {
     throw Unsupported("attention whose heads share keys");
+  }
+  if (node.is_causal && q.size(-2) != k.size(-2) && !counts_from_first) {
+    throw Unsupported("causal attention to more or fewer keys than queries");
   }
   const double scale = node.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(-1))));
   at::Tensor scores = multiply_matrices(q, k.mT()) * scale;
@@ -71,15 +78,19 @@ std::vector<Jet> attention(const Call& c, const T& node, const at::Tensor& mask)
 void add_attention_rules(RuleTable& table) {
   add_rule_of_many<ScaledDotProductFlashAttentionForCpuBackward0>(
       table, nonlinear_degree, [](const Call& c, const ScaledDotProductFlashAttentionForCpuBackward0& node) {
-        return attention(c, node, c.saved(node.attn_mask_));
+        return attention(c, node, c.saved(node.attn_mask_), true);
       });
   add_rule_of_many<ScaledDotProductFlashAttentionBackward0>(
       table, nonlinear_degree, [](const Call& c, const ScaledDotProductFlashAttentionBackward0& node) {
-        return attention(c, node, {});
+        return attention(c, node, {}, false);
       });
   add_rule_of_many<ScaledDotProductEfficientAttentionBackward0>(
       table, nonlinear_degree, [](const Call& c, const ScaledDotProductEfficientAttentionBackward0& node) {
-        return attention(c, node, c.saved(node.attn_bias_));
+        return attention(c, node, c.saved(node.attn_bias_), true);
+      });
+  add_rule_of_many<ScaledDotProductCudnnAttentionBackward0>(
+      table, nonlinear_degree, [](const Call& c, const ScaledDotProductCudnnAttentionBackward0& node) {
+        return attention(c, node, c.saved(node.attn_bias_), false);
       });
 }
 

@@ -108,32 +108,43 @@ std::vector<Jet> group_norm(const Call& c, const NativeGroupNormBackward0& node)
       y.inverse.map(one_a_group).jet(c.frame)};
 }
 
-std::vector<Jet> batch_norm(const Call& c, const NativeBatchNormBackward0& node) {
+double epsilon_of(const NativeBatchNormBackward0& node) {
+  return node.eps;
+}
+
+double epsilon_of(const CudnnBatchNormBackward0& node) {
+  return node.epsilon;
+}
+
+template <typename T>
+std::vector<Jet> batch_norm(const Call& c, const T& node) {
   const at::Tensor weight = c.saved(node.weight_);
   const auto rank = static_cast<int64_t>(c.output_shape().size());
   if (!node.training && c.inputs[1].is_zero() && c.inputs[2].is_zero()) {
     // With running statistics, which make it affine.
-    at::Tensor slope = (c.saved(node.running_var_) + node.eps).rsqrt();
+    at::Tensor slope = (c.saved(node.running_var_) + epsilon_of(node)).rsqrt();
     slope = weight.defined() ? slope * weight : slope;
     return {{c.inputs[0].rows * slope.reshape(channel_shape(slope.numel(), rank)), c.inputs[0].terms}, {}, {}};
   }
   const Series x = c.series(0, c.saved(node.input_));
   const c10::DimVector shape = channel_shape(x[0].size(1), rank);
   if (!node.training) {
-    const at::Tensor slope = (c.saved(node.running_var_) + node.eps).rsqrt().reshape(shape);
+    const at::Tensor slope = (c.saved(node.running_var_) + epsilon_of(node)).rsqrt().reshape(shape);
     const at::Tensor mean = c.saved(node.running_mean_).reshape(shape);
     const Series y = x.map([&](const at::Tensor& k) { return k * slope; }).with_value((x[0] - mean) * slope);
     return {scale_and_shift(c, y, weight, shape), {}, {}};
   }
   std::vector<int64_t> dims = last_dims(rank);
   dims.erase(dims.begin() + 1);
-  const Standardized y = standardize(c.frame, x, dims, [&](const at::Tensor& /*variance*/) { return node.eps; });
+  const Standardized y =
+      standardize(c.frame, x, dims, [&](const at::Tensor& /*variance*/) { return epsilon_of(node); });
   return {scale_and_shift(c, y.values, weight, shape), {}, {}};
 }
 
 // In evaluation a product of input and weight; in training, of statistics of the input too.
+template <typename T>
 int64_t batch_norm_degree(torch::autograd::Node& node, c10::ArrayRef<int64_t> inputs) {
-  const bool is_training = static_cast<NativeBatchNormBackward0&>(node).training;
+  const bool is_training = static_cast<T&>(node).training;
   return is_training ? nonlinear_degree(node, inputs) : product_degree(node, inputs);
 }
 
@@ -145,7 +156,10 @@ void add_normalization_rules(RuleTable& table) {
         return std::vector<Jet>{layer_norm(c, node), {}, {}};
       });
   add_rule_of_many<NativeGroupNormBackward0>(table, nonlinear_degree, &group_norm);
-  add_rule_of_many<NativeBatchNormBackward0>(table, batch_norm_degree, &batch_norm);
+  add_rule_of_many<NativeBatchNormBackward0>(
+      table, batch_norm_degree<NativeBatchNormBackward0>, &batch_norm<NativeBatchNormBackward0>);
+  add_rule_of_many<CudnnBatchNormBackward0>(
+      table, batch_norm_degree<CudnnBatchNormBackward0>, &batch_norm<CudnnBatchNormBackward0>);
 }
 
 } // namespace highgrad::taylor

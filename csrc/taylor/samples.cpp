@@ -172,6 +172,7 @@ void add_matrices(RuleTable& table) {
        typeid(LinalgCholeskyExBackward0),
        typeid(LinalgInvExBackward0),
        typeid(LinalgMatrixExpBackward0),
+       typeid(ScaledDotProductCudnnAttentionBackward0),
        typeid(ScaledDotProductEfficientAttentionBackward0),
        typeid(ScaledDotProductFlashAttentionBackward0),
        typeid(ScaledDotProductFlashAttentionForCpuBackward0)},

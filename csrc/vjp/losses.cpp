@@ -105,7 +105,21 @@ void add_loss_of_samples(RuleTable& table, Backward backward) {
 }
 
 // Of log-probabilities [T, samples, classes].
-BatchedVjp connectionist_temporal_classification(const Call& call, const CtcLossBackward0& node) {
+const std::vector<int64_t>& lengths_of(const Call& /*call*/, const std::vector<int64_t>& lengths) {
+  return lengths;
+}
+
+at::Tensor lengths_of(const Call& call, const torch::autograd::SavedVariable& lengths) {
+  return call.saved(lengths);
+}
+
+// Lengths are numbers, or tensors of them.
+template <typename T, typename Lengths>
+BatchedVjp connectionist_temporal_classification(
+    const Call& call,
+    const T& node,
+    const Lengths& input_lengths,
+    const Lengths& target_lengths) {
   const at::Tensor log_probs = call.saved(node.log_probs_);
   if (log_probs.dim() != 3 || call.taken[0].size() != 1) {
     return nullptr;
@@ -116,12 +130,23 @@ BatchedVjp connectionist_temporal_classification(const Call& call, const CtcLoss
           at::ones(call.taken[0], node.input_metadata(0).options()),
           log_probs,
           call.saved(node.targets_),
-          node.input_lengths,
-          node.target_lengths,
+          lengths_of(call, input_lengths),
+          lengths_of(call, target_lengths),
           call.saved(node.result0_),
           call.saved(node.result1_),
           node.blank,
           node.zero_infinity));
+}
+
+// By a kernel that gives the derivatives with the losses, [N] and [T, N, classes].
+template <typename T>
+BatchedVjp ctc_by_kernel(const Call& call, const T& node) {
+  const at::Tensor loss = call.saved(node.result0_), derivatives = call.saved(node.result1_);
+  if (loss.dim() != 1 || derivatives.dim() != 3) {
+    return nullptr;
+  }
+  const at::Tensor is_impossible = loss.eq(0).view({1, -1, 1});
+  return by_factor({1, loss.size(0), 1}, node.zero_infinity ? derivatives.masked_fill(is_impossible, 0) : derivatives);
 }
 
 at::Tensor weighted(const Call& call, const torch::autograd::SavedVariable& variable, const at::Tensor& derivative) {
@@ -155,7 +180,14 @@ void add_loss_rules(RuleTable& table) {
         const Tensor total = of_ones.defined() ? hits + 1 - y : hits;
         return weighted(call, node.weight_, (of_ones.defined() ? total * x.sigmoid() : x.sigmoid()) - hits);
       });
-  add_rule<CtcLossBackward0>(table, &connectionist_temporal_classification);
+  add_rule<CtcLossBackward0>(table, [](const Call& call, const CtcLossBackward0& node) {
+    return connectionist_temporal_classification(call, node, node.input_lengths, node.target_lengths);
+  });
+  add_rule<CtcLossBackward1>(table, [](const Call& call, const CtcLossBackward1& node) {
+    return connectionist_temporal_classification(call, node, node.input_lengths_, node.target_lengths_);
+  });
+  add_rule<CudnnCtcLossBackward0>(table, &ctc_by_kernel<CudnnCtcLossBackward0>);
+  add_rule<CudnnCtcLossBackward1>(table, &ctc_by_kernel<CudnnCtcLossBackward1>);
   add_loss_of_samples<MultiMarginLossBackward0>(
       table, [](const Call& call, const MultiMarginLossBackward0& node, const Tensor& one) {
         return at::multi_margin_loss_backward(

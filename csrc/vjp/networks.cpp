@@ -1,6 +1,7 @@
 // Rules of attention, embeddings and distances.
 
 #include <ATen/Functions.h>
+#include <ATen/OpMathType.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <cmath>
@@ -17,47 +18,84 @@ using namespace torch::autograd::generated;
 // Attention makes a matrix of all pairs; torch's kernel does not. It may be this much larger than what it is made of.
 constexpr int64_t kLargestShareOfPairs = 4;
 
-// softmax(scale * query @ key^T) @ value, with the heads of all samples as one dimension. torch's own backward is not
-// differentiable again; this is.
-BatchedVjp attention(const Call& call, const ScaledDotProductFlashAttentionForCpuBackward0& node) {
-  if (node.dropout_p != 0 || call.saved(node.attn_mask_).defined()) {
+// What a Node of attention has saved of a mask: one of numbers is added to the scores, one of truths says which of them
+// count. By overloads, since torch 2.11 is built as C++17.
+template <typename Attention>
+auto mask_of(const Call& call, const Attention& node, int /*preferred*/) -> decltype(call.saved(node.attn_bias_)) {
+  return call.saved(node.attn_bias_);
+}
+
+template <typename Attention>
+auto mask_of(const Call& call, const Attention& node, int /*preferred*/) -> decltype(call.saved(node.attn_mask_)) {
+  return call.saved(node.attn_mask_);
+}
+
+template <typename Attention>
+at::Tensor mask_of(const Call& /*call*/, const Attention& /*node*/, long /*otherwise*/) {
+  return {};
+}
+
+// softmax(scale * query @ key^T + mask) @ value, with the heads of all samples as one dimension; where several heads of
+// the query share one of the keys, their rows are one after another. torch's own backward is not differentiable again;
+// this is. `counts_from_first`: whether, of other lengths than the keys', the first query sees the first key alone.
+template <typename Attention, bool counts_from_first>
+BatchedVjp attention(const Call& call, const Attention& node) {
+  const at::Tensor queries = call.saved(node.query_), keys = call.saved(node.key_), values = call.saved(node.value_);
+  if (node.dropout_p != 0 || queries.dim() != 4 || queries.numel() == 0 || keys.numel() == 0 ||
+      queries.size(0) != keys.size(0) || queries.size(1) % keys.size(1) != 0 || keys.size(1) != values.size(1)) {
     return nullptr;
   }
-  const at::Tensor query = call.saved(node.query_).flatten(0, 1), key = call.saved(node.key_).flatten(0, 1),
-                   value = call.saved(node.value_).flatten(0, 1);
-  const int64_t length = query.size(1), keys = key.size(1);
-  if (query.size(0) != key.size(0) || query.numel() == 0 || key.numel() == 0 ||
-      length * keys > kLargestShareOfPairs * (length + keys) * query.size(2)) {
+  const int64_t heads = keys.size(0) * keys.size(1), sharing = queries.size(1) / keys.size(1);
+  const int64_t length = queries.size(2), count = keys.size(2);
+  if (length * count > kLargestShareOfPairs * (length + count) * queries.size(3) ||
+      (node.is_causal && length != count && !counts_from_first)) {
     return nullptr;
   }
-  const double scale = node.scale.value_or(1 / std::sqrt(static_cast<double>(query.size(2))));
-  at::Tensor scores = query.bmm(key.mT()) * scale;
+  // Halves are multiplied in single precision, as the kernels do.
+  const at::ScalarType dtype = at::toOpMathType(queries.scalar_type());
+  const auto of_heads = [&](const at::Tensor& tensor) { return tensor.to(dtype).reshape({heads, -1, tensor.size(3)}); };
+  const at::Tensor query = of_heads(queries), key = of_heads(keys), value = of_heads(values);
+  const double scale = node.scale.value_or(1 / std::sqrt(static_cast<double>(queries.size(3))));
+  at::Tensor scores = query.bmm(key.mT()) * scale; // [heads, sharing * length, count]
+  const at::Tensor mask = mask_of(call, node, 0);
+  const Shape of_mask{queries.size(0), queries.size(1), length, count};
+  constexpr double kNever = -std::numeric_limits<double>::infinity();
+  if (mask.defined()) {
+    const at::Tensor each = mask.expand(of_mask).reshape(scores.sizes());
+    scores = mask.scalar_type() == at::kBool ? scores.masked_fill(each.logical_not(), kNever) : scores + each;
+  }
   if (node.is_causal) {
-    const at::Tensor later = at::ones({length, keys}, query.options().dtype(at::kBool)).triu(1);
-    scores = scores.masked_fill(later, -std::numeric_limits<double>::infinity());
+    const at::Tensor later = at::ones({length, count}, query.options().dtype(at::kBool)).triu(1);
+    scores = scores.masked_fill(later.repeat({sharing, 1}), kNever);
   }
-  const at::Tensor weights = scores.softmax(-1); // [heads, length, keys]
+  // A query that sees no key has no weights.
+  const at::Tensor weights = mask.defined() ? at::_safe_softmax(scores, -1) : scores.softmax(-1);
+  const bool by_mask = call.given.size() > 3 && call.wants(3);
   return [=, shapes = call.given](Cotangents& taken, Cotangents& given) {
     if (!taken[0].defined()) {
       return;
     }
-    const at::Tensor grad = taken[0].flatten(1, 2); // [B, heads, length, width]
-    const auto hand_on = [&](size_t link, const at::Tensor& rows) {
-      given[link] = rows.reshape(Call::batch_of(grad, *shapes[link]));
+    const int64_t rows = taken[0].size(0);
+    const at::Tensor grad = taken[0].to(dtype).reshape({rows, heads, sharing * length, value.size(2)});
+    const auto hand_on = [&](size_t link, const at::Tensor& cotangents) {
+      given[link] = cotangents.reshape(Call::batch_of(grad, *shapes[link]));
     };
     if (shapes[2].has_value()) {
       hand_on(2, batches_times_right(grad.mT(), weights).mT());
     }
-    if (!shapes[0].has_value() && !shapes[1].has_value()) {
+    if (!shapes[0].has_value() && !shapes[1].has_value() && !by_mask) {
       return;
     }
     const at::Tensor by_weights = at::mul(batches_times_right(grad, value.mT()), weights);
-    const at::Tensor by_scores = at::addcmul(by_weights, weights, by_weights.sum(-1, /*keepdim=*/true), -1) * scale;
+    const at::Tensor by_scores = at::addcmul(by_weights, weights, by_weights.sum(-1, /*keepdim=*/true), -1);
+    if (by_mask) {
+      given[3] = by_scores.reshape(Call::batch_of(grad, of_mask));
+    }
     if (shapes[0].has_value()) {
-      hand_on(0, batches_times_right(by_scores, key));
+      hand_on(0, batches_times_right(by_scores, key) * scale);
     }
     if (shapes[1].has_value()) {
-      hand_on(1, batches_times_right(by_scores.mT(), query));
+      hand_on(1, batches_times_right(by_scores.mT(), query) * scale);
     }
   };
 }
@@ -155,7 +193,14 @@ BatchedVjp distances(const Call& call, const CdistBackward0& node) {
 } // namespace
 
 void add_network_rules(RuleTable& table) {
-  add_rule<ScaledDotProductFlashAttentionForCpuBackward0>(table, &attention);
+  using OfCpu = ScaledDotProductFlashAttentionForCpuBackward0;
+  using Efficient = ScaledDotProductEfficientAttentionBackward0;
+  using Flash = ScaledDotProductFlashAttentionBackward0;
+  using Cudnn = ScaledDotProductCudnnAttentionBackward0;
+  add_rule<OfCpu>(table, &attention<OfCpu, true>);
+  add_rule<Efficient>(table, &attention<Efficient, true>);
+  add_rule<Flash>(table, &attention<Flash, false>);
+  add_rule<Cudnn>(table, &attention<Cudnn, false>);
   add_rule<EmbeddingBackward0>(table, &embedding);
   add_rule<EmbeddingBagBackward0>(table, &embedding_bag);
   add_rule<CdistBackward0>(table, &distances);

@@ -182,6 +182,14 @@ void add_activations(RuleTable& table) {
       return keep_where(is_kept, at::mul(grad, scale));
     };
   });
+  // The probability of the first is that to be dropped, of the second that to be kept.
+  add_factor<NativeDropoutBackward0>(table, [](const Call& call, const NativeDropoutBackward0& node) {
+    const at::Tensor kept = call.saved(node.result1_).to(node.input_metadata(0).dtype());
+    return !node.train.value_or(false) ? kept : kept * (node.p == 1 ? 0 : 1 / (1 - node.p));
+  });
+  add_factor<FusedDropoutBackward0>(table, [](const Call& call, const FusedDropoutBackward0& node) {
+    return call.saved(node.result1_).to(node.input_metadata(0).dtype()) * (1 / node.p);
+  });
   add_factor_of_self<MishBackward0>(table, [](const at::Tensor& x) {
     const at::Tensor t = at::softplus(x).tanh();
     return t + x * x.sigmoid() * (1 - t * t);

@@ -6,6 +6,7 @@
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
@@ -124,6 +125,54 @@ BatchedVjp layer_norm(const Call& call, const NativeLayerNormBackward0& node) {
   return normalization(call, x, std::move(of));
 }
 
+// x * inverse * weight, with the inverse of the root of the mean square along the last dimensions.
+BatchedVjp rms_norm(const Call& call, const FusedRmsNormBackward0& node) {
+  const at::Tensor x = call.saved(node.input_), weight = call.saved(node.weight_);
+  if (x.numel() == 0) {
+    return nullptr;
+  }
+  const auto inner = static_cast<int64_t>(node.normalized_shape.size());
+  std::vector<int64_t> dims, shared_dims; // from the end; of the mean, and along which the weight is the same
+  for (auto dim = -x.dim(); dim < 0; ++dim) {
+    (dim < -inner ? shared_dims : dims).push_back(dim);
+  }
+  Shape kept = x.sizes().vec();
+  std::fill(kept.end() - inner, kept.end(), 1);
+  const at::Tensor inverse = call.saved(node.result1_).reshape(kept);
+  const at::Tensor normalized = x * inverse;
+  const double share = static_cast<double>(inverse.numel()) / static_cast<double>(x.numel());
+  return [=, shapes = call.given](Cotangents& taken, Cotangents& given) {
+    if (shapes[0].has_value()) {
+      // d inverse = -inverse^2 * mean(normalized * dx).
+      at::Tensor by_inverse = taken[1].defined() ? taken[1].reshape(Call::batch_of(taken[1], kept)) : taken[1];
+      at::Tensor scaled;
+      if (taken[0].defined()) {
+        scaled = weight.defined() ? at::mul(taken[0], weight) : taken[0];
+        const at::Tensor along = at::mul(scaled, x).sum(dims, /*keepdim=*/true);
+        by_inverse = by_inverse.defined() ? by_inverse + along : along;
+        scaled = at::mul(scaled, inverse);
+      }
+      if (by_inverse.defined()) {
+        const at::Tensor by_mean = at::mul(by_inverse * inverse.square() * -share, normalized);
+        given[0] = scaled.defined() ? scaled + by_mean : by_mean;
+      }
+    }
+    if (shapes[1].has_value() && taken[0].defined()) {
+      const at::Tensor rows = at::mul(taken[0], normalized);
+      given[1] = shared_dims.empty() ? rows : rows.sum(shared_dims);
+    }
+  };
+}
+
+double epsilon_of(const CudnnBatchNormBackward0& node) {
+  return node.epsilon;
+}
+
+template <typename T>
+double epsilon_of(const T& node) {
+  return node.eps;
+}
+
 // Along all dimensions but the second; or by the running statistics.
 template <typename T>
 BatchedVjp batch_norm(const Call& call, const T& node) {
@@ -140,7 +189,7 @@ BatchedVjp batch_norm(const Call& call, const T& node) {
     of.inverse = of_channels(call.saved(node.result2_));
   } else {
     of.mean = of_channels(call.saved(node.running_mean_));
-    of.inverse = (of_channels(call.saved(node.running_var_)) + node.eps).rsqrt();
+    of.inverse = (of_channels(call.saved(node.running_var_)) + epsilon_of(node)).rsqrt();
   }
   return normalization(call, x, std::move(of));
 }
@@ -217,6 +266,8 @@ void add_statistics_rules(RuleTable& table) {
   add_rule<NativeLayerNormBackward0>(table, &layer_norm);
   add_rule<NativeBatchNormBackward0>(table, &batch_norm<NativeBatchNormBackward0>);
   add_rule<NativeBatchNormLegitBackward0>(table, &batch_norm<NativeBatchNormLegitBackward0>);
+  add_rule<CudnnBatchNormBackward0>(table, &batch_norm<CudnnBatchNormBackward0>);
+  add_rule<FusedRmsNormBackward0>(table, &rms_norm);
   add_rule<NativeGroupNormBackward0>(table, &group_norm);
   add_rule<WeightNormInterfaceBackward0>(table, &weight_norm);
 }
