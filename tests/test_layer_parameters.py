@@ -81,6 +81,45 @@ def jets(x: Tensor, p: Params) -> Tensor:
     return first[0] * u + second.sum(0)
 
 
+def of_inputs_too(x: Tensor, p: Params) -> Tensor:
+    return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
+
+
+def both_factors(x: Tensor, p: Params) -> Tensor:
+    return x[:, :1] + (p["w"][:3, :3] @ p["w"][1:4, :3]).sum()
+
+
+def low_rank(x: Tensor, p: Params) -> Tensor:
+    """A weight that is a product, taken as it is and by its transpose."""
+    weight = p["v"].t() @ (p["v"] @ p["w"])
+    return F.linear(F.linear(x, weight, p["b"]).tanh() @ weight, p["w"].exp())
+
+
+def divided(x: Tensor, p: Params) -> Tensor:
+    return (p["d"] / (2 + x.sin())) * (x / p["y"].cosh()) - p["g"].sum() / (x + 3)
+
+
+def expanded(x: Tensor, p: Params) -> Tensor:
+    """Samples in the second dimension, of what is broadcast along the first, too."""
+    rows = (x * p["y"]).sin().expand(2, SAMPLES, 3) * p["w"][:2].unsqueeze(1).exp()
+    return (rows + p["d"] ** 2).transpose(0, 1).reshape(SAMPLES, 6) * torch.cat(
+        [p["z"].expand(SAMPLES, 3), x * p["z"].tanh().view(1, 3)], 1
+    )
+
+
+def batched(x: Tensor, p: Params) -> Tensor:
+    """Products with two matrices each: of a row a sample, and of two."""
+    features = torch.stack([x, x.cos()])
+    one = torch.bmm(features, p["m"])
+    two = torch.bmm(features.repeat_interleave(2, dim=1).sin(), p["m"].exp())
+    return torch.cat([one[0] * one[1], two.view(2, SAMPLES, 2, 2).sum(2).transpose(0, 1).flatten(1)], 1)
+
+
+def contracted(x: Tensor, p: Params) -> Tensor:
+    """As Chebyshev networks are written."""
+    return torch.einsum("nid,iod->no", torch.stack([x, x**2], 2), p["n"]).tanh().cumsum(1)
+
+
 def both_ways(x: Tensor, p: Params) -> Tensor:
     h = F.linear(x, p["w"], p["b"]).tanh()
     return (h * p["c"] - p["c"]).sin() @ p["w"] + (h + p["b"]) @ p["w"].t().t()
@@ -100,6 +139,8 @@ PARAMETERS = {
     "l": (2, 2, 2),
     "g": (1, 2),
     "h": (1, 1),
+    "m": (2, 3, 2),
+    "n": (3, 4, 2),
 }
 SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "mlp": (mlp, "wbv", 3),
@@ -115,6 +156,13 @@ SHARED: dict[str, tuple[Callable[[Tensor, Params], Tensor], str, int]] = {
     "second derivatives": (second_derivatives, "wbv", 3),
     "jets": (jets, "bv", 3),
     "parameters with a leading one": (leading_one, "gh", 3),
+    "of inputs too": (of_inputs_too, "dwb", 3),
+    "both factors": (both_factors, "w", 3),
+    "low rank": (low_rank, "wvb", 3),
+    "divided": (divided, "dyg", 3),
+    "expanded": (expanded, "ywdz", 3),
+    "batched": (batched, "m", 3),
+    "contracted": (contracted, "n", 3),
 }
 
 
@@ -171,14 +219,6 @@ def samples_last(x: Tensor, p: Params) -> Tensor:
     return F.linear(x, p["w"], p["b"]).t()[:, :4]
 
 
-def of_inputs_too(x: Tensor, p: Params) -> Tensor:
-    return F.linear(x * p["d"], p["w"], p["b"]) ** 2 + p["d"].exp()
-
-
-def both_factors(x: Tensor, p: Params) -> Tensor:
-    return x[:, :1] + (p["w"][:3, :3] @ p["w"][1:4, :3]).sum()
-
-
 def samples_in_columns(x: Tensor, p: Params) -> Tensor:
     return (p["w"] @ x.t()).t().sin()
 
@@ -188,11 +228,9 @@ def square_weight(x: Tensor, p: Params) -> Tensor:
 
 
 ALONE: dict[str, tuple[Callable[[Tensor, Params], Tensor], str]] = {
-    "both factors": (both_factors, "w"),
     "samples in the columns": (samples_in_columns, "w"),
     "mixing": (mixing, "wb"),
     "samples last": (samples_last, "wb"),
-    "of inputs too": (of_inputs_too, "dwb"),
     "a product of parameters": (square_weight, "wv"),
 }
 

@@ -62,6 +62,8 @@ EXTRA: list[Callable[[Tensor], Tensor]] = [
     lambda x: (x * 1).fill_(2.0) * x,
     lambda x: (x * 1).fill_(x[0]) * x,
     lambda x: (x * 1).zero_() * x,
+    lambda x: torch.ops.highgrad_ext.expand_symmetric(torch.stack([x[:3], x[1:]]), 2, 2),
+    lambda x: torch.ops.highgrad_ext.fold_symmetric(torch.stack([x, x.flip(0)]), 2, 2),
     lambda x: nn.LSTM(2, 2)(x.view(2, 1, 2).float())[0],
 ]
 

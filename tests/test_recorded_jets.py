@@ -102,6 +102,14 @@ def compare(own: Tensor, hand: Tensor, leaves: tuple[Tensor, ...], second_order:
         assert_close(*(torch.autograd.grad(norm, leaves, retain_graph=True) for norm in norms))
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_directions_of_all_samples_are_expanded_by_no_node(order: int) -> None:
+    """The first activation's Node sums over samples itself."""
+    x, weight, last = (torch.rand(*shape, requires_grad=True) for shape in ((11, 2), (2, 3), (3, 2)))
+    own = jets(layers(torch.tanh, x, weight, last), x, torch.eye(2).unsqueeze(1).expand(2, 11, 2), order)
+    assert nodes(own).count(NODE) == 2 and "ExpandBackward0" not in nodes(own)
+
+
 @every_function
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("options", OPTIONS, ids=["all", "counts", "collapsed", "weighted"])

@@ -90,21 +90,22 @@ std::shared_ptr<const OutputPlan> make_plan(
   const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
   if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
     const bool may_share = effort == Effort::kThorough || saves_by_sharing(structured, plan->cost);
-    const int64_t samples = may_share ? samples_of_layers(problem).value_or(1) : 1;
-    const double shared_passes = static_cast<double>(problem.output.numel()) / static_cast<double>(samples);
+    const auto all_rows = static_cast<double>(problem.output.numel());
+    const SharedSweeps shared =
+        (may_share ? shared_sweeps(problem, plan->cost) : std::nullopt).value_or(SharedSweeps{1, all_rows});
     structured.may_go_forward = options.mode == Mode::kAuto;
-    structured.dense_cost = std::min(plan->cost, shared_passes);
+    structured.dense_cost = std::min(plan->cost, shared.cost);
     if (plan->nanoseconds > 0) {
       structured.dense_nanoseconds = plan->nanoseconds * *structured.dense_cost / plan->cost;
     }
     plan->structure = find_structure(structured, effort);
     const bool has_better = plan->structure != nullptr &&
-        structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) < shared_passes;
-    if (samples > 1 && shared_passes <= plan->cost && !has_better) {
+        structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) < shared.cost;
+    if (shared.samples > 1 && !has_better) {
       plan->structure = nullptr;
-      plan->samples = samples;
+      plan->samples = shared.samples;
       plan->segments = {{problem.tape.output, Mode::kReverse, problem.output.numel(), problem.count_columns()}};
-      plan->reason = "parameters of layers: the rows of " + std::to_string(samples) + " samples share passes";
+      plan->reason = "parameters of layers: the rows of " + std::to_string(shared.samples) + " samples share passes";
     }
   }
   if (effort == Effort::kThorough) {

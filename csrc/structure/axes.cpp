@@ -81,8 +81,10 @@ class Walk {
       : tape_(tape), detail_(detail), positions_(positions), number_of_(tape), states_(number_of_.size()) {}
 
   // The whole tape; false for a shape that is unknown or empty. on_step(position) is called after each Node.
-  template <typename OnStep>
-  bool run(OnStep&& on_step) {
+  // follows(position): whether ties are followed through the Node, before which all is known of what it takes; what is
+  // behind others is free.
+  template <typename OnStep, typename Follows>
+  bool run(OnStep&& on_step, Follows&& follows) {
     const auto shape = known_shape(*tape_.nodes[tape_.output.node].node, tape_.output.input_nr);
     if (!shape.has_value()) {
       return false;
@@ -98,6 +100,10 @@ class Walk {
         }
         continue;
       }
+      if (!follows(position)) {
+        free_behind(position);
+        continue;
+      }
       if (!step(position)) {
         return false;
       }
@@ -106,8 +112,18 @@ class Walk {
     return true;
   }
 
+  template <typename OnStep>
+  bool run(OnStep&& on_step) {
+    return run(on_step, [](size_t) { return true; });
+  }
+
   const State& state_of(Slot slot) const {
     return states_[number_of_(slot)];
+  }
+
+  // Whether all Nodes are, once run.
+  bool is_linear() const {
+    return analysis_.not_linear == nullptr;
   }
 
   // What was found, once run.
@@ -138,6 +154,18 @@ class Walk {
     analysis_.is_known = false;
     analysis_.keeps_nan = false;
     analysis_.not_linear = analysis_.not_linear == nullptr ? &node : analysis_.not_linear;
+  }
+
+  void free_behind(size_t position) {
+    Node& node = *tape_.nodes[position].node;
+    if (!tape::is_vjp_linear(node)) {
+      note_not_linear(node);
+    }
+    for (const Slot& link : tape::links_of(tape_, tape_.nodes[position])) {
+      if (link.is_on_tape()) {
+        at(link) = {true, true, true, {}};
+      }
+    }
   }
 
   // Where nothing of a Node's slots is tied, nothing is of what these depend on. False if something is, or if shapes
@@ -338,6 +366,38 @@ std::optional<int64_t> runs_of_samples(const Digits& digits, int64_t samples, in
     }
   }
   return std::nullopt;
+}
+
+std::optional<TapeSamples> samples_of_tape(const Tape& tape, int64_t samples, int64_t rest) {
+  // Samples do not lie in windows.
+  Walk walk(tape, Detail::kTies, /*positions=*/0);
+  const tape::SlotNumbers number_of(tape);
+  TapeSamples found{std::vector<int64_t>(number_of.size()), std::vector<bool>(tape.nodes.size(), true)};
+  const auto has_samples = [&](size_t position) {
+    const Node& node = *tape.nodes[position].node;
+    for (uint32_t nr = 0; nr < node.num_inputs(); ++nr) {
+      const State& state = walk.state_of({static_cast<int32_t>(position), nr});
+      if (!state.is_reached) {
+        continue;
+      }
+      int64_t& runs = found.runs[number_of(position, nr)];
+      const int64_t numel = state.is_free ? 0 : tape::numel_of(node, nr).value_or(0);
+      if (numel > 0 && numel % samples == 0) {
+        runs = runs_of_samples(state.ties.upper, samples, rest, numel / samples).value_or(0);
+      }
+      found.has_samples[position] = found.has_samples[position] && runs > 0;
+    }
+    return found.has_samples[position];
+  };
+  if (tape.nodes.empty() || !tape.output.is_on_tape() || !walk.run([](size_t) {}, has_samples) || !walk.is_linear()) {
+    return std::nullopt;
+  }
+  for (size_t position = 0; position < tape.nodes.size(); ++position) {
+    if (!tape.nodes[position].runs) {
+      has_samples(position);
+    }
+  }
+  return found;
 }
 
 int64_t tied_samples(const Digits& digits, int64_t rest) {

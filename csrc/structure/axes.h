@@ -65,6 +65,18 @@ bool keeps_samples_apart(const Digits& digits, int64_t samples, int64_t rest, in
 // sample of the output alone. None where they do not.
 std::optional<int64_t> runs_of_samples(const Digits& digits, int64_t samples, int64_t rest, int64_t own);
 
+// Which of a tape's tensors have the samples of its output, apart.
+struct TapeSamples {
+  // By slot, in the order of tape::SlotNumbers: runs_of_samples, or 0.
+  std::vector<int64_t> runs;
+  // By Node: whether all that cotangents arrive at have them.
+  std::vector<bool> has_samples;
+};
+
+// Behind Nodes without samples nothing is said to have them. None where a Node may not be linear, and for shapes that
+// are not known, or empty.
+std::optional<TapeSamples> samples_of_tape(const tape::Tape& tape, int64_t samples, int64_t rest);
+
 // The Node, or null, at or before which samples mix: the first, from the output on, whose backward ties fewer samples
 // to those of the output than what it takes. Where only an operand without samples was broadcast, those that it is
 // computed from are looked at instead. `rest` is the number of elements of one sample of the output.

@@ -22,6 +22,7 @@ constexpr NodeFacts kAnyGlobal{Flow::kOther, true, false};
 constexpr NodeFacts kAnyLocal{Flow::kOther, false, false};
 constexpr NodeFacts kSeries{Flow::kSeries, false, false};
 constexpr NodeFacts kFirstAxis{Flow::kFirst, false, false};
+constexpr NodeFacts kRowByRow{Flow::kFirst, true, false};
 // What was there is lost; what is written, if anything depends on it, has its shape or is broadcast to it.
 constexpr NodeFacts kFilled = with_pick({Flow::kPointwise, true, false}, Pick::kAll, Placing::kPut);
 constexpr NodeFacts without_nan(NodeFacts facts) {
@@ -580,6 +581,8 @@ constexpr Row kRows[] = {
     {"LocalSeriesBackward", kSeries},
     {"CompressBackward", kAnyLocal},
     {"DecompressBackward", kAnyLocal},
+    {"ExpandSymmetricBackward", kRowByRow},
+    {"FoldSymmetricBackward", kRowByRow},
 };
 
 } // namespace

@@ -138,18 +138,12 @@ void ComposeSeriesBackward::release_variables() {
   }
 }
 
-variable_list ComposeSeriesBackward::apply(variable_list&& cotangents) {
-  const at::Tensor& by_rows = cotangents[0];
-  if (!by_rows.defined()) {
-    return variable_list(num_outputs());
-  }
-  const std::lock_guard<std::mutex> lock(mutex_);
+ComposedCotangents ComposeSeriesBackward::reverse(const at::Tensor& by_rows, at::IntArrayRef shape) {
   Jet jet{x.unpack(), terms};
-  ComposedCotangents found;
   if (!at::GradMode::is_enabled() && by_rows.scalar_type() == frame.dtype && !at::isTensorSubclassLike(by_rows) &&
       !at::isTensorSubclassLike(jet.rows)) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    if (!repeats_as(jet.rows, x_shape)) {
+    if (!repeats_as(jet.rows, shape)) {
       jet.rows = jet.rows.contiguous();
     }
     if (function->local) {
@@ -159,15 +153,28 @@ variable_list ComposeSeriesBackward::apply(variable_list&& cotangents) {
     for (const SavedVariable& seed : seeds) {
       values.seeds.push_back(seed.unpack());
     }
-    found = reverse_composition(frame, jet, values, by_rows);
-  } else {
-    const at::Tensor series = record_local_series(function, anchor.unpack(), next_edge(1), frame.order + 1);
-    found = Reverse(frame, jet, series, by_rows).run();
+    return reverse_composition(frame, jet, values, by_rows);
   }
+  const at::Tensor series = record_local_series(function, anchor.unpack(), next_edge(1), frame.order + 1);
+  return Reverse(frame, jet, series, by_rows).run();
+}
+
+variable_list ComposeSeriesBackward::apply(variable_list&& cotangents) {
+  const at::Tensor& by_rows = cotangents[0];
+  if (!by_rows.defined()) {
+    return variable_list(num_outputs());
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ComposedCotangents found = reverse(by_rows, x_shape);
   if (found.x.sizes() != at::IntArrayRef(x_shape)) {
     found.x = at::sum_to(found.x, x_shape);
   }
   return {found.x, found.x0};
+}
+
+at::Tensor ComposeSeriesBackward::expanded_cotangent(const at::Tensor& by_rows) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return reverse(by_rows, x.unpack().sizes()).x;
 }
 
 void LocalSeriesBackward::release_variables() {
@@ -222,7 +229,8 @@ std::optional<Jet> compose_function(
     return std::nullopt;
   }
   const int64_t terms = std::min(input.terms, frame.order);
-  const Jet jet{input.rows.narrow(0, 0, frame.rows(terms)), terms};
+  // Of all rows, the edge to the tensor that they expand is looked for.
+  const Jet jet{terms == input.terms ? input.rows : input.rows.narrow(0, 0, frame.rows(terms)), terms};
   const bool recorded = at::GradMode::is_enabled() && (jet.rows.requires_grad() || edge.is_valid());
   if (!pays(frame, *function, recorded) || has_tangent(jet.rows) || has_tangent(anchor) ||
       !is_composed_by_element(frame, jet.rows, anchor) || (recorded && frame.contracted)) {

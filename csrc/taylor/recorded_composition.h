@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "tape/summing_node.h"
 #include "taylor/composition.h"
 #include "taylor/rule.h"
 
@@ -45,7 +46,7 @@ at::Tensor record_local_series(
     int64_t orders);
 
 // From the rows of phi(x) to those of x, and to x_0.
-struct ComposeSeriesBackward : public torch::autograd::Node {
+struct ComposeSeriesBackward : public tape::SummingNode {
   Frame frame;
   std::shared_ptr<const PointwiseFunction> function;
   int64_t terms = 0; // of x
@@ -59,6 +60,11 @@ struct ComposeSeriesBackward : public torch::autograd::Node {
   }
   void release_variables() override;
   torch::autograd::variable_list apply(torch::autograd::variable_list&& cotangents) override;
+  at::Tensor expanded_cotangent(const at::Tensor& by_rows) override;
+
+ private:
+  // shape: of the cotangent of x, which may be summed no further.
+  ComposedCotangents reverse(const at::Tensor& by_rows, at::IntArrayRef shape);
 };
 
 // From c_1, ..., c_orders to x_0.
