@@ -113,21 +113,24 @@ structure::EntryTensors entries_of_columns(const Compression& structure, int64_t
       at::repeat_interleave(pointers.diff(), std::optional<int64_t>(count))};
 }
 
-// The same on a device, made once.
+// The same on a device, made once for each of its streams.
 structure::EntryTensors kept_entries(const Compression& structure, int64_t first, int64_t columns, at::Device device) {
   structure::KeptEntryTensors& kept = *structure.kept_tensors;
+  const std::optional<c10::Stream> stream = tape::current_stream(device);
   {
     const std::lock_guard lock(kept.mutex);
     for (const structure::EntryTensors& made : kept.all) {
-      if (made.first_column == first && made.columns == columns && made.source.device() == device) {
+      if (made.first_column == first && made.columns == columns && made.source.device() == device &&
+          made.stream == stream) {
         return made;
       }
     }
   }
   structure::EntryTensors made = entries_of_columns(structure, first, columns);
   for (at::Tensor* tensor : {&made.source, &made.row_ptr, &made.col_ind, &made.row_ind}) {
-    *tensor = tensor->to(device);
+    *tensor = tape::copied_to(*tensor, device);
   }
+  made.stream = stream;
   if (tape::is_plain(made.source) && !made.source.is_inference()) {
     const std::lock_guard lock(kept.mutex);
     kept.all.push_back(made);

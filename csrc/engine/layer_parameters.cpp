@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
+#include <limits>
 #include <unordered_map>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "engine/layer_rows.h"
 #include "engine/sweeps.h"
 #include "ops/joined_shape.h"
+#include "plan/cost.h"
 #include "structure/axes.h"
 #include "tape/plain_tensor.h"
 #include "tape/slot_numbers.h"
@@ -58,10 +60,17 @@ class Cutter {
 
   // In rows of reverse mode over the whole tape.
   double cost() const {
-    int64_t below = 0;
+    int64_t below = 0, above = 0;
     for (const auto i : c10::irange(tape_.nodes.size())) {
       const tape::TapeNode& node = tape_.nodes[i];
-      below += node.runs && !is_above(i) && dynamic_cast<TBackward0*>(node.node) == nullptr ? node.bytes : 0;
+      if (node.runs && dynamic_cast<TBackward0*>(node.node) == nullptr) {
+        (is_above(i) ? above : below) += node.bytes;
+      }
+    }
+    // Sweeps of all rows start below a known head, too.
+    const plan::PassWork head = below > 0 ? plan::work_of_known_head(tape_, tape_.output) : plan::PassWork();
+    if (below > 0 && head.bytes + head.elementwise_bytes >= static_cast<double>(above)) {
+      return std::numeric_limits<double>::infinity();
     }
     const auto rows = static_cast<double>(problem_.output.numel());
     const double share = static_cast<double>(below) / static_cast<double>(std::max<int64_t>(tape_.bytes_per_row, 1));

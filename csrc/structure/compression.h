@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Stream.h>
 
 #include <cstdint>
 #include <limits>
@@ -26,6 +27,7 @@ struct EntryTensors {
   at::Tensor row_ptr;
   at::Tensor col_ind;
   at::Tensor row_ind;
+  std::optional<c10::Stream> stream = std::nullopt; // that they were copied on, and that alone need not wait for them
 };
 
 // Those that calls with one compression have made, from any thread.

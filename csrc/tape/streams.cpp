@@ -31,9 +31,9 @@ JoinedStreams::JoinedStreams(c10::ArrayRef<Tape> tapes) {
           std::any_of(pairs_.begin(), pairs_.end(), [&](const Pair& pair) { return pair.other == *stream; })) {
         continue;
       }
-      const c10::Stream current = c10::impl::VirtualGuardImpl(stream->device_type()).getStream(stream->device());
-      if (current != *stream) {
-        pairs_.push_back({*stream, current});
+      const std::optional<c10::Stream> current = current_stream(stream->device());
+      if (current != stream) {
+        pairs_.push_back({*stream, *current});
       }
     }
   }
@@ -50,6 +50,10 @@ JoinedStreams::~JoinedStreams() {
   } catch (const std::exception&) {
     // The device has failed, which whatever is launched next tells.
   }
+}
+
+std::optional<c10::Stream> current_stream(c10::Device device) {
+  return device.is_cpu() ? std::nullopt : std::optional(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
 }
 
 bool is_captured(c10::Device device) {

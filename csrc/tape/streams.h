@@ -5,6 +5,7 @@
 #include <c10/core/Stream.h>
 #include <c10/util/ArrayRef.h>
 
+#include <optional>
 #include <vector>
 
 #include "tape/tape.h"
@@ -31,6 +32,9 @@ class JoinedStreams {
 
   std::vector<Pair> pairs_;
 };
+
+// The caller's; none on the CPU.
+std::optional<c10::Stream> current_stream(c10::Device device);
 
 // Whether a CUDA graph is made of what the current stream of this device is given: then nothing can be read.
 bool is_captured(c10::Device device);
