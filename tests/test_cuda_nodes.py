@@ -27,7 +27,7 @@ BY_VMAP = {"cudnn_grid_sampler"}
 @pytest.fixture(autouse=True)
 def operators(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.callspec.params.get("device") != "cpu":
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             yield
     else:
         with on_the_cpu():
