@@ -38,7 +38,9 @@ class Graph:
         return self.join(getattr(torch.ops.aten, self.operator)(*self.arguments(x), **dict(self.options)))
 
     def plain(self, x: Tensor) -> Tensor:
-        return self.join(KERNELS[self.operator](*self.arguments(x), **dict(self.options)))
+        """Not by cuDNN, whose layers have no backward in eval mode."""
+        with torch.backends.cudnn.flags(enabled=False):
+            return self.join(KERNELS[self.operator](*self.arguments(x), **dict(self.options)))
 
 
 def gru_arguments(x: Tensor, *biases: Tensor | None) -> tuple[Any, ...]:

@@ -76,10 +76,11 @@ def sync_debug_mode() -> Iterator[None]:
 @pytest.mark.parametrize("chunk_size", [None, 1])
 def test_reverse_mode_waits_for_nothing(create_graph: bool, chunk_size: int | None, sync_debug_mode: None) -> None:
     f, wrt = model()
-    nth_derivative(f, wrt, 2)  # constants are copied once
+    options: dict[str, Any] = {"create_graph": create_graph, "chunk_size": chunk_size, "mode": "reverse"}
+    nth_derivative(f, wrt, 2, **options)  # constants are copied once
     torch.cuda.set_sync_debug_mode("error")
-    full_jacobian(f, wrt, create_graph=create_graph, chunk_size=chunk_size, mode="reverse")
-    nth_derivative(f, wrt, 2, create_graph=create_graph, chunk_size=chunk_size, mode="reverse")
+    full_jacobian(f, wrt, **options)
+    nth_derivative(f, wrt, 2, **options)
 
 
 # For a number, for what probes hit, or, where a result is sparse, for torch's look at its indices.
