@@ -4,6 +4,7 @@
 #include <c10/util/accumulate.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
+#include <array>
 #include <tuple>
 #include <utility>
 
@@ -225,6 +226,51 @@ void add_rearrangements(RuleTable& table) {
   });
 }
 
+// Of pictures that are sampled at places: `backward` is the Node's own operator. By the places, the batch becomes more
+// of them, along their first direction; by the pictures it becomes more pictures.
+template <typename T, typename Backward>
+void add_sampler(RuleTable& table, Backward backward) {
+  add_rule<T>(table, [backward](const Call& call, const T& node) -> BatchedVjp {
+    const auto run =
+        [backward, mode = node.interpolation_mode, padding = node.padding_mode, align = node.align_corners](
+            const at::Tensor& grad, const at::Tensor& pictures, const at::Tensor& places, bool by_places) {
+          const auto both =
+              backward(grad, pictures, places, mode, padding, align, std::array<bool, 2>{!by_places, by_places});
+          return by_places ? std::get<1>(both) : std::get<0>(both);
+        };
+    return [run,
+            pictures = call.saved(node.input_),
+            places = call.saved(node.grid_),
+            wants_pictures = call.wants(0),
+            wants_places = call.wants(1)](Cotangents& taken, Cotangents& given) {
+      const at::Tensor& grad = taken[0];
+      const int64_t rows = grad.size(0);
+      // As often as there are rows, along a new dimension before `dim`, which is joined with it.
+      const auto repeated = [rows](const at::Tensor& tensor, int64_t dim) {
+        Shape sizes = tensor.sizes().vec();
+        sizes.insert(sizes.begin() + dim, rows);
+        return tensor.unsqueeze(dim).expand(sizes).flatten(dim, dim + 1);
+      };
+      if (wants_pictures) {
+        given[0] = run(grad.flatten(0, 1), repeated(pictures, 0), repeated(places, 0), /*by_places=*/false)
+                       .unflatten(0, {rows, pictures.size(0)});
+      }
+      if (wants_places) {
+        given[1] = run(grad.movedim(0, 2).flatten(2, 3), pictures, repeated(places, 1), /*by_places=*/true)
+                       .unflatten(1, {rows, places.size(1)})
+                       .movedim(1, 0);
+      }
+    };
+  });
+}
+
+void add_samplers(RuleTable& table) {
+  add_sampler<GridSampler2DBackward0>(
+      table, [](auto&&... arguments) { return at::grid_sampler_2d_backward(arguments...); });
+  add_sampler<GridSampler3DBackward0>(
+      table, [](auto&&... arguments) { return at::grid_sampler_3d_backward(arguments...); });
+}
+
 } // namespace
 
 void add_image_rules(RuleTable& table) {
@@ -232,6 +278,7 @@ void add_image_rules(RuleTable& table) {
   add_poolings(table);
   add_paddings(table);
   add_rearrangements(table);
+  add_samplers(table);
 }
 
 } // namespace highgrad::vjp
