@@ -14,7 +14,6 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._device import DeviceContext
 
 from . import _C
 
@@ -53,6 +52,8 @@ def in_any_mode(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def _has_default_device_alone() -> bool:
     """Whether the only mode of torch's functions is that."""
+    from torch.utils._device import DeviceContext  # which torch loads with the first default device
+
     count = torch._C._len_torch_function_stack()
     return all(isinstance(torch._C._get_function_stack_at(i), DeviceContext) for i in range(count))
 

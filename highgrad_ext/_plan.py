@@ -125,7 +125,7 @@ def plan(
 
     Example:
         >>> x = torch.rand(5, requires_grad=True)
-        >>> print(plan(torch.outer(torch.rand(4000), x.exp()).sin().sum(1), x).reason)
+        >>> print(plan(torch.outer(torch.rand(4000), x.exp()).sin().sum(1).cumsum(0), x).reason)
         forward: 5 inputs against 4000 outputs
     """
     outputs, _ = flatten(_NAME, "f", f)
