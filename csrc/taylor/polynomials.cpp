@@ -74,8 +74,7 @@ at::Tensor index_of(const Products& products, const at::Tensor& like) {
         index[2 * numel + t] = products->terms[t].product;
       }
     }
-    return at::from_blob(index.data(), {3, numel}, at::kLong)
-        .to(like.device(), at::kLong, /*non_blocking=*/false, /*copy=*/true);
+    return at::from_blob(index.data(), {3, numel}, at::kLong).to(like.device(), at::kLong, false, /*copy=*/true);
   };
   if (like.device().is_cpu() || at::isTensorSubclassLike(like)) {
     return copy();
