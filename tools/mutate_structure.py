@@ -340,7 +340,7 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ("forecast: no rows are probed", "return are_samples_sparse();", "return false;"),
         ("kept: any tape will do", "axes->signature == kept->signature &&", ""),
         ("kept: local patterns are kept", "kept->is_global || picks_the_same ?", "kept != nullptr ?"),
-        ("doubt: anomaly mode is ignored", " && !torch::autograd::AnomalyMode::is_enabled()", ""),
+        ("doubt: anomaly mode is ignored", "!torch::autograd::AnomalyMode::is_enabled() && ", ""),
         (
             "doubt: unknown Nodes are trusted",
             "return axes.has_value() && axes->is_known ?",
