@@ -186,9 +186,7 @@ def flash(
     *,
     scale: float | None = None,
 ) -> tuple[Any, ...]:
-    (out,) = attend(query, key, value, None, is_causal, scale)
-    number = no_number(query)
-    return out, query.new_zeros(query.shape[:-1]), None, None, query.shape[2], key.shape[2], number, number, number
+    return cudnn(query, key, value, None, True, dropout_p, is_causal, return_debug_mask, scale=scale)
 
 
 def flash_backward(

@@ -104,7 +104,6 @@ void add_loss_of_samples(RuleTable& table, Backward backward) {
   });
 }
 
-// Of log-probabilities [T, samples, classes].
 const std::vector<int64_t>& lengths_of(const Call& /*call*/, const std::vector<int64_t>& lengths) {
   return lengths;
 }
@@ -113,7 +112,7 @@ at::Tensor lengths_of(const Call& call, const torch::autograd::SavedVariable& le
   return call.saved(lengths);
 }
 
-// Lengths are numbers, or tensors of them.
+// Of log-probabilities [T, samples, classes]. Lengths are numbers, or tensors of them.
 template <typename T, typename Lengths>
 BatchedVjp connectionist_temporal_classification(
     const Call& call,
