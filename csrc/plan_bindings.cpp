@@ -35,7 +35,7 @@ std::vector<std::tuple<std::string, int64_t, int64_t>> segments_of(const OutputP
 }
 
 bool have_one_root(const plan::Segment& a, const plan::Segment& b) {
-  return a.mode == b.mode && a.root.node == b.root.node && a.root.input_nr == b.root.input_nr;
+  return a.mode == b.mode && a.root == b.root;
 }
 
 // Whether both compute the same Jacobians, in the same passes.

@@ -130,6 +130,22 @@ class Orders:
             return torch.cat(parts).view(block.shape)
 
 
+def jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
+    """First derivatives of `rows` by each input, zeros where it does not depend on it."""
+    orders = Orders(
+        "nested derivatives",
+        1,
+        create_graph,
+        allow_unused=True,
+        strict=False,
+        chunk_size=None,
+        mode="auto",
+        structure="auto",
+        report=None,
+    )
+    return orders.jacobian([rows], inputs, 1)
+
+
 def check_derivable_again(output: Tensor, inputs: list[Tensor]) -> None:
     """Raises RuntimeError where a custom Function has a first derivative alone: what torch records of it leads nowhere,
     as a constant does."""

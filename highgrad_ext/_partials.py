@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._nested import check_derivable_again
+from ._nested import check_derivable_again, jacobian
 from ._operators import check_operator, release
 from ._options import in_any_mode
 from ._progress import Report, reporter
 from ._samples import check_batch
 from ._symmetric import constant
-from ._taylor import UNBOUNDED, Obstacle, Sweeps, basis, jacobian
+from ._taylor import UNBOUNDED, Obstacle, Sweeps, basis
 from ._tree import TensorTree, flatten, nest_outputs
 
 _NAME = "partials"

@@ -1,4 +1,4 @@
-"""Taylor coefficients over the recorded graph: directions, sweeps in chunks; nested gradients where jets cannot go."""
+"""Taylor coefficients over the recorded graph: directions and polynomials, in chunks of what memory holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._nested import Orders, check_derivable_again
+from ._nested_series import Directions, is_out_of_memory, nested_series
 from ._progress import Report
 from ._symmetric import directions, expand, interpolate, packed_size
 
@@ -33,14 +33,9 @@ _COTANGENTS = 3
 # float64, at several times the cost. An accelerator's are those of any sweep.
 _POLYNOMIAL_BYTES = 1 << 30
 
-# Elements of a Jacobian that nested gradients contract with directions at once.
-_JACOBIAN_ELEMENTS = 1 << 22
-
 # Past this order, interpolation in float64 keeps less than 11 digits: not by choice.
 _INTERPOLATED = 8
 
-# By input: [D, *input.shape], or None where no direction moves it.
-Directions = Sequence[Tensor | None]
 # By degree from 1: each as the numbers of its variables, ascending.
 Monomials = Sequence[Sequence[Sequence[int]]]
 
@@ -360,120 +355,8 @@ class Sweeps:
 
     def _nested(self, output: Tensor, moved: Directions, order: int) -> Tensor:
         """The coefficients of one output by nested gradients: [order, D, *output.shape]."""
-        count = next(len(v) for v in moved if v is not None)
-        pairs = [(x, v) for x, v in zip(self.inputs, moved, strict=True) if v is not None and x.numel() > 0]
-        shape = (order, count, *output.shape)
-        if count == 0 or output.numel() == 0 or not pairs or not output.requires_grad:
-            return torch.zeros(shape, dtype=output.dtype, device=output.device)
-        if order > 1:
-            check_derivable_again(output, self.inputs)
-        samples = prod(output.shape[: self.batch_dims])
-        columns = output.numel() // samples
-        # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are
-        # linear; those of others need not be.
-        is_linear = self._alone(output).outlooks[0].regular
-        series = self._forward(output, pairs, order) if is_linear and columns > 1 else None
-        if series is None:
-            series = self._reverse(output, samples, pairs, order)
-        with torch.set_grad_enabled(self.create_graph):
-            return torch.stack(series).reshape(shape)
-
-    def _forward(self, output: Tensor, pairs: list[tuple[Tensor, Tensor]], order: int) -> list[Tensor] | None:
-        """By order, [D, *output.shape], as vector-Jacobian products differentiated by their cotangent; None where the
-        graph cannot be differentiated so often."""
-        directions = []
-        for d in range(len(pairs[0][1])):
-            coefficient = output
-            series = []
-            for k in range(1, order + 1):
-                recorded = self.create_graph or k < order
-                found = _derivative_along(coefficient, [(x, v[d]) for x, v in pairs], k, recorded)
-                if found is None:
-                    return None
-                coefficient = found
-                series.append(coefficient)
-            directions.append(series)
-        with torch.set_grad_enabled(self.create_graph):
-            return [torch.stack(parts) for parts in zip(*directions, strict=True)]
-
-    def _reverse(self, output: Tensor, samples: int, pairs: list[tuple[Tensor, Tensor]], order: int) -> list[Tensor]:
-        """By order, [D, samples, elements of a sample], from the Jacobians of the orders below."""
-        inputs = [x for x, _ in pairs]
-        moved = [v.reshape(len(v), samples, -1) for _, v in pairs]
-        with torch.enable_grad():
-            coefficient = output.reshape(1, samples, -1)
-        series = []
-        for k in range(1, order + 1):
-            recorded = self.create_graph or k < order
-            # Samples are independent, so that the sum over them loses nothing.
-            with torch.enable_grad():
-                rows = coefficient.sum(1).reshape(-1)
-            parts = []
-            size = max(1, _JACOBIAN_ELEMENTS // sum(x.numel() for x in inputs))
-            for first in range(0, len(rows), size):
-                with torch.enable_grad():
-                    part = rows[first : first + size]
-                blocks = jacobian(part, inputs, recorded)
-                with torch.set_grad_enabled(recorded):
-                    number = torch.arange(first, first + len(part), device=part.device) // coefficient.shape[2]
-                    total = torch.zeros((), dtype=output.dtype, device=output.device)
-                    for block, v in zip(blocks, moved, strict=True):
-                        by_sample = block.reshape(len(part), samples, -1)
-                        along = v[:, None] if k == 1 else v[number][None]
-                        total = total + (by_sample * along.to(block.dtype)).sum(-1).to(output.dtype)
-                    parts.append(total)
-            with torch.set_grad_enabled(recorded):
-                # [D or 1, rows, samples]
-                coefficient = torch.cat(parts, 1).reshape(-1, coefficient.shape[2], samples).transpose(1, 2) / k
-            series.append(coefficient)
-        return series
-
-
-def jacobian(rows: Tensor, inputs: list[Tensor], create_graph: bool) -> list[Tensor]:
-    orders = Orders(
-        "nested derivatives",
-        1,
-        create_graph,
-        allow_unused=True,
-        strict=False,
-        chunk_size=None,
-        mode="auto",
-        structure="auto",
-        report=None,
-    )
-    return orders.jacobian([rows], inputs, 1)
-
-
-def _derivative_along(
-    tensor: Tensor, pairs: list[tuple[Tensor, Tensor]], order: int, create_graph: bool
-) -> Tensor | None:
-    """The derivative along directions, divided by `order`, or None where the graph has no second derivative."""
-    if not tensor.requires_grad:
-        return torch.zeros_like(tensor)
-    inputs = [x for x, _ in pairs]
-    try:
-        with torch.enable_grad():
-            cotangent = torch.ones_like(tensor, requires_grad=True)
-            total = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
-            grads = jacobian((tensor * cotangent).sum(), inputs, create_graph=True)
-            for grad, (_, v) in zip(grads, pairs, strict=True):
-                total = total + (grad * v.to(grad.dtype)).sum().to(total.dtype)
-            if not total.requires_grad:
-                return torch.zeros_like(tensor)
-            (derivative,) = torch.autograd.grad(
-                total, cotangent, create_graph=create_graph, allow_unused=True, materialize_grads=True
-            )
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        return None
-    with torch.set_grad_enabled(create_graph):
-        return derivative / order
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether fewer directions may help. The CPU's allocator has no exception of its own."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+        regular = self._alone(output).outlooks[0].regular
+        return nested_series(output, self.inputs, moved, order, self.batch_dims, self.create_graph, regular)
 
 
 def join(parts: Sequence[Tensor], dim: int) -> Tensor:

@@ -198,7 +198,7 @@ def test_directional_of_samples(kind: str, create_graph: bool) -> None:
 @pytest.mark.parametrize("slice_elements", [1, 9, 1 << 22])
 def test_unknown_operations_of_torch(slice_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bessel functions, which have no rule, by products differentiated by their cotangent, or by rows."""
-    monkeypatch.setattr("highgrad_ext._taylor._JACOBIAN_ELEMENTS", slice_elements)
+    monkeypatch.setattr("highgrad_ext._nested_series._JACOBIAN_ELEMENTS", slice_elements)
     x = leaf(3, 2)
     v = torch.randn(4, 3, 2, dtype=x.dtype)
     for f in (torch.special.i0(x.sin()), torch.special.i0(x.sin()).sum(1), torch.special.i0(x).prod()):

@@ -69,9 +69,7 @@ std::optional<KnownHead> find_known_head(const Endpoint& root, const Tape& tape,
   }
   // Down the tape while it does not branch: views keep the rows' order, elementwise Nodes scale them.
   const auto is_input = [&](Slot slot) {
-    return std::any_of(tape.inputs.begin(), tape.inputs.end(), [&](const Slot& input) {
-      return input.node == slot.node && input.input_nr == slot.input_nr;
-    });
+    return std::find(tape.inputs.begin(), tape.inputs.end(), slot) != tape.inputs.end();
   };
   bool is_scaled = false;
   Slot slot = tape.output;

@@ -24,7 +24,7 @@ std::optional<Source> only_source(const Tape& tape, Slot slot) {
   for (int32_t i = 0; i < slot.node; ++i) {
     const auto links = links_of(tape, tape.nodes[i]);
     for (size_t k = 0; k < links.size(); ++k) {
-      if (links[k].node == slot.node && links[k].input_nr == slot.input_nr) {
+      if (links[k] == slot) {
         if (found.has_value()) {
           return std::nullopt;
         }

@@ -30,10 +30,6 @@ using tape::Tape;
 using torch::autograd::Node;
 using torch::autograd::generated::TBackward0;
 
-bool is_same(Slot a, Slot b) {
-  return a.node == b.node && a.input_nr == b.input_nr;
-}
-
 // A tensor without samples that layers take.
 struct Operand {
   Slot slot;
@@ -105,8 +101,7 @@ class Cutter {
   }
 
   bool is_input(Slot slot) const {
-    return std::any_of(
-        problem_.slots.begin(), problem_.slots.end(), [&](const Slot& input) { return is_same(input, slot); });
+    return std::find(problem_.slots.begin(), problem_.slots.end(), slot) != problem_.slots.end();
   }
 
   // Returns false where the Node is no layer that takes an operand by its link `link`.
@@ -132,7 +127,7 @@ class Cutter {
       transposed = !transposed;
     }
     return add_rows(position, link, source, transposed, *output) ||
-        (!is_same(source, operand) && add_rows(position, link, operand, /*transposed=*/false, *output));
+        (!(source == operand) && add_rows(position, link, operand, /*transposed=*/false, *output));
   }
 
   bool add_rows(size_t position, size_t link, Slot source, bool transposed, const LayerOutput& output) {
@@ -281,7 +276,7 @@ bool run_layer_parameters(
       continue;
     }
     for (const auto j : c10::irange(blocks.size())) {
-      if (is_same(problem.slots[j], slot)) {
+      if (problem.slots[j] == slot) {
         add_to(totals[j], of_operand);
       }
     }

@@ -21,6 +21,10 @@ struct Slot {
   bool is_on_tape() const {
     return node >= 0;
   }
+
+  bool operator==(const Slot& other) const {
+    return node == other.node && input_nr == other.input_nr;
+  }
 };
 
 struct TapeNode {

@@ -34,10 +34,6 @@ using tape::TapeNode;
 using torch::autograd::edge_list;
 using torch::autograd::Node;
 
-bool is_same(const Slot& a, const Slot& b) {
-  return a.node == b.node && a.input_nr == b.input_nr;
-}
-
 bool has_hooks(Node& node) {
   return !node.pre_hooks().empty() || !node.tensor_pre_hooks().empty() || !node.post_hooks().empty();
 }
@@ -89,8 +85,7 @@ int64_t find_degree(const Tape& tape) {
     if (!slot.is_on_tape()) {
       return 0;
     }
-    const bool is_input =
-        std::any_of(tape.inputs.begin(), tape.inputs.end(), [&](const Slot& input) { return is_same(input, slot); });
+    const bool is_input = std::find(tape.inputs.begin(), tape.inputs.end(), slot) != tape.inputs.end();
     return std::max<int64_t>(degrees[slot.node], is_input ? 1 : 0);
   };
   std::vector<int64_t> inputs;

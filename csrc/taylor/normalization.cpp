@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "tape/batch_norm.h"
 #include "taylor/rule.h"
 
 namespace highgrad::taylor {
@@ -108,28 +109,20 @@ std::vector<Jet> group_norm(const Call& c, const NativeGroupNormBackward0& node)
       y.inverse.map(one_a_group).jet(c.frame)};
 }
 
-double epsilon_of(const NativeBatchNormBackward0& node) {
-  return node.eps;
-}
-
-double epsilon_of(const CudnnBatchNormBackward0& node) {
-  return node.epsilon;
-}
-
 template <typename T>
 std::vector<Jet> batch_norm(const Call& c, const T& node) {
   const at::Tensor weight = c.saved(node.weight_);
   const auto rank = static_cast<int64_t>(c.output_shape().size());
   if (!node.training && c.inputs[1].is_zero() && c.inputs[2].is_zero()) {
     // With running statistics, which make it affine.
-    at::Tensor slope = (c.saved(node.running_var_) + epsilon_of(node)).rsqrt();
+    at::Tensor slope = (c.saved(node.running_var_) + tape::epsilon_of(node)).rsqrt();
     slope = weight.defined() ? slope * weight : slope;
     return {{c.inputs[0].rows * slope.reshape(channel_shape(slope.numel(), rank)), c.inputs[0].terms}, {}, {}};
   }
   const Series x = c.series(0, c.saved(node.input_));
   const c10::DimVector shape = channel_shape(x[0].size(1), rank);
   if (!node.training) {
-    const at::Tensor slope = (c.saved(node.running_var_) + epsilon_of(node)).rsqrt().reshape(shape);
+    const at::Tensor slope = (c.saved(node.running_var_) + tape::epsilon_of(node)).rsqrt().reshape(shape);
     const at::Tensor mean = c.saved(node.running_mean_).reshape(shape);
     const Series y = x.map([&](const at::Tensor& k) { return k * slope; }).with_value((x[0] - mean) * slope);
     return {scale_and_shift(c, y, weight, shape), {}, {}};
@@ -137,7 +130,7 @@ std::vector<Jet> batch_norm(const Call& c, const T& node) {
   std::vector<int64_t> dims = last_dims(rank);
   dims.erase(dims.begin() + 1);
   const Standardized y =
-      standardize(c.frame, x, dims, [&](const at::Tensor& /*variance*/) { return epsilon_of(node); });
+      standardize(c.frame, x, dims, [&](const at::Tensor& /*variance*/) { return tape::epsilon_of(node); });
   return {scale_and_shift(c, y.values, weight, shape), {}, {}};
 }
 

@@ -81,11 +81,6 @@ at::Tensor by_gru_gates(const at::Tensor& grad, const at::Tensor& factor) {
   return (grad.unsqueeze(2) * factor).flatten(2);
 }
 
-// What a kernel has saved of N samples, [N, K], for B rows of cotangents: [B * N, K].
-at::Tensor repeated(const at::Tensor& saved, int64_t rows) {
-  return saved.expand({rows, saved.size(0), saved.size(1)}).reshape({rows * saved.size(0), saved.size(1)});
-}
-
 // Whether there is a kernel of this name where the tensor is.
 bool has_kernel(const char* name, const at::Tensor& tensor) {
   const auto schema = c10::Dispatcher::singleton().findSchema({name, ""});
@@ -101,7 +96,7 @@ struct GruRows {
 GruRows gru_rows(const at::Tensor& workspace, const at::Tensor& grad) {
   const int64_t rows = grad.size(0), samples = grad.size(1), width = grad.size(2);
   const auto given = at::_thnn_fused_gru_cell_backward(
-      grad.reshape({rows * samples, width}), repeated(workspace, rows), /*has_bias=*/false);
+      grad.reshape({rows * samples, width}), workspace.repeat({rows, 1}), /*has_bias=*/false);
   const auto of_rows = [&](const at::Tensor& cotangents) { return cotangents.view({rows, samples, -1}); };
   return {of_rows(std::get<0>(given)), of_rows(std::get<1>(given)), of_rows(std::get<2>(given))};
 }
@@ -125,9 +120,9 @@ LstmRows lstm_rows(
   const auto given = at::_thnn_fused_lstm_cell_backward_impl(
       flat(by_hidden),
       flat(by_next),
-      repeated(cell, rows),
-      repeated(next, rows),
-      repeated(workspace, rows),
+      cell.repeat({rows, 1}),
+      next.repeat({rows, 1}),
+      workspace.repeat({rows, 1}),
       /*has_bias=*/false);
   return {std::get<0>(given).view({rows, samples, -1}), std::get<1>(given).view({rows, samples, width})};
 }

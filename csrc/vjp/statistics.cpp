@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "tape/batch_norm.h"
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
@@ -164,15 +165,6 @@ BatchedVjp rms_norm(const Call& call, const FusedRmsNormBackward0& node) {
   };
 }
 
-double epsilon_of(const CudnnBatchNormBackward0& node) {
-  return node.epsilon;
-}
-
-template <typename T>
-double epsilon_of(const T& node) {
-  return node.eps;
-}
-
 // Along all dimensions but the second; or by the running statistics.
 template <typename T>
 BatchedVjp batch_norm(const Call& call, const T& node) {
@@ -189,7 +181,7 @@ BatchedVjp batch_norm(const Call& call, const T& node) {
     of.inverse = of_channels(call.saved(node.result2_));
   } else {
     of.mean = of_channels(call.saved(node.running_mean_));
-    of.inverse = (of_channels(call.saved(node.running_var_)) + epsilon_of(node)).rsqrt();
+    of.inverse = (of_channels(call.saved(node.running_var_)) + tape::epsilon_of(node)).rsqrt();
   }
   return normalization(call, x, std::move(of));
 }
