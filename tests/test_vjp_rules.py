@@ -221,6 +221,35 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "normalized without aliasing": lambda x: torch.ops.aten._native_batch_norm_legit(
         x.view(2, 2), x[:2], x[2:], RUNNING.clone(), RUNNING.clone(), True, 0.1, 1e-5
     )[0],
+    "a number times a logarithm": lambda x: torch.special.xlogy(2.0, x + 2) * x,
+    "clamped by tensors at their bounds": lambda x: (
+        x.sin().clamp(x.sin(), x.view(2, 2).t().reshape(4))
+        + x.clamp_min(torch.stack([x, x.flip(0)]))
+        + x.clamp_max(x.relu())
+    ),
+    "ties of fmax": lambda x: torch.fmax(x, x.clone()) * torch.fmin(x.view(2, 2), x[:2]).flatten(),
+    "filled twice": lambda x: x.sin().index_fill(0, torch.tensor([1, 3, 1]), x[0]) ** 2,
+    "filled where a mask is": lambda x: x.view(2, 2).sin().masked_fill(torch.tensor([True, False]), x[3]) ** 2,
+    "ties of scattered extrema": lambda x: (
+        x.scatter_reduce(0, torch.tensor([2, 1, 2, 2]), x.view(2, 2).t().reshape(4), "amax")
+        * x.scatter_reduce(0, torch.tensor([0, 0, 0, 3]), x.sin(), "amin", include_self=False)
+    ),
+    "scattered means": lambda x: (
+        x.view(2, 2).scatter_reduce(1, torch.tensor([[1, 1]]), x[:2].view(1, 2).sin(), "mean", include_self=False)
+        * x.view(2, 2).scatter_reduce(0, torch.tensor([[1, 1], [1, 0]]), x.view(2, 2).cos(), "mean")
+    ),
+    "blocks": lambda x: torch.block_diag(x[:2].sin(), x.view(2, 2), x[3]) ** 2,
+    "singular vectors of wide and tall matrices": lambda x: torch.cat(
+        [
+            (product := torch.linalg.svd(torch.outer(x[:2], x[1:] + 3) + MATRIX[:2, :3], full_matrices=False)).S,
+            (product.U @ MATRIX[:2, :2]).pow(2).flatten(),
+            torch.linalg.svd(x.view(4, 1) + MATRIX[:, :2], full_matrices=False).U.abs().flatten(),
+            torch.linalg.svd(x + MATRIX[:2], full_matrices=False).Vh.abs().flatten(),
+        ]
+    ),
+    "factors of tall matrices": lambda x: (
+        (factors := torch.linalg.qr(x.view(4, 1) * MATRIX[:, 1:3] + MATRIX[:, :2])).Q @ factors.R.sin()
+    ),
     "overlapping adaptive max pool": lambda x: F.adaptive_max_pool2d(x.view(1, 1, 4), (1, 3)) ** 2,
 }
 

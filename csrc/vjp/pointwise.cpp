@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "torch_compat.h"
+#include "vjp/factors.h"
 #include "vjp/rule.h"
 
 namespace highgrad::vjp {
@@ -16,26 +17,8 @@ namespace {
 
 using namespace torch::autograd::generated;
 
-// f'(x) of a function of one argument.
-template <typename T, typename Factor>
-void add_factor(RuleTable& table, Factor factor) {
-  add_unary<T>(table, [factor](const Call& call, const T& node) {
-    return [scale = factor(call, node)](at::Tensor grad) { return times(std::move(grad), scale); };
-  });
-}
-
-template <typename T, typename Factor>
-void add_factor_of_self(RuleTable& table, Factor factor) {
-  add_factor<T>(table, [factor](const Call& call, const T& node) { return factor(call.saved(node.self_)); });
-}
-
-template <typename T, typename Factor>
-void add_factor_of_result(RuleTable& table, Factor factor) {
-  add_factor<T>(table, [factor](const Call& call, const T& node) { return factor(call.saved(node.result_)); });
-}
-
-// The same, by the Node's own operator, of which `make` gives a function of cotangents. What it makes of ones is the
-// factor for several rows; a single one it takes as it is.
+// The derivative by the Node's own operator, of which `make` gives a function of cotangents. What it makes of ones is
+// the factor for several rows; a single one it takes as it is.
 template <typename T, typename Make>
 void add_derivative(RuleTable& table, Make make) {
   add_unary<T>(table, [make](const Call& call, const T& node) -> std::function<at::Tensor(at::Tensor)> {
@@ -81,12 +64,14 @@ void add_mask(RuleTable& table, Mask mask) {
   });
 }
 
-// Where clamp's derivative by x is 1.
-at::Tensor above(const at::Tensor& x, const at::Scalar& bound) {
+// Where clamp's derivative by x is 1. `bound` is a number or a tensor.
+template <typename Bound>
+at::Tensor above(const at::Tensor& x, const Bound& bound) {
   return kClampPassesAtBounds ? x.ge(bound) : x.gt(bound);
 }
 
-at::Tensor below(const at::Tensor& x, const at::Scalar& bound) {
+template <typename Bound>
+at::Tensor below(const at::Tensor& x, const Bound& bound) {
   return kClampPassesAtBounds ? x.le(bound) : x.lt(bound);
 }
 
@@ -256,17 +241,6 @@ void add_activations(RuleTable& table) {
       table, [](const at::Tensor& x, const ClampMaxBackward0& node) { return below(x, node.max); });
 }
 
-// Of functions of several operands, each with a factor; undefined where nobody wants it.
-BatchedVjp by_factors(std::vector<at::Tensor> factors) {
-  return [factors = std::move(factors)](Cotangents& taken, Cotangents& given) {
-    for (size_t k = 0; k < factors.size(); ++k) {
-      if (factors[k].defined()) {
-        given[k] = at::mul(taken[0], factors[k]);
-      }
-    }
-  };
-}
-
 void add_functions_of_several(RuleTable& table) {
   add_rule<Atan2Backward0>(table, [](const Call& call, const Atan2Backward0& node) -> BatchedVjp {
     const at::Tensor y = call.saved(node.self_), x = call.saved(node.other_);
@@ -299,6 +273,25 @@ void add_functions_of_several(RuleTable& table) {
       given[2] = second.defined() ? at::mul(taken[0], second) : at::Tensor();
       given[0] = by_self ? taken[0] : at::Tensor();
     };
+  });
+  add_rule<LogaddexpBackward0>(table, [](const Call& call, const LogaddexpBackward0& node) -> BatchedVjp {
+    const at::Tensor gap = call.saved(node.other_) - call.saved(node.self_);
+    return by_factors(
+        {call.wants(0) ? (gap.exp() + 1).reciprocal() : at::Tensor(),
+         call.wants(1) ? ((-gap).exp() + 1).reciprocal() : at::Tensor()});
+  });
+  add_rule<Logaddexp2Backward0>(table, [](const Call& call, const Logaddexp2Backward0& node) -> BatchedVjp {
+    const at::Tensor gap = call.saved(node.other_) - call.saved(node.self_);
+    return by_factors(
+        {call.wants(0) ? (gap.exp2() + 1).reciprocal() : at::Tensor(),
+         call.wants(1) ? ((-gap).exp2() + 1).reciprocal() : at::Tensor()});
+  });
+  add_rule<LerpBackward1>(table, [](const Call& call, const LerpBackward1& node) -> BatchedVjp {
+    const at::Tensor weight = call.saved(node.weight_);
+    return by_factors(
+        {call.wants(0) ? 1 - weight : at::Tensor(),
+         call.wants(1) ? weight : at::Tensor(),
+         call.wants(2) ? call.saved(node.end_) - call.saved(node.self_) : at::Tensor()});
   });
   add_rule<LerpBackward0>(table, [](const Call& call, const LerpBackward0& node) -> BatchedVjp {
     return [weight = node.weight.toDouble(), by_self = call.wants(0), by_end = call.wants(1)](
@@ -405,6 +398,68 @@ void add_products_of_tensors(RuleTable& table) {
   });
 }
 
+template <typename T>
+void add_masked_fill(RuleTable& table) {
+  add_rule<T>(table, [](const Call& call, const T& node) -> BatchedVjp {
+    // The mask itself may have a link, and no derivative.
+    const size_t value = call.given.size() - 1;
+    return [mask = call.saved(node.mask_), value, by_self = call.wants(0), by_value = value > 0 && call.wants(value)](
+               Cotangents& taken, Cotangents& given) {
+      if (by_value) {
+        given[value] = keep_where(mask, taken[0]);
+      }
+      given[0] = by_self ? taken[0].masked_fill(mask, 0) : at::Tensor();
+    };
+  });
+}
+
+// Clamped by tensors, of which one may be undefined.
+BatchedVjp clamped(
+    const Call& call,
+    const at::Tensor& x,
+    const at::Tensor& min,
+    const at::Tensor& max,
+    size_t max_link) {
+  at::Tensor kept, is_min, is_max;
+  if (min.defined()) {
+    kept = above(x, min);
+    is_min = kClampPassesAtBounds ? x.lt(min) : x.le(min);
+  }
+  if (max.defined()) {
+    kept = min.defined() ? at::logical_and(kept, below(x, max)) : below(x, max);
+    is_max = kClampPassesAtBounds ? x.gt(max) : x.ge(max);
+  }
+  if (min.defined() && max.defined()) {
+    // The upper bound is that of both which counts.
+    is_min = at::logical_and(is_min, min.lt(max));
+    is_max = at::logical_or(is_max, max.lt(min));
+  }
+  return [=,
+          by_self = call.wants(0),
+          by_min = min.defined() && call.wants(1),
+          by_max = max.defined() && call.wants(max_link)](Cotangents& taken, Cotangents& given) {
+    given[0] = by_self ? keep_where(kept, taken[0]) : at::Tensor();
+    if (by_min) {
+      given[1] = keep_where(is_min, taken[0]);
+    }
+    if (by_max) {
+      given[max_link] = keep_where(is_max, taken[0]);
+    }
+  };
+}
+
+void add_bounds(RuleTable& table) {
+  add_rule<ClampBackward0>(table, [](const Call& call, const ClampBackward0& node) {
+    return clamped(call, call.saved(node.self_), call.saved(node.min_), call.saved(node.max_), 2);
+  });
+  add_rule<ClampMinBackward1>(table, [](const Call& call, const ClampMinBackward1& node) {
+    return clamped(call, call.saved(node.self_), call.saved(node.min_), at::Tensor(), 2);
+  });
+  add_rule<ClampMaxBackward1>(table, [](const Call& call, const ClampMaxBackward1& node) {
+    return clamped(call, call.saved(node.self_), at::Tensor(), call.saved(node.max_), 1);
+  });
+}
+
 void add_choices(RuleTable& table) {
   add_rule<WhereBackward0>(table, [](const Call& call, const WhereBackward0& node) -> BatchedVjp {
     const at::Tensor condition = call.saved(node.condition_);
@@ -417,14 +472,9 @@ void add_choices(RuleTable& table) {
       given[first + 1] = by_other ? at::where(condition, zero, taken[0]) : at::Tensor();
     };
   });
-  add_rule<MaskedFillBackward0>(table, [](const Call& call, const MaskedFillBackward0& node) -> BatchedVjp {
-    if (call.given.size() > 1 && call.wants(call.given.size() - 1)) {
-      return nullptr; // by the value
-    }
-    return [mask = call.saved(node.mask_)](Cotangents& taken, Cotangents& given) {
-      given[0] = taken[0].masked_fill(mask, 0);
-    };
-  });
+  add_masked_fill<MaskedFillBackward0>(table); // with a number
+  add_masked_fill<MaskedFillBackward1>(table);
+  add_bounds(table);
   // The larger, or the smaller, takes all; equal ones take halves.
   const auto extremum =
       [](const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max) -> BatchedVjp {
@@ -437,6 +487,21 @@ void add_choices(RuleTable& table) {
       given[1] = by_other ? grad.masked_fill(other_loses, 0) : at::Tensor();
     };
   };
+  // Where both are equal, the first; one that is NaN loses.
+  const auto first_of = [](const Call& call, const at::Tensor& self_wins) -> BatchedVjp {
+    return [self_wins, by_self = call.wants(0), by_other = call.wants(1)](Cotangents& taken, Cotangents& given) {
+      given[0] = by_self ? keep_where(self_wins, taken[0]) : at::Tensor();
+      given[1] = by_other ? taken[0].masked_fill(self_wins, 0) : at::Tensor();
+    };
+  };
+  add_rule<FmaxBackward0>(table, [first_of](const Call& call, const FmaxBackward0& node) {
+    const at::Tensor self = call.saved(node.self_), other = call.saved(node.other_);
+    return first_of(call, self.ge(other).logical_or_(other.isnan()));
+  });
+  add_rule<FminBackward0>(table, [first_of](const Call& call, const FminBackward0& node) {
+    const at::Tensor self = call.saved(node.self_), other = call.saved(node.other_);
+    return first_of(call, self.le(other).logical_or_(other.isnan()));
+  });
   add_rule<MaximumBackward0>(table, [extremum](const Call& call, const MaximumBackward0& node) {
     return extremum(call, call.saved(node.self_), call.saved(node.other_), true);
   });

@@ -207,12 +207,26 @@ void add_product_rules(RuleTable& table) {
       }
     };
   });
-  add_rule<DotBackward0>(table, [](const Call& call, const DotBackward0& node) -> BatchedVjp {
-    const at::Tensor self = factor(call, node.self_, 1), tensor = factor(call, node.tensor_, 0);
-    return [self, tensor](Cotangents& taken, Cotangents& given) {
+  const auto dot = [](const at::Tensor& self, const at::Tensor& other) -> BatchedVjp {
+    return [self, other](Cotangents& taken, Cotangents& given) {
       const at::Tensor grad = taken[0].unsqueeze(1);
-      given[0] = tensor.defined() ? at::mul(grad, tensor) : at::Tensor();
+      given[0] = other.defined() ? at::mul(grad, other) : at::Tensor();
       given[1] = self.defined() ? at::mul(grad, self) : at::Tensor();
+    };
+  };
+  add_rule<DotBackward0>(table, [dot](const Call& call, const DotBackward0& node) {
+    return dot(factor(call, node.self_, 1), factor(call, node.tensor_, 0));
+  });
+  add_rule<VdotBackward0>(table, [dot](const Call& call, const VdotBackward0& node) {
+    return dot(factor(call, node.self_, 1), factor(call, node.other_, 0));
+  });
+  add_rule<AddrBackward0>(table, [](const Call& call, const AddrBackward0& node) -> BatchedVjp {
+    const at::Tensor first = factor(call, node.vec1_, 2), second = factor(call, node.vec2_, 1);
+    return [first, second, alpha = node.alpha, beta = node.beta, by_self = call.wants(0)](
+               Cotangents& taken, Cotangents& given) {
+      given[1] = second.defined() ? times(at::matmul(taken[0], second), alpha) : at::Tensor();
+      given[2] = first.defined() ? times(at::matmul(taken[0].mT(), first), alpha) : at::Tensor();
+      given[0] = by_self ? times(std::move(taken[0]), beta) : at::Tensor();
     };
   });
 }

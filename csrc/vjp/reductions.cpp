@@ -104,6 +104,20 @@ void add_products(RuleTable& table) {
   });
 }
 
+template <typename T>
+void add_softmax(RuleTable& table) {
+  add_rule<T>(table, [](const Call& call, const T& node) -> BatchedVjp {
+    if (call.taken[0].empty()) {
+      return nullptr;
+    }
+    return [y = call.saved(node.result_), dim = batched_dim(node.dim, call.taken[0])](
+               Cotangents& taken, Cotangents& given) {
+      const at::Tensor product = at::mul(taken[0], y);
+      given[0] = at::addcmul(product, y, product.sum(dim, /*keepdim=*/true), -1);
+    };
+  });
+}
+
 } // namespace
 
 void add_reduction_rules(RuleTable& table) {
@@ -139,15 +153,10 @@ void add_reduction_rules(RuleTable& table) {
         static_cast<double>(c10::multiply_integers(*call.given[0])) / static_cast<double>(c10::multiply_integers(kept));
     return spread(*call.given[0], std::move(kept), count);
   });
-  add_rule<SoftmaxBackward0>(table, [](const Call& call, const SoftmaxBackward0& node) -> BatchedVjp {
-    if (call.taken[0].empty()) {
-      return nullptr;
-    }
-    return [y = call.saved(node.result_), dim = batched_dim(node.dim, call.taken[0])](
-               Cotangents& taken, Cotangents& given) {
-      const at::Tensor product = at::mul(taken[0], y);
-      given[0] = at::addcmul(product, y, product.sum(dim, /*keepdim=*/true), -1);
-    };
+  add_softmax<SoftmaxBackward0>(table);
+  add_softmax<SafeSoftmaxBackward0>(table);
+  add_rule<NansumBackward0>(table, [](const Call& call, const NansumBackward0& node) {
+    return by_factor(reduced(*call.given[0], dims_of(node)), call.saved(node.self_).isnan().logical_not_());
   });
   add_rule<LogSoftmaxBackward0>(table, [](const Call& call, const LogSoftmaxBackward0& node) -> BatchedVjp {
     if (call.taken[0].empty()) {

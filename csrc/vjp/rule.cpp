@@ -45,6 +45,9 @@ const RuleTable& table() {
     add_linear_algebra_rules(*all);
     add_recurrent_rules(*all);
     add_pick_rules(*all);
+    add_scatter_rules(*all);
+    add_special_rules(*all);
+    add_decomposition_rules(*all);
     add_recorded_rules(*all);
     return all;
   }();

@@ -84,6 +84,9 @@ void add_write_rules(RuleTable& table);
 void add_linear_algebra_rules(RuleTable& table);
 void add_recurrent_rules(RuleTable& table);
 void add_pick_rules(RuleTable& table);
+void add_scatter_rules(RuleTable& table);
+void add_special_rules(RuleTable& table);
+void add_decomposition_rules(RuleTable& table);
 void add_recorded_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.

@@ -106,6 +106,16 @@ void add_views(RuleTable& table) {
   });
 }
 
+template <typename T>
+void add_diagonal(RuleTable& table) {
+  add_unary<T>(table, [](const Call& call, const T& node) {
+    const Shape& shape = *call.given[0];
+    return
+        [shape, offset = node.offset, a = batched_dim(node.dim1, shape), b = batched_dim(node.dim2, shape)](
+            const at::Tensor& grad) { return at::diagonal_backward(grad, Call::batch_of(grad, shape), offset, a, b); };
+  });
+}
+
 // Views of a part: the rest is zero.
 void add_parts(RuleTable& table) {
   add_unary<SelectBackward0>(table, [](const Call& call, const SelectBackward0& node) {
@@ -123,11 +133,12 @@ void add_parts(RuleTable& table) {
       return at::slice_backward(grad, Call::batch_of(grad, shape), dim, start, end, step);
     };
   });
-  add_unary<DiagonalBackward0>(table, [](const Call& call, const DiagonalBackward0& node) {
-    const Shape& shape = *call.given[0];
-    return
-        [shape, offset = node.offset, a = batched_dim(node.dim1, shape), b = batched_dim(node.dim2, shape)](
-            const at::Tensor& grad) { return at::diagonal_backward(grad, Call::batch_of(grad, shape), offset, a, b); };
+  add_diagonal<DiagonalBackward0>(table);
+  add_diagonal<DiagonalBackward0_copy>(table);
+  add_unary<DiagEmbedBackward0>(table, [](const Call& call, const DiagEmbedBackward0& node) {
+    const Shape& shape = call.taken[0];
+    return [offset = node.offset, a = batched_dim(node.dim1, shape), b = batched_dim(node.dim2, shape)](
+               const at::Tensor& grad) { return grad.diagonal(offset, a, b); };
   });
   add_unary<UnfoldBackward0>(
       table, [](const Call& call, const UnfoldBackward0& node) -> std::function<at::Tensor(const at::Tensor&)> {
@@ -166,6 +177,13 @@ void add_moves(RuleTable& table) {
       dims.push_back(batched_dim(dim, call.taken[0]));
     }
     return [dims](const at::Tensor& grad) { return grad.flip(dims); };
+  });
+  add_unary<Rot90Backward0>(table, [](const Call& call, const Rot90Backward0& node) {
+    std::vector<int64_t> dims;
+    for (const int64_t dim : node.dims) {
+      dims.push_back(batched_dim(dim, call.taken[0]));
+    }
+    return [dims, turns = -node.k](const at::Tensor& grad) { return grad.rot90(turns, dims); };
   });
   add_unary<RepeatBackward0>(table, [](const Call& call, const RepeatBackward0& node) {
     // Each dimension as (times, size), of which the times are summed.
@@ -297,7 +315,10 @@ void add_selections(RuleTable& table) {
   add_selection<MaxBackward0>(table);
   add_selection<MinBackward0>(table);
   add_selection<SortBackward0>(table);
+  add_selection<SortBackward1>(table);
   add_selection<TopkBackward0>(table);
+  add_selection<KthvalueBackward0>(table);
+  add_selection<ModeBackward0>(table);
 }
 
 void add_joins(RuleTable& table) {
@@ -329,6 +350,22 @@ void add_joins(RuleTable& table) {
         if (wanted[k]) {
           given[k] = taken[0].narrow(dim, first[k], length[k]);
         }
+      }
+    };
+  });
+  // Matrices, of which vectors are rows and numbers elements, one after another on the diagonal.
+  add_rule<BlockDiagBackward0>(table, [](const Call& call, const BlockDiagBackward0& node) -> BatchedVjp {
+    return [shapes = call.given, all = node.tensors_args_sizes](Cotangents& taken, Cotangents& given) {
+      int64_t row = 0, column = 0;
+      for (const auto k : c10::irange(given.size())) {
+        const std::vector<int64_t>& sizes = all[k];
+        const int64_t rows = sizes.size() == 2 ? sizes[0] : 1, columns = sizes.empty() ? 1 : sizes.back();
+        if (shapes[k].has_value()) {
+          given[k] =
+              taken[0].narrow(1, row, rows).narrow(2, column, columns).reshape(Call::batch_of(taken[0], *shapes[k]));
+        }
+        row += rows;
+        column += columns;
       }
     };
   });

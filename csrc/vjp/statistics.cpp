@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 #include <ATen/WrapDimUtils.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/accumulate.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
@@ -53,6 +54,32 @@ at::Tensor variance_factor(
   const double freedom = static_cast<double>(count) - correction.value_or(1).toDouble();
   const at::Tensor mean = dims.has_value() && !dims->empty() ? x.mean(*dims, /*keepdim=*/true) : x.mean();
   return (x - mean) * (2 / freedom);
+}
+
+// That of the deviation, which is the variance's root; zero where that is zero.
+template <typename T>
+at::Tensor deviation_factor(const Call& call, const T& node, const at::Tensor& deviation, const Shape& kept) {
+  const at::Tensor twice = deviation.reshape(kept) * 2;
+  const at::Tensor factor = variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept);
+  const at::Tensor is_zero = twice.eq(0);
+  // Nor is the derivative of a quotient that is left out NaN.
+  return (factor / twice.masked_fill(is_zero, 1)).masked_fill(is_zero, 0);
+}
+
+// Of a statistic with this factor and of the mean, which are returned together.
+BatchedVjp with_mean(const Call& call, const Shape& kept, const at::Tensor& factor) {
+  const double numel = static_cast<double>(c10::multiply_integers(*call.given[0]));
+  const double share = static_cast<double>(c10::multiply_integers(kept)) / numel;
+  return [kept, factor, share, shape = *call.given[0]](Cotangents& taken, Cotangents& given) {
+    const auto spread = [&](const at::Tensor& grad) { return grad.reshape(Call::batch_of(grad, kept)); };
+    if (taken[0].defined()) {
+      given[0] = at::mul(spread(taken[0]), factor);
+    }
+    if (taken[1].defined()) {
+      const at::Tensor by_mean = spread(taken[1]) * share;
+      given[0] = given[0].defined() ? given[0] + by_mean : by_mean.expand(Call::batch_of(by_mean, shape));
+    }
+  };
 }
 
 // weight * (x - mean) * inverse + bias.
@@ -249,11 +276,15 @@ void add_statistics_rules(RuleTable& table) {
   });
   add_rule<StdBackward0>(table, [](const Call& call, const StdBackward0& node) -> BatchedVjp {
     const Shape kept = reduced(*call.given[0], dims_of(node));
-    const at::Tensor twice = call.saved(node.result_).reshape(kept) * 2;
-    const at::Tensor factor = variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept);
-    const at::Tensor is_zero = twice.eq(0);
-    // Nor is the derivative of a quotient that is left out NaN.
-    return by_factor(kept, (factor / twice.masked_fill(is_zero, 1)).masked_fill(is_zero, 0));
+    return by_factor(kept, deviation_factor(call, node, call.saved(node.result_), kept));
+  });
+  add_rule<VarMeanBackward0>(table, [](const Call& call, const VarMeanBackward0& node) {
+    const Shape kept = reduced(*call.given[0], dims_of(node));
+    return with_mean(call, kept, variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept));
+  });
+  add_rule<StdMeanBackward0>(table, [](const Call& call, const StdMeanBackward0& node) {
+    const Shape kept = reduced(*call.given[0], dims_of(node));
+    return with_mean(call, kept, deviation_factor(call, node, call.saved(node.result0_), kept));
   });
   add_rule<NativeLayerNormBackward0>(table, &layer_norm);
   add_rule<NativeBatchNormBackward0>(table, &batch_norm<NativeBatchNormBackward0>);
