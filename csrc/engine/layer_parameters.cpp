@@ -168,12 +168,40 @@ class Cutter {
   Cut cut_;
 };
 
+// Whether every path from the output to an input goes through what may be a layer's operand without samples: seen at far
+// less cost than how samples lie.
+bool may_be_cut(const OutputProblem& problem) {
+  const Tape& tape = problem.tape;
+  const int64_t samples = problem.output.size(0);
+  std::vector<bool> is_above(tape.nodes.size(), false);
+  is_above[tape.output.node] = true;
+  for (const auto i : c10::irange(tape.nodes.size())) {
+    const tape::TapeNode& node = tape.nodes[i];
+    if (!is_above[i]) {
+      continue;
+    }
+    if (!node.runs) {
+      return false;
+    }
+    const int64_t numel = tape::numel_of(*node.node, 0).value_or(0);
+    const auto links = links_of(tape, node);
+    for (const auto k : c10::irange(links.size())) {
+      if (links[k].is_on_tape() && !is_above[links[k].node]) {
+        const int64_t behind = tape::numel_of(*tape.nodes[links[k].node].node, links[k].input_nr).value_or(0);
+        is_above[links[k].node] = !may_lack_samples(*node.node, k, behind, numel, samples);
+      }
+    }
+  }
+  return true;
+}
+
 std::optional<Cutter> find(const OutputProblem& problem) {
   if (problem.output.dim() == 0 || problem.output.size(0) < 2 || problem.output.numel() == 0 ||
       problem.inputs.empty() || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
   }
-  if (!tape::is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), tape::is_plain)) {
+  if (!tape::is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), tape::is_plain) ||
+      !may_be_cut(problem)) {
     return std::nullopt;
   }
   const int64_t samples = problem.output.size(0);

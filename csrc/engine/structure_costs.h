@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "engine/output_problem.h"
 #include "plan/cost.h"
@@ -56,8 +57,7 @@ class StructureCosts {
   const OutputProblem& problem_;
   const plan::CostModel& model_;
   const double nodes_;
-  mutable plan::Work work_; // of a row; none until it is asked for
-  mutable bool has_work_ = false;
+  mutable std::optional<plan::Work> work_; // none until it is asked for
 };
 
 // What a pattern takes to be handled, if axes tell it, for each row and entry; and for each entry that is coloured.
