@@ -83,6 +83,16 @@ class Cutter {
         return std::nullopt;
       }
     }
+    // What layers make of their operands is computed only where all may be layers.
+    const auto may_be = [&](size_t position, size_t, Slot) { return may_be_layer(*tape_.nodes[position].node); };
+    const auto add = [&](size_t position, size_t link, Slot operand) { return add_layer(position, link, operand); };
+    return are_cuts_all(may_be) && are_cuts_all(add) ? std::optional(std::move(cut_)) : std::nullopt;
+  }
+
+ private:
+  // Whether nothing leads up, and `is_layer(position, link, operand)` wherever a link leads down.
+  template <typename IsLayer>
+  bool are_cuts_all(IsLayer&& is_layer) const {
     for (const auto i : c10::irange(tape_.nodes.size())) {
       if (!tape_.nodes[i].runs) {
         continue;
@@ -91,15 +101,14 @@ class Cutter {
       for (const auto k : c10::irange(links.size())) {
         const bool leads_above = links[k].is_on_tape() && is_above(links[k].node);
         const bool is_cut = links[k].is_on_tape() && is_above(i) && !leads_above;
-        if ((leads_above && !is_above(i)) || (is_cut && !add_layer(i, k, links[k]))) {
-          return std::nullopt;
+        if ((leads_above && !is_above(i)) || (is_cut && !is_layer(i, k, links[k]))) {
+          return false;
         }
       }
     }
-    return std::move(cut_);
+    return true;
   }
 
- private:
   bool is_above(size_t position) const {
     return tape_.nodes[position].runs && samples_.has_samples[position];
   }
