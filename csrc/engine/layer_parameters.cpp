@@ -177,8 +177,8 @@ class Cutter {
   Cut cut_;
 };
 
-// Whether every path from the output to an input goes through what may be a layer's operand without samples: seen at far
-// less cost than how samples lie.
+// Whether every path from the output to an input goes through what may be a layer's operand without samples: seen at
+// far less cost than how samples lie.
 bool may_be_cut(const OutputProblem& problem) {
   const Tape& tape = problem.tape;
   const int64_t samples = problem.output.size(0);

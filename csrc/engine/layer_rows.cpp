@@ -378,12 +378,7 @@ bool may_be_layer(const Node& node) {
   return Layer::is_known(node);
 }
 
-bool may_lack_samples(
-    const Node& node,
-    size_t link,
-    int64_t operand_numel,
-    int64_t output_numel,
-    int64_t samples) {
+bool may_lack_samples(const Node& node, size_t link, int64_t operand_numel, int64_t output_numel, int64_t samples) {
   const bool may_be_broadcast = operand_numel * samples <= output_numel;
   return (may_be_broadcast || link > 0) && Layer::may_lack_samples(node, link, may_be_broadcast);
 }

@@ -215,7 +215,8 @@ OutputPlan plan_output(const Request& request) {
     return all_rows;
   }
   std::string reason = describe(request, segments);
-  return {std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows), cost, chains.work()};
+  return {
+      std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows), cost, chains.work()};
 }
 
 } // namespace highgrad::plan

@@ -245,7 +245,9 @@ constexpr Row kRows[] = {
     {"RepeatBackward0",
      with_pick({Flow::kPointwise, true, false}, Pick::kRepeat),
      read_others<&generated::RepeatBackward0::repeats>},
-    {"UnfoldBackward0", with_pick({Flow::kUnfold, true, false}, Pick::kUnfold), read_unfold<generated::UnfoldBackward0>},
+    {"UnfoldBackward0",
+     with_pick({Flow::kUnfold, true, false}, Pick::kUnfold),
+     read_unfold<generated::UnfoldBackward0>},
     {"AsStridedBackward0", with_pick(kAnyGlobal, Pick::kStrided), read_strided},
     // Views that were copied, as graphs without aliases have them.
     {"AliasBackward0_copy", kSmooth},
