@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "plan/cost.h"
 #include "plan/mode.h"
 #include "structure/compression.h"
+#include "structure/passes.h"
 #include "tape/tape.h"
 
 namespace highgrad::plan {
@@ -31,12 +34,15 @@ struct OutputPlan {
   std::string reason; // one sentence
   double cost = 0; // estimated, in rows of reverse mode over the whole tape
   double nanoseconds = 0; // likewise; 0 where nothing was estimated
+  std::optional<Work> work = std::nullopt; // likewise, of sweeps over the whole tape
   // Why the mode that was asked for is not used, or an empty string.
   std::string obstacle = {};
   // If the Jacobian has one, it is computed by its structure, and by its segments only where that fails.
   std::shared_ptr<const structure::Compression> structure = nullptr;
   // How many samples share each sweep, where all inputs are parameters of layers; else 1. Likewise.
   int64_t samples = 1;
+  // Of what the output joins, if each of these is computed by itself.
+  std::vector<std::shared_ptr<const OutputPlan>> parts = {};
 
   // What is reported, and compared when the plan is kept.
   int64_t rows = 0;
@@ -60,6 +66,15 @@ struct OutputPlan {
       sum += segment.passes();
     }
     return sum;
+  }
+
+  // What is run, structure and samples that share passes included.
+  int64_t shared_passes() const {
+    int64_t sum = 0;
+    for (const auto& part : parts) {
+      sum += part->shared_passes();
+    }
+    return !parts.empty() ? sum : structure != nullptr ? structure::num_passes(*structure) : passes() / samples;
   }
 };
 

@@ -49,6 +49,7 @@ const RuleTable& table() {
     add_special_rules(*all);
     add_decomposition_rules(*all);
     add_recorded_rules(*all);
+    add_jet_rules(*all);
     return all;
   }();
   return *rules;

@@ -88,6 +88,7 @@ void add_scatter_rules(RuleTable& table);
 void add_special_rules(RuleTable& table);
 void add_decomposition_rules(RuleTable& table);
 void add_recorded_rules(RuleTable& table);
+void add_jet_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims);
