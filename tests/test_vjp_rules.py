@@ -231,6 +231,28 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "normalized without aliasing": lambda x: torch.ops.aten._native_batch_norm_legit(
         x.view(2, 2), x[:2], x[2:], RUNNING.clone(), RUNNING.clone(), True, 0.1, 1e-5
     )[0],
+    "derivative by a spectrum": lambda x: (
+        torch.fft.irfft(1j * torch.arange(3) * torch.fft.rfft(x), n=4)
+        + torch.fft.irfft(torch.fft.rfft(x, norm="ortho"), n=4, norm="forward") * x
+    ),
+    "spectra of odd length": lambda x: (
+        torch.fft.irfft((y := torch.fft.rfft(x[:3])) * y + (2 - 1j) * y, n=3, norm="ortho") * torch.fft.hfft(y, n=3)
+    ),
+    "spectra of planes": lambda x: (
+        torch.fft.irfft2((y := torch.fft.rfft2((plane := x.outer(x.sin())[:, :3]).T, dim=(1, 0))) * y.conj(), s=(4, 3))
+        + torch.fft.ifft2(torch.fft.fft2(plane, norm="forward") * (0.5 - 2j)).real
+        + torch.fft.fft(plane, dim=0).imag
+    ),
+    "parts of complex numbers": lambda x: (
+        (y := torch.complex(x, x.cos()))[:3].abs()
+        * (y[1:] / torch.view_as_complex(x.view(2, 2))[:1] - y[:3].exp() * x[0]).real
+        + torch.view_as_real(y.conj()[:3] - 3 * y[1:]).sum(1)
+        - (y / (2 + 1j) + 1).imag[:3]
+    ),
+    "complex matrices": lambda x: torch.view_as_real(
+        (y := torch.complex(x, x.exp()).view(2, 2)) @ y.mH
+        + torch.bmm(y.view(2, 1, 2), torch.stack([y, x.view(2, 2) * y])).mT
+    ),
     "a number times a logarithm": lambda x: torch.special.xlogy(2.0, x + 2) * x,
     "clamped by tensors at their bounds": lambda x: (
         x.sin().clamp(x.sin(), x.view(2, 2).t().reshape(4))

@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/real.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
@@ -42,7 +43,30 @@ struct NodeMutex : Node {
   }
 };
 
-// Whether all cotangents of the tape are plain tensors like `output`.
+at::ScalarType type_of(const InputMetadata& metadata) {
+  return c10::typeMetaToScalarType(metadata.dtype());
+}
+
+bool takes_complex(const Node& node) {
+  for (const auto k : c10::irange(node.num_inputs())) {
+    const InputMetadata& metadata = node.input_metadata(k);
+    if (!metadata.was_default_constructed() && at::isComplexType(type_of(metadata))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Whether some of the cotangents that it takes, or hands on to the tape, are complex.
+bool is_complex(const Tape& tape, const TapeNode& node) {
+  const auto links = links_of(tape, node);
+  return takes_complex(*node.node) || std::any_of(links.begin(), links.end(), [&](const Slot& link) {
+           return link.is_on_tape() &&
+               at::isComplexType(type_of(tape.nodes[link.node].node->input_metadata(link.input_nr)));
+         });
+}
+
+// Whether all cotangents of the tape are plain tensors like `output`, or complex ones of its precision.
 bool are_plain(const Tape& tape, const InputMetadata& output) {
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
@@ -50,8 +74,8 @@ bool are_plain(const Tape& tape, const InputMetadata& output) {
       if (metadata.was_default_constructed()) {
         continue; // of an output without derivatives: no cotangent arrives
       }
-      if (metadata.is_tensor_subclass() || metadata.is_nested_tensor() || metadata.dtype() != output.dtype() ||
-          metadata.device() != output.device()) {
+      if (metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
+          c10::toRealValueType(type_of(metadata)) != type_of(output) || metadata.device() != output.device()) {
         return false;
       }
     }
@@ -65,12 +89,16 @@ bool may_run_alone(const Tape& tape) {
     return false;
   }
   const InputMetadata& output = tape.nodes[tape.output.node].node->input_metadata(tape.output.input_nr);
-  return at::isFloatingType(c10::typeMetaToScalarType(output.dtype())) && are_plain(tape, output);
+  return at::isFloatingType(type_of(output)) && are_plain(tape, output);
 }
 
-// Sums a cotangent over the dimensions that its operand was broadcast along, and casts it, as torch's engine does.
+// Sums a cotangent over the dimensions that its operand was broadcast along, and casts it, as torch's engine does: to
+// its real part, for what is real.
 at::Tensor fit(at::Tensor cotangents, const Shape& shape, at::ScalarType dtype) {
   cotangents = sum_broadcast(cotangents, 1, shape);
+  if (cotangents.is_complex() && !at::isComplexType(dtype)) {
+    cotangents = at::real(cotangents).contiguous();
+  }
   return cotangents.scalar_type() == dtype ? cotangents : cotangents.to(dtype);
 }
 
@@ -92,7 +120,7 @@ BatchedVjp compile_node(
     const TapeNode& node,
     const std::vector<std::vector<Shape>>& shapes,
     bool is_one_row) {
-  const Rule* rule = find_rule(*node.node);
+  const Rule* rule = find_rule(*node.node, is_complex(tape, node));
   if (rule == nullptr) {
     return nullptr;
   }
@@ -107,8 +135,9 @@ BatchedVjp compile_node(
 } // namespace
 
 bool Program::covers(const Tape& tape) {
-  return may_run_alone(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [](const TapeNode& node) {
-           return tape::is_vjp_linear(*node.node) && (!node.runs || find_rule(*node.node) != nullptr);
+  return may_run_alone(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [&](const TapeNode& node) {
+           return tape::is_vjp_linear(*node.node) &&
+               (!node.runs || find_rule(*node.node, is_complex(tape, node)) != nullptr);
          });
 }
 
@@ -152,7 +181,12 @@ std::optional<Program> Program::compile(const Tape& tape, bool is_one_row) {
       return std::nullopt;
     }
     for (const Slot& link : links_of(tape, node)) {
-      step.targets.push_back({slot_at(link), link.is_on_tape() ? shapes[link.node][link.input_nr] : Shape()});
+      Target target{slot_at(link), {}, at::ScalarType::Undefined};
+      if (link.is_on_tape()) {
+        target.shape = shapes[link.node][link.input_nr];
+        target.dtype = type_of(tape.nodes[link.node].node->input_metadata(link.input_nr));
+      }
+      step.targets.push_back(std::move(target));
     }
     for (const auto j : c10::irange(tape.inputs.size())) {
       if (tape.inputs[j].node == static_cast<int32_t>(i)) {
@@ -166,7 +200,6 @@ std::optional<Program> Program::compile(const Tape& tape, bool is_one_row) {
 
 Cotangents Program::run(at::Tensor cotangents) const {
   const BelowAutograd below;
-  const at::ScalarType dtype = cotangents.scalar_type();
   Cotangents slots(num_slots_);
   Cotangents results(inputs_.size());
   slots[output_slot_] = std::move(cotangents);
@@ -191,7 +224,7 @@ Cotangents Program::run(at::Tensor cotangents) const {
     for (const auto k : c10::irange(step.targets.size())) {
       const Target& target = step.targets[k];
       if (target.slot >= 0 && given[k].defined()) {
-        accumulate(slots[target.slot], fit(std::move(given[k]), target.shape, dtype));
+        accumulate(slots[target.slot], fit(std::move(given[k]), target.shape, target.dtype));
       }
     }
     given.clear();

@@ -18,8 +18,9 @@ namespace highgrad::vjp {
 // tape, on cotangents with one more dimension in front, by the operators that the Node itself would call. What the
 // Nodes have saved is unpacked, and the factors of elementwise Nodes are computed, once for all sweeps.
 //
-// Only engine and vmap can do the rest: hooks, custom Functions, hooks of saved tensors (checkpoint), complex or mixed
-// dtypes, several devices, anomaly mode, transforms of torch.func. Of streams, see Note [Streams of the graph].
+// Only engine and vmap can do the rest: hooks, custom Functions, hooks of saved tensors (checkpoint), mixed dtypes (but
+// for complex numbers of one precision, within a graph of a real output), several devices, anomaly mode, transforms of
+// torch.func. Of streams, see Note [Streams of the graph].
 class Program {
  public:
   // Whether all Nodes of the tape are in the table, and nothing around them needs the engine: what they have saved, and
@@ -38,6 +39,7 @@ class Program {
   struct Target {
     int64_t slot; // position in the sweep's cotangents, or -1
     Shape shape; // of the cotangent that arrives there
+    at::ScalarType dtype; // likewise
   };
 
   struct Step {

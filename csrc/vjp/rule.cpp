@@ -55,18 +55,30 @@ const RuleTable& table() {
   return *rules;
 }
 
+const RuleTable& complex_table() {
+  static const auto* rules = [] {
+    auto* all = new RuleTable;
+    add_complex_rules(*all);
+    return all;
+  }();
+  return *rules;
+}
+
 } // namespace
 
-const Rule* find_rule(const torch::autograd::Node& node) {
-  const auto row = table().find(typeid(node));
-  return row == table().end() ? nullptr : &row->second;
+const Rule* find_rule(const torch::autograd::Node& node, bool is_complex) {
+  const RuleTable& rules = is_complex ? complex_table() : table();
+  const auto row = rules.find(typeid(node));
+  return row == rules.end() ? nullptr : &row->second;
 }
 
 std::vector<std::string> known_nodes() {
   std::vector<std::string> names;
-  for (const auto& [type, rule] : table()) {
-    const std::string name = c10::demangle(type.name());
-    names.push_back(name.substr(name.rfind(':') + 1));
+  for (const RuleTable* rules : {&table(), &complex_table()}) {
+    for (const auto& [type, rule] : *rules) {
+      const std::string name = c10::demangle(type.name());
+      names.push_back(name.substr(name.rfind(':') + 1));
+    }
   }
   return names;
 }

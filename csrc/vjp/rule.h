@@ -88,6 +88,7 @@ void add_scatter_rules(RuleTable& table);
 void add_special_rules(RuleTable& table);
 void add_decomposition_rules(RuleTable& table);
 void add_recorded_rules(RuleTable& table);
+void add_complex_rules(RuleTable& table); // of another table
 void add_jet_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
@@ -143,8 +144,8 @@ std::pair<at::Tensor, at::Tensor> recorded_statistics(
     at::IntArrayRef dims,
     const at::Tensor& saved_inverse);
 
-// The rule of a Node, or null.
-const Rule* find_rule(const torch::autograd::Node& node);
+// The rule of a Node, or null. Those of cotangents of which some are complex have a table of their own.
+const Rule* find_rule(const torch::autograd::Node& node, bool is_complex = false);
 
 // The names of the Nodes that have a rule.
 std::vector<std::string> known_nodes();
