@@ -370,9 +370,10 @@ class Sweeps:
         samples = prod(output.shape[: self.batch_dims])
         columns = output.numel() // samples
         # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are
-        # linear; those of others need not be.
-        is_linear = self._alone(output).outlooks[0].regular
-        series = self._forward(output, pairs, order) if is_linear and columns > 1 else None
+        # linear; those of others need not be. Each order derives the Nodes twice.
+        outlook = self._alone(output).outlooks[0]
+        is_served = outlook.regular and (order == 1 or 2 * order <= outlook.nested_orders)
+        series = self._forward(output, pairs, order) if is_served and columns > 1 else None
         if series is None:
             series = self._reverse(output, samples, pairs, order)
         with torch.set_grad_enabled(self.create_graph):
