@@ -11,7 +11,6 @@
 
 #include "pattern_bindings.h"
 #include "plan/plan.h"
-#include "structure/passes.h"
 
 namespace py = pybind11;
 
@@ -43,6 +42,12 @@ bool are_equal(const OutputPlan& a, const OutputPlan& b) {
   return a.signature == b.signature && a.rows == b.rows && a.columns == b.columns && a.chunk_size == b.chunk_size &&
       a.samples == b.samples && a.obstacle == b.obstacle &&
       std::equal(a.segments.begin(), a.segments.end(), b.segments.begin(), b.segments.end(), &have_one_root) &&
+      std::equal(
+             a.parts.begin(),
+             a.parts.end(),
+             b.parts.begin(),
+             b.parts.end(),
+             [](const auto& p, const auto& q) { return are_equal(*p, *q); }) &&
       (a.structure == b.structure ||
        (a.structure != nullptr && b.structure != nullptr && *a.structure == *b.structure));
 }
@@ -69,7 +74,8 @@ py::tuple to_state(const OutputPlan& p) {
       p.signature,
       p.chunk_size,
       p.bytes_per_row,
-      p.samples);
+      p.samples,
+      p.parts);
 }
 
 std::shared_ptr<OutputPlan> plan_from_state(const py::tuple& state) {
@@ -92,6 +98,9 @@ std::shared_ptr<OutputPlan> plan_from_state(const py::tuple& state) {
   p->chunk_size = state[8].cast<int64_t>();
   p->bytes_per_row = state[9].cast<int64_t>();
   p->samples = state[10].cast<int64_t>();
+  for (const auto& part : state[11].cast<std::vector<std::shared_ptr<OutputPlan>>>()) {
+    p->parts.push_back(part);
+  }
   return p;
 }
 
@@ -102,11 +111,7 @@ void bind_plans(py::module_& m) {
       .def_readonly("rows", &OutputPlan::rows)
       .def_readonly("columns", &OutputPlan::columns)
       .def_property_readonly("segments", &segments_of)
-      .def_property_readonly(
-          "passes",
-          [](const OutputPlan& p) {
-            return p.structure == nullptr ? p.passes() / p.samples : structure::num_passes(*p.structure);
-          })
+      .def_property_readonly("passes", &OutputPlan::shared_passes)
       .def_readonly("chunk_size", &OutputPlan::chunk_size)
       .def_readonly("bytes_per_row", &OutputPlan::bytes_per_row)
       .def_readonly("reason", &OutputPlan::reason)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
-from highgrad_ext import _C, directional, full_jacobian, nth_derivative
+from highgrad_ext import _C, directional, full_jacobian, laplacian, nth_derivative
 from highgrad_ext._reference import full_jacobian_loop
 
 BATCH = 3
@@ -32,6 +32,16 @@ NOISE = torch.tensor([0.25, 1.0, 0.3, 1.0], dtype=torch.float64)
 WIDE = torch.linspace(0.5, 2, 25, dtype=torch.float64)
 SPARSE = torch.tensor([[0, 2.0], [0, 0], [-1, 3], [1, 0]], dtype=torch.float64).to_sparse()
 PICTURES = torch.linspace(-1, 1.2, 40, dtype=torch.float64).sin().view(2, 2, 5, 2)
+
+
+def jets(x: Tensor) -> Tensor:
+    """Of compositions and products, along directions of different orders, summed, and all partial derivatives."""
+    y = F.gelu(x @ MATRIX) * x.sin()
+    _, first, second = directional(y, x, MATRIX[:2], (2, 1))
+    all_second = nth_derivative(y.tanh().sum(), x, 2, method="taylor")
+    assert isinstance(all_second, Tensor)
+    parts = [*first, *second, laplacian(y.sigmoid(), x), nth_derivative(all_second.sum(), x, 1)]
+    return torch.cat([part.reshape(-1) for part in (*parts, all_second)])
 
 
 def written(x: Tensor) -> Tensor:
@@ -221,6 +231,7 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "normalized without aliasing": lambda x: torch.ops.aten._native_batch_norm_legit(
         x.view(2, 2), x[:2], x[2:], RUNNING.clone(), RUNNING.clone(), True, 0.1, 1e-5
     )[0],
+    "jets": jets,
     "overlapping adaptive max pool": lambda x: F.adaptive_max_pool2d(x.view(1, 1, 4), (1, 3)) ** 2,
 }
 

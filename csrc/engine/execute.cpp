@@ -16,6 +16,7 @@
 #include "engine/joined_outputs.h"
 #include "engine/layer_parameters.h"
 #include "engine/make_plan.h"
+#include "engine/output_parts.h"
 #include "engine/retained_grads.h"
 #include "engine/run_plan.h"
 #include "engine/special_results.h"
@@ -149,6 +150,13 @@ struct Blocks {
   }
 };
 
+void run_parts(
+    const OutputProblem& problem,
+    const plan::OutputPlan& plan,
+    const std::vector<JacobianBlock*>& blocks,
+    const JacobianOptions& options,
+    Progress& progress);
+
 // Fills `blocks` with the Jacobians of one output by the inputs that it reaches, as planned, or else in reverse mode.
 void run_output(
     const OutputProblem& problem,
@@ -157,6 +165,10 @@ void run_output(
     const JacobianOptions& options,
     bool keep_graph,
     Progress& progress) {
+  if (!plan.parts.empty()) {
+    run_parts(problem, plan, blocks, options, progress);
+    return;
+  }
   const PlannedOutput planned{problem, blocks};
   const int64_t expected = progress.total();
   const auto expect_passes = [&](int64_t passes) { progress.expect(expected + passes - problem.output.numel()); };
@@ -182,6 +194,34 @@ void run_output(
   }
   if (options.mode == plan::Mode::kForward && !obstacle.empty()) {
     warn_of_reverse_mode(options, obstacle);
+  }
+}
+
+// Likewise of what the output joins, each by itself. See Note [Outputs in parts].
+void run_parts(
+    const OutputProblem& problem,
+    const plan::OutputPlan& plan,
+    const std::vector<JacobianBlock*>& blocks,
+    const JacobianOptions& options,
+    Progress& progress) {
+  const std::vector<OutputPart> parts = parts_of(problem);
+  TORCH_INTERNAL_ASSERT(parts.size() == plan.parts.size());
+  for (const auto k : c10::irange(parts.size())) {
+    const OutputProblem part = parts[k].problem();
+    const int64_t rows = part.output.numel();
+    std::vector<JacobianBlock*> reached;
+    for (const auto j : c10::irange(blocks.size())) {
+      if (parts[k].reached()[j]) {
+        reached.push_back(blocks[j]);
+      } else if (rows > 0) {
+        blocks[j]->append(rows, {});
+      }
+    }
+    if (reached.empty()) {
+      progress.expect(progress.total() - rows);
+    } else {
+      run_output(part, *plan.parts[k], reached, options, /*keep_graph=*/true, progress);
+    }
   }
 }
 

@@ -50,7 +50,8 @@ bool JacobianBlock::may_become_result(const at::Tensor& rows) const {
 }
 
 void JacobianBlock::append_only_row(at::Tensor row) {
-  if (row.defined() && !row.is_view() && !row.is_conj() && !row.is_neg() && is_like_result(row)) {
+  if (output_.numel() == 1 && row.defined() && !row.is_view() && !row.is_conj() && !row.is_neg() &&
+      is_like_result(row)) {
     used_ = true;
     num_rows_ = 1;
     only_row_ = std::move(row);

@@ -19,7 +19,7 @@ class JacobianBlock {
   // The next `num_rows` rows: shape [num_rows, *input.shape] in any strides, or undefined for zeros.
   void append(int64_t num_rows, at::Tensor rows);
 
-  // The only row of an output of one element: shape input.shape, or undefined for zeros.
+  // A row, which may be the only one: shape input.shape, or undefined for zeros.
   void append_only_row(at::Tensor row);
 
   const at::Tensor& input() const {

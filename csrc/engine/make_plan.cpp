@@ -1,13 +1,16 @@
 #include "engine/make_plan.h"
 
 #include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 #include <c10/util/irange.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "engine/forward_mode.h"
 #include "engine/layer_parameters.h"
+#include "engine/output_parts.h"
 #include "engine/structure_costs.h"
 #include "plan/chunking.h"
 #include "plan/planner.h"
@@ -23,6 +26,9 @@ using plan::OutputPlan;
 
 // What a parameter of a layer takes, whose rows are the products of cotangents and inputs of that layer.
 constexpr double kNanosecondsPerParameter = 8e3;
+
+// Of the whole, what parts by themselves may take at most: what they share is computed once for each.
+constexpr double kMostOfWhole = 0.75;
 
 // Whether sweeps go through torch's engine, or it does not matter to a plan.
 bool needs_engine(const OutputProblem& problem, Mode mode, int64_t rows) {
@@ -72,6 +78,54 @@ bool saves_by_sharing(const OutputProblem& problem, double cost) {
   return saved > kNanosecondsPerParameter * static_cast<double>(problem.inputs.size());
 }
 
+// By what a kept plan is known again.
+void describe(const OutputProblem& problem, OutputPlan& plan) {
+  plan.rows = problem.output.numel();
+  plan.columns = problem.count_columns();
+  plan.signature = tape::signature_of(problem.tape);
+}
+
+// Of all parts, each by itself, in rows of reverse mode over the whole tape; infinite unless sweeps are shared in one.
+double cost_apart(const OutputProblem& problem, const std::vector<OutputPart>& parts) {
+  double cost = 0;
+  bool any_shares = false;
+  for (const OutputPart& part : parts) {
+    const OutputProblem own = part.problem();
+    const auto rows = static_cast<double>(own.output.numel());
+    const auto shared = own.inputs.empty() ? std::nullopt : shared_sweeps(own, rows);
+    any_shares |= shared.has_value();
+    cost += (shared.has_value() ? shared->cost : rows) * static_cast<double>(own.tape.bytes_per_row);
+  }
+  return any_shares ? cost / static_cast<double>(std::max<int64_t>(problem.tape.bytes_per_row, 1))
+                    : std::numeric_limits<double>::infinity();
+}
+
+// See Note [Outputs in parts].
+std::shared_ptr<const OutputPlan> plan_parts(
+    const OutputProblem& problem,
+    const std::vector<OutputPart>& parts,
+    const JacobianOptions& options,
+    Effort effort) {
+  auto plan = std::make_shared<OutputPlan>();
+  std::vector<std::string> reasons;
+  for (const OutputPart& part : parts) {
+    const OutputProblem own = part.problem();
+    plan->parts.push_back(own.inputs.empty() ? plan_zeros(own.output.numel()) : make_plan(own, options, effort));
+    const OutputPlan& of_part = *plan->parts.back();
+    reasons.push_back(of_part.structure == nullptr ? of_part.reason : "structure: " + of_part.structure->reason);
+    if (of_part.bytes_per_row * of_part.chunk_size > plan->bytes_per_row * plan->chunk_size) {
+      plan->bytes_per_row = of_part.bytes_per_row;
+      plan->chunk_size = of_part.chunk_size;
+    }
+  }
+  reasons.erase(std::unique(reasons.begin(), reasons.end()), reasons.end());
+  plan->reason = "in parts: " + c10::Join("; ", reasons);
+  if (effort == Effort::kThorough) {
+    describe(problem, *plan);
+  }
+  return plan;
+}
+
 } // namespace
 
 OutputPlan plan_samples(const OutputProblem& problem, Mode mode, int64_t rows, int64_t columns) {
@@ -93,14 +147,22 @@ std::shared_ptr<const OutputPlan> make_plan(
     const auto all_rows = static_cast<double>(problem.output.numel());
     const SharedSweeps shared =
         (may_share ? shared_sweeps(problem, plan->cost) : std::nullopt).value_or(SharedSweeps{1, all_rows});
+    const std::vector<OutputPart> parts = may_share && shared.samples == 1 && options.layout == at::kStrided
+        ? parts_of(problem)
+        : std::vector<OutputPart>();
+    const double cost_of_parts = cost_apart(problem, parts);
     structured.may_go_forward = options.mode == Mode::kAuto;
-    structured.dense_cost = std::min(plan->cost, shared.cost);
+    structured.dense_cost = std::min({plan->cost, shared.cost, cost_of_parts});
     if (plan->nanoseconds > 0) {
       structured.dense_nanoseconds = plan->nanoseconds * *structured.dense_cost / plan->cost;
     }
     plan->structure = find_structure(structured, effort);
     const bool has_better = plan->structure != nullptr &&
-        structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) < shared.cost;
+        structure::kColumnCost * static_cast<double>(structure::num_passes(*plan->structure)) <
+            std::min(shared.cost, cost_of_parts);
+    if (cost_of_parts < kMostOfWhole * plan->cost && !has_better) {
+      return plan_parts(problem, parts, options, effort);
+    }
     if (shared.samples > 1 && !has_better) {
       plan->structure = nullptr;
       plan->samples = shared.samples;
@@ -109,9 +171,7 @@ std::shared_ptr<const OutputPlan> make_plan(
     }
   }
   if (effort == Effort::kThorough) {
-    plan->rows = problem.output.numel();
-    plan->columns = problem.count_columns();
-    plan->signature = tape::signature_of(problem.tape);
+    describe(problem, *plan);
     plan->bytes_per_row = problem.tape.peak_bytes_per_row;
     const int64_t passes = plan->structure == nullptr ? plan->segments.front().passes() / plan->samples
                                                       : structure::num_passes(*plan->structure);
@@ -147,6 +207,16 @@ std::shared_ptr<const OutputPlan> renew_plan(
       " and ",
       problem.count_columns(),
       " whose operations, shapes, dtypes, hooks or links may differ; plan it anew");
+  if (!kept->parts.empty()) {
+    const std::vector<OutputPart> parts = parts_of(problem);
+    TORCH_INTERNAL_ASSERT(parts.size() == kept->parts.size());
+    auto plan = std::make_shared<OutputPlan>(*kept);
+    for (const auto k : c10::irange(parts.size())) {
+      const OutputProblem part = parts[k].problem();
+      plan->parts[k] = part.inputs.empty() ? kept->parts[k] : renew_plan(part, options, kept->parts[k]);
+    }
+    return plan;
+  }
   const bool is_obstructed = !kept->is_plain_reverse() && !plain_obstacle(problem.output, problem.inputs).empty();
   if (kept->structure == nullptr && !is_obstructed) {
     return kept;

@@ -8,6 +8,7 @@
 
 #include "plan/mode.h"
 #include "structure/compression.h"
+#include "structure/passes.h"
 #include "tape/tape.h"
 
 namespace highgrad::plan {
@@ -37,6 +38,8 @@ struct OutputPlan {
   std::shared_ptr<const structure::Compression> structure = nullptr;
   // How many samples share each sweep, where all inputs are parameters of layers; else 1. Likewise.
   int64_t samples = 1;
+  // Of what the output joins, if each of these is computed by itself.
+  std::vector<std::shared_ptr<const OutputPlan>> parts = {};
 
   // What is reported, and compared when the plan is kept.
   int64_t rows = 0;
@@ -60,6 +63,15 @@ struct OutputPlan {
       sum += segment.passes();
     }
     return sum;
+  }
+
+  // What is run, structure and samples that share passes included.
+  int64_t shared_passes() const {
+    int64_t sum = 0;
+    for (const auto& part : parts) {
+      sum += part->shared_passes();
+    }
+    return !parts.empty() ? sum : structure != nullptr ? structure::num_passes(*structure) : passes() / samples;
   }
 };
 

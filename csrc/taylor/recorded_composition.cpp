@@ -7,7 +7,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
@@ -76,7 +77,7 @@ class Reverse {
     }
     std::vector<at::Tensor> rows;
     for (const auto j : c10::irange<int64_t>(1, x_.terms + 1)) {
-      rows.push_back(by_x_[j].defined() ? by_x_[j] : at::zeros_like(coefficient(frame_, x_, j)));
+      rows.push_back(by_x_[j].defined() ? by_x_[j] : zeros_of(j));
     }
     return {at::cat(rows), by_x_[0]};
   }
@@ -88,6 +89,12 @@ class Reverse {
     }
     return frame_.is_multivariate() ? correlate_polynomials(*frame_.monomials, j, l, cotangent, w_[l])
                                     : cotangent * frame_.reaching(j + l, w_[l]);
+  }
+
+  at::Tensor zeros_of(int64_t j) const {
+    c10::DimVector shape(by_y_.front().sizes());
+    shape[0] = frame_.rows_of_order(j);
+    return at::zeros(shape, by_y_.front().options());
   }
 
   // To the cotangent of x_j.
@@ -138,10 +145,13 @@ void ComposeSeriesBackward::release_variables() {
   }
 }
 
+bool ComposeSeriesBackward::goes_by_element(const at::Tensor& by_rows) const {
+  return !at::GradMode::is_enabled() && by_rows.scalar_type() == frame.dtype && !at::isTensorSubclassLike(by_rows);
+}
+
 ComposedCotangents ComposeSeriesBackward::reverse(const at::Tensor& by_rows, at::IntArrayRef shape) {
   Jet jet{x.unpack(), terms};
-  if (!at::GradMode::is_enabled() && by_rows.scalar_type() == frame.dtype && !at::isTensorSubclassLike(by_rows) &&
-      !at::isTensorSubclassLike(jet.rows)) {
+  if (goes_by_element(by_rows) && !at::isTensorSubclassLike(jet.rows)) {
     const at::AutoDispatchBelowADInplaceOrView below;
     if (!repeats_as(jet.rows, shape)) {
       jet.rows = jet.rows.contiguous();
@@ -175,6 +185,25 @@ variable_list ComposeSeriesBackward::apply(variable_list&& cotangents) {
 at::Tensor ComposeSeriesBackward::expanded_cotangent(const at::Tensor& by_rows) {
   const std::lock_guard<std::mutex> lock(mutex_);
   return reverse(by_rows, x.unpack().sizes()).x;
+}
+
+ComposedCotangents ComposeSeriesBackward::reverse_batch(const at::Tensor& cotangents) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (goes_by_element(cotangents)) {
+    std::vector<at::Tensor> by_x, by_x0;
+    for (const at::Tensor& by_rows : cotangents.unbind(0)) {
+      ComposedCotangents found = reverse(by_rows, x_shape);
+      by_x.push_back(std::move(found.x));
+      by_x0.push_back(std::move(found.x0));
+    }
+    return {at::stack(by_x), at::stack(by_x0)};
+  }
+  // The batch is one more dimension of every element.
+  const Jet jet{x.unpack().unsqueeze(1), terms};
+  const at::Tensor series = record_local_series(function, anchor.unpack(), next_edge(1), frame.order + 1);
+  const at::Tensor by_rows = cotangents.transpose(0, 1);
+  ComposedCotangents found = Reverse(frame, jet, series.unsqueeze(1), by_rows).run();
+  return {found.x.transpose(0, 1), found.x0};
 }
 
 void LocalSeriesBackward::release_variables() {

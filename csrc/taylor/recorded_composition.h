@@ -61,8 +61,11 @@ struct ComposeSeriesBackward : public tape::SummingNode {
   void release_variables() override;
   torch::autograd::variable_list apply(torch::autograd::variable_list&& cotangents) override;
   at::Tensor expanded_cotangent(const at::Tensor& by_rows) override;
+  // Of a batch of cotangents, [B, rows, *shape], those of x's rows and of x_0, with the batch in front.
+  ComposedCotangents reverse_batch(const at::Tensor& cotangents);
 
  private:
+  bool goes_by_element(const at::Tensor& by_rows) const;
   // shape: of the cotangent of x, which may be summed no further.
   ComposedCotangents reverse(const at::Tensor& by_rows, at::IntArrayRef shape);
 };

@@ -46,6 +46,7 @@ const RuleTable& table() {
     add_recurrent_rules(*all);
     add_pick_rules(*all);
     add_recorded_rules(*all);
+    add_jet_rules(*all);
     return all;
   }();
   return *rules;

@@ -85,6 +85,7 @@ void add_linear_algebra_rules(RuleTable& table);
 void add_recurrent_rules(RuleTable& table);
 void add_pick_rules(RuleTable& table);
 void add_recorded_rules(RuleTable& table);
+void add_jet_rules(RuleTable& table);
 
 // `shape` with size 1 where `dims` (none: everywhere) are reduced.
 Shape reduced(Shape shape, at::OptionalIntArrayRef dims);

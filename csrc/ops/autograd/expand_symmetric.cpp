@@ -2,39 +2,15 @@
 
 #include "ops/expand_symmetric.h"
 
-#include <torch/csrc/autograd/function.h>
 #include <torch/library.h>
 
 #include "ops/autograd/record.h"
+#include "ops/autograd/symmetric_nodes.h"
 
 namespace highgrad::ops {
 namespace {
 
-using torch::autograd::variable_list;
 using Op = at::Tensor (*)(const at::Tensor&, int64_t, int64_t);
-
-struct SymmetricBackward : public torch::autograd::Node {
-  int64_t size = 0;
-  int64_t order = 0;
-};
-
-struct ExpandSymmetricBackward : public SymmetricBackward {
-  std::string name() const override {
-    return "ExpandSymmetricBackward";
-  }
-  variable_list apply(variable_list&& grads) override {
-    return {grads[0].defined() ? fold_symmetric(grads[0], size, order) : at::Tensor()};
-  }
-};
-
-struct FoldSymmetricBackward : public SymmetricBackward {
-  std::string name() const override {
-    return "FoldSymmetricBackward";
-  }
-  variable_list apply(variable_list&& grads) override {
-    return {grads[0].defined() ? expand_symmetric(grads[0], size, order) : at::Tensor()};
-  }
-};
 
 template <typename Backward, Op op>
 at::Tensor symmetric_autograd(const at::Tensor& tensor, int64_t size, int64_t order) {
