@@ -141,6 +141,7 @@ std::shared_ptr<const OutputPlan> make_plan(
   OutputProblem structured = problem;
   structured.needs_engine = needs_engine(problem, options.mode, problem.output.numel());
   auto plan = std::make_shared<OutputPlan>(plan_segments(structured, options.mode));
+  structured.work = plan->work;
   const bool is_one_row = effort == Effort::kSmall && problem.output.numel() == 1;
   if (options.use_structure && options.mode != Mode::kForward && !is_one_row) {
     const bool may_share = effort == Effort::kThorough || saves_by_sharing(structured, plan->cost);
