@@ -13,7 +13,7 @@ from test_sparse_results import by_sample
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from highgrad_ext import _C, full_jacobian
+from highgrad_ext import _C, full_jacobian, plan
 from highgrad_ext._reference import full_jacobian_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -61,6 +61,10 @@ BATCHED: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("LuUnpack", lambda x: torch.lu_unpack(*la.lu_factor(x))[1]),
     ("LinalgHouseholderProduct", lambda x: la.householder_product(x.tril(), constant(SAMPLES, 3))),
     ("Ormqr", lambda x: torch.ormqr(constant(SAMPLES, 3, 3), constant(SAMPLES, 3), x)),
+    ("LinalgHouseholderProduct", lambda x: la.householder_product(x.tril(), x[..., 0].sin())),
+    ("Ormqr", lambda x: torch.ormqr(x.tril(), x[..., 0].sin(), x.cos())),
+    ("LinalgSolveEx", lambda x: la.solve(x.sin(), symmetric(x), left=False)),
+    ("CholeskyBackward", lambda x: torch.cholesky(symmetric(x))),
     ("CholeskySolve", lambda x: torch.cholesky_solve(x.sin(), la.cholesky(symmetric(x)))),
     ("CholeskyInverse", lambda x: torch.cholesky_inverse(la.cholesky(symmetric(x)))),
     ("TriangularSolve", lambda x: torch.triangular_solve(x.sin(), symmetric(x))[0]),
@@ -194,3 +198,37 @@ def test_samples_that_mix(function: Callable[[Tensor], Tensor]) -> None:
     x = constant(SAMPLES, 3, 3).requires_grad_()
     with pytest.raises(RuntimeError, match="mix: at the latest in"):
         full_jacobian(function(x), x, batch_dims=1)
+
+
+# Of [3, 3] matrices and [3, 4] right-hand sides, or [4, 3] where these are rows.
+SIDES: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda a, b: la.solve(a, b),
+    lambda a, b: la.solve(a, b.mT, left=False),
+    lambda a, b: la.solve_triangular(a.tril(), b, upper=False),
+    lambda a, b: la.solve_triangular(a.tril(), b.mT, upper=False, left=False),
+    lambda a, b: la.lu_solve(*la.lu_factor(a), b),
+    lambda a, b: la.lu_solve(*la.lu_factor(a), b.mT, left=False, adjoint=True),
+    lambda a, b: torch.cholesky_solve(b, la.cholesky(symmetric(a))),
+    lambda a, b: torch.triangular_solve(b, a)[0],
+    lambda a, b: la.lstsq(a, b)[0],
+]
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("number", range(len(SIDES)))
+def test_right_hand_sides_stay_apart(number: int, batch: tuple[int, ...]) -> None:
+    a, b = constant(*batch, 3, 3) + 2 * torch.eye(3), constant(*batch, 3, 4, seed=1).requires_grad_()
+    f = SIDES[number](a, b.sin())
+    kept = plan(f, b)
+    assert kept.passes == 3
+    assert_close(full_jacobian(f, b, plan=kept), full_jacobian_loop(f, b))
+    # The matrix is tied to all of them.
+    x = constant(*batch, 3, 3, seed=2).requires_grad_()
+    f = SIDES[number](x + 2 * torch.eye(3), torch.cat([x, x[..., :1]], -1))
+    assert_close(full_jacobian(f, x, plan=plan(f, x)), full_jacobian_loop(f, x))
+
+
+def test_a_vector_is_no_row_of_right_hand_sides() -> None:
+    a, b = constant(3, 3, 3) + 2 * torch.eye(3), constant(3, 3, seed=1).requires_grad_()
+    f = la.solve(a, b.sin())
+    assert_close(full_jacobian(f, b, plan=plan(f, b)), full_jacobian_loop(f, b))

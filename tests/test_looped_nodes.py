@@ -48,3 +48,17 @@ def test_nodes_that_are_looped_have_structure(name: str) -> None:
     kept = plan(graph(x), x)
     for options in ({}, {"create_graph": False}):
         check_equal(full_jacobian(graph(y), y, plan=kept, **options), full_jacobian_loop(graph(y), y))
+
+
+def test_loops_of_a_node_are_one_sweep() -> None:
+    x = constant(96).requires_grad_()
+
+    def graph(x: Tensor) -> Tensor:
+        return torch.linalg.householder_product(x.view(8, 4, 3), x.view(8, 4, 3)[:, 0].sin())
+
+    kept = plan(graph(x), x)
+    assert kept.passes == 12
+    sweeps: list[tuple[int, int]] = []
+    result = full_jacobian(graph(x), x, plan=kept, progress=lambda done, total: sweeps.append((done, total)))
+    check_equal(result, full_jacobian_loop(graph(x), x))
+    assert sweeps == [(12, 12)]

@@ -83,6 +83,16 @@ class Cutter {
         return std::nullopt;
       }
     }
+    // What layers make of their operands is computed only where all may be layers.
+    const auto may_be = [&](size_t position, size_t, Slot) { return may_be_layer(*tape_.nodes[position].node); };
+    const auto add = [&](size_t position, size_t link, Slot operand) { return add_layer(position, link, operand); };
+    return are_cuts_all(may_be) && are_cuts_all(add) ? std::optional(std::move(cut_)) : std::nullopt;
+  }
+
+ private:
+  // Whether nothing leads up, and `is_layer(position, link, operand)` wherever a link leads down.
+  template <typename IsLayer>
+  bool are_cuts_all(IsLayer&& is_layer) const {
     for (const auto i : c10::irange(tape_.nodes.size())) {
       if (!tape_.nodes[i].runs) {
         continue;
@@ -91,15 +101,14 @@ class Cutter {
       for (const auto k : c10::irange(links.size())) {
         const bool leads_above = links[k].is_on_tape() && is_above(links[k].node);
         const bool is_cut = links[k].is_on_tape() && is_above(i) && !leads_above;
-        if ((leads_above && !is_above(i)) || (is_cut && !add_layer(i, k, links[k]))) {
-          return std::nullopt;
+        if ((leads_above && !is_above(i)) || (is_cut && !is_layer(i, k, links[k]))) {
+          return false;
         }
       }
     }
-    return std::move(cut_);
+    return true;
   }
 
- private:
   bool is_above(size_t position) const {
     return tape_.nodes[position].runs && samples_.has_samples[position];
   }
@@ -168,12 +177,40 @@ class Cutter {
   Cut cut_;
 };
 
+// Whether every path from the output to an input goes through what may be a layer's operand without samples: seen at
+// far less cost than how samples lie.
+bool may_be_cut(const OutputProblem& problem) {
+  const Tape& tape = problem.tape;
+  const int64_t samples = problem.output.size(0);
+  std::vector<bool> is_above(tape.nodes.size(), false);
+  is_above[tape.output.node] = true;
+  for (const auto i : c10::irange(tape.nodes.size())) {
+    const tape::TapeNode& node = tape.nodes[i];
+    if (!is_above[i]) {
+      continue;
+    }
+    if (!node.runs) {
+      return false;
+    }
+    const int64_t numel = tape::numel_of(*node.node, 0).value_or(0);
+    const auto links = links_of(tape, node);
+    for (const auto k : c10::irange(links.size())) {
+      if (links[k].is_on_tape() && !is_above[links[k].node]) {
+        const int64_t behind = tape::numel_of(*tape.nodes[links[k].node].node, links[k].input_nr).value_or(0);
+        is_above[links[k].node] = !may_lack_samples(*node.node, k, behind, numel, samples);
+      }
+    }
+  }
+  return true;
+}
+
 std::optional<Cutter> find(const OutputProblem& problem) {
   if (problem.output.dim() == 0 || problem.output.size(0) < 2 || problem.output.numel() == 0 ||
       problem.inputs.empty() || torch::autograd::AnomalyMode::is_enabled()) {
     return std::nullopt;
   }
-  if (!tape::is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), tape::is_plain)) {
+  if (!tape::is_plain(problem.output) || !std::all_of(problem.inputs.begin(), problem.inputs.end(), tape::is_plain) ||
+      !may_be_cut(problem)) {
     return std::nullopt;
   }
   const int64_t samples = problem.output.size(0);

@@ -101,6 +101,14 @@ class Layer {
     return rows_by_node().count(typeid(node)) > 0 || dynamic_cast<const tape::SummingNode*>(&node) != nullptr;
   }
 
+  static bool may_lack_samples(const Node& node, size_t link, bool is_broadcast) {
+    const auto row = rows_by_node().find(typeid(node));
+    if (row == rows_by_node().end()) {
+      return is_broadcast && is_known(node);
+    }
+    return is_broadcast || (link > 0 && (row->second.is_product || row->first == typeid(BmmBackward0)));
+  }
+
   // `transposed`: of a matrix whose transpose the Node multiplies by.
   OperandRows rows(bool transposed) const {
     if (auto* summing = dynamic_cast<tape::SummingNode*>(&node_)) {
@@ -368,6 +376,11 @@ std::optional<Shape> LayerOutput::shape_in_rest(Shape operand) const {
 
 bool may_be_layer(const Node& node) {
   return Layer::is_known(node);
+}
+
+bool may_lack_samples(const Node& node, size_t link, int64_t operand_numel, int64_t output_numel, int64_t samples) {
+  const bool may_be_broadcast = operand_numel * samples <= output_numel;
+  return (may_be_broadcast || link > 0) && Layer::may_lack_samples(node, link, may_be_broadcast);
 }
 
 OperandRows operand_rows(Node& node, size_t link, const Shape& operand, bool transposed, const LayerOutput& output) {

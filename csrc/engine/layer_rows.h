@@ -63,6 +63,15 @@ class LayerOutput {
 // Whether Nodes of this type may be layers.
 bool may_be_layer(const torch::autograd::Node& node);
 
+// Whether the operand at link `link`, of so many elements, may be one without samples, as far as sizes and the Node's
+// type tell: it is broadcast over them, or multiplied by them.
+bool may_lack_samples(
+    const torch::autograd::Node& node,
+    size_t link,
+    int64_t operand_numel,
+    int64_t output_numel,
+    int64_t samples);
+
 // What the rows of the operand at link `link` are made of, of shape `operand`; or of its transpose, which the operand
 // is then of a matrix. Null where the Node is no layer with such an operand.
 OperandRows operand_rows(

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "plan/cost.h"
 #include "tape/tape.h"
 
 namespace highgrad::engine {
@@ -45,8 +46,9 @@ struct OutputProblem {
   bool may_go_forward = true;
   // What the Jacobian costs without structure, in rows of reverse mode; all rows, unless there is a better plan.
   std::optional<double> dense_cost = std::nullopt;
-  // Likewise, in nanoseconds, where that was estimated; and whether sweeps need torch's engine.
+  // Likewise, in nanoseconds, where that was estimated, and of what work; and whether sweeps need torch's engine.
   std::optional<double> dense_nanoseconds = std::nullopt;
+  std::optional<plan::Work> work = std::nullopt;
   bool needs_engine = true;
 
   // Elements of all inputs.

@@ -25,16 +25,17 @@ constexpr double kProbedMultiplication = 2;
 StructureCosts::StructureCosts(const OutputProblem& problem)
     : problem_(problem),
       model_(plan::cost_model(problem.output.device(), problem.needs_engine)),
-      nodes_(static_cast<double>(problem.tape.nodes.size())) {}
+      nodes_(static_cast<double>(problem.tape.nodes.size())),
+      work_(problem.work) {}
 
 const plan::Work& StructureCosts::work() const {
-  if (!has_work_) {
+  if (!work_.has_value()) {
+    work_.emplace();
     for (const tape::TapeNode& node : problem_.tape.nodes) {
-      work_.add(plan::work_of(problem_.tape, node));
+      work_->add(plan::work_of(problem_.tape, node));
     }
-    has_work_ = true;
   }
-  return work_;
+  return *work_;
 }
 
 double StructureCosts::rough_dense() const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "engine/output_problem.h"
 #include "plan/cost.h"
@@ -56,8 +57,7 @@ class StructureCosts {
   const OutputProblem& problem_;
   const plan::CostModel& model_;
   const double nodes_;
-  mutable plan::Work work_; // of a row; none until it is asked for
-  mutable bool has_work_ = false;
+  mutable std::optional<plan::Work> work_; // none until it is asked for
 };
 
 // What a pattern takes to be handled, if axes tell it, for each row and entry; and for each entry that is coloured.
@@ -68,7 +68,7 @@ constexpr double kNanosecondsPerEntry = 20;
 // Of the dense Jacobian's time, or of all, what may be spent where nothing is found: 3 % at most, of estimates that may
 // be twice the time. And what may be where structure promises to pay.
 constexpr double kShareOfDense = 0.015;
-constexpr double kFreeNanoseconds = 30e3;
+constexpr double kFreeNanoseconds = 15e3;
 constexpr double kShareOfPromising = 0.2;
 
 } // namespace highgrad::engine

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "plan/cost.h"
 #include "plan/mode.h"
 #include "structure/compression.h"
 #include "structure/passes.h"
@@ -32,6 +34,7 @@ struct OutputPlan {
   std::string reason; // one sentence
   double cost = 0; // estimated, in rows of reverse mode over the whole tape
   double nanoseconds = 0; // likewise; 0 where nothing was estimated
+  std::optional<Work> work = std::nullopt; // likewise, of sweeps over the whole tape
   // Why the mode that was asked for is not used, or an empty string.
   std::string obstacle = {};
   // If the Jacobian has one, it is computed by its structure, and by its segments only where that fails.

@@ -113,6 +113,11 @@ class Chains {
     }
   }
 
+  // Of the whole tape.
+  Work work() const {
+    return between(0, cuts_.size() - 1);
+  }
+
   double reverse_cost() const {
     return reverse(0, cuts_.size() - 1);
   }
@@ -201,6 +206,7 @@ OutputPlan plan_output(const Request& request) {
   const double reverse = chains.reverse_cost();
   OutputPlan all_rows = plain();
   all_rows.nanoseconds = reverse;
+  all_rows.work = chains.work();
   if (reverse < kWorthPlanning) {
     return all_rows;
   }
@@ -209,7 +215,8 @@ OutputPlan plan_output(const Request& request) {
     return all_rows;
   }
   std::string reason = describe(request, segments);
-  return {std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows), cost};
+  return {
+      std::move(segments), std::move(reason), cost / reverse * static_cast<double>(request.rows), cost, chains.work()};
 }
 
 } // namespace highgrad::plan

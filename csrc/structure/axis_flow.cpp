@@ -281,17 +281,23 @@ Digits flow_through(
       return k == 0 ? pointwise(out, in, digits) : written(attributes, out, in, digits);
     case Flow::kMatrixProduct:
       return product(k, num_ins, out, in, digits);
-    case Flow::kMatrices:
-      // With more axes than in, out has been broadcast.
-      return in.size() < out.size() ? unknown
-                                    : rearranged(
-                                          [&](int64_t axis) {
-                                            const int64_t own = k > 0 && attributes.is_vector ? 1 : 2;
-                                            return axis + own < static_cast<int64_t>(in.size()) ? axis : -1;
-                                          },
-                                          out,
-                                          in,
-                                          digits);
+    case Flow::kMatrices: {
+      // With more axes of batches than in, out has been broadcast.
+      const bool is_vector = k == 1 && attributes.is_vector;
+      const std::vector<int64_t>& others = attributes.others;
+      const bool has_sides = others.size() == 2 && static_cast<int64_t>(k) == others[0] && in.size() == out.size();
+      return in.size() + (is_vector ? 1 : 0) < out.size()
+          ? unknown
+          : rearranged(
+                [&](int64_t axis) {
+                  const auto rank = static_cast<int64_t>(in.size());
+                  const bool is_kept = axis + (is_vector ? 1 : 2) < rank || (has_sides && axis + others[1] == rank);
+                  return is_kept ? axis : -1;
+                },
+                out,
+                in,
+                digits);
+    }
     case Flow::kPairs:
       return in.size() != out.size() || k > 1
           ? unknown

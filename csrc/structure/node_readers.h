@@ -145,10 +145,10 @@ void read_padding(Node& node, Reader& reader) {
   }
 }
 
+template <typename Slice>
 void read_slice(Node& node, Reader& reader) {
-  using generated::SliceBackward0;
-  read_dims<&SliceBackward0::dim, &SliceBackward0::start, &SliceBackward0::end, &SliceBackward0::step>(node, reader);
-  const auto& slice = static_cast<SliceBackward0&>(node);
+  read_dims<&Slice::dim, &Slice::start, &Slice::end, &Slice::step>(node, reader);
+  const auto& slice = static_cast<Slice&>(node);
   const int64_t size = size_of(reader, slice.self_sym_sizes, slice.dim);
   int64_t start = slice.start.has_value() ? reader.number(*slice.start) : 0;
   start = std::clamp<int64_t>(start < 0 ? start + size : start, 0, size);
@@ -202,10 +202,10 @@ void read_roll(Node& node, Reader& reader) {
   }
 }
 
+template <typename Unfold>
 void read_unfold(Node& node, Reader& reader) {
-  using generated::UnfoldBackward0;
-  read_dims<&UnfoldBackward0::dimension, &UnfoldBackward0::size, &UnfoldBackward0::step>(node, reader);
-  const auto& unfold = static_cast<UnfoldBackward0&>(node);
+  read_dims<&Unfold::dimension, &Unfold::size, &Unfold::step>(node, reader);
+  const auto& unfold = static_cast<Unfold&>(node);
   reader.attributes.slides = {{Slide::Kind::kOver, unfold.size, unfold.step}};
 }
 
@@ -401,14 +401,34 @@ bool embeds_last(Node& node) {
   return embed.dim1 == -2 && embed.dim2 == -1;
 }
 
-// Whether it, or the solution, has one axis less than the matrices.
-template <auto matrices, auto others>
+// In number `in` has right-hand sides in the last axis, or in that before it.
+template <int64_t in>
+void read_columns(Node&, Reader& reader) {
+  reader.attributes.others = {in, 1};
+}
+
+template <typename Solver>
+void read_sides(Node& node, Reader& reader) {
+  reader.attributes.others = {1, static_cast<Solver&>(node).left ? 1 : 2};
+}
+
+// Likewise, if they, or the solution, have as many axes as the matrices; a vector has one less.
+template <auto matrices, auto sides, void (*read)(Node&, Reader&)>
 void read_right_hand_side(Node& node, Reader& reader) {
   const std::optional<at::Tensor> a = saved_tensor(member(node, matrices), node);
-  const std::optional<at::Tensor> b = saved_tensor(member(node, others), node);
-  reader.attributes.is_vector =
-      a.has_value() && b.has_value() && a->defined() && b->defined() && b->dim() + 1 == a->dim();
-  reader.attributes.others = {reader.attributes.is_vector}; // the matrices may be off the tape
+  const std::optional<at::Tensor> b = saved_tensor(member(node, sides), node);
+  const bool are_known = a.has_value() && b.has_value() && a->defined() && b->defined();
+  reader.attributes.is_vector = are_known && b->dim() + 1 == a->dim();
+  if (are_known && b->dim() == a->dim()) {
+    read(node, reader);
+  } else {
+    reader.attributes.others = {reader.attributes.is_vector}; // the matrices may be off the tape
+  }
+}
+
+// The scalar factors of reflections besides the vectors.
+void read_reflections(Node&, Reader& reader) {
+  reader.attributes.is_vector = true;
 }
 
 // Losses of samples, of which axis 1 counts classes, or their sum or mean.

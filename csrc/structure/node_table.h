@@ -29,7 +29,8 @@ enum class Flow {
   kUnfold, // out has one axis more, the last, along which in's axis dims[0] is repeated
   kWrite, // of a base, in number 0; the others are written to its view, of which axis i lies along its axis dims[i]
   kMatrixProduct, // of the operands that come last, after addends
-  kMatrices, // of batches of matrices: in's axes but the last two are out's first; of right-hand sides, the last
+  kMatrices, // of batches of matrices: in's axes but the last two are out's first, or but the last, of a vector; in
+             // number others[0] has right-hand sides, along axis others[1], from the last on, as out has
   kPairs, // of two sets of rows, before their last axes: out's axes but the last are the first's, its last the second's
   kFirst, // of the first in, axis 0 alone is out's
   kSample, // of the first in, axes 0 and 1 are out's; the second, a grid, has out's axes but for axis 1, and one more,
@@ -107,7 +108,7 @@ struct NodeAttributes {
   // One for each of `dims` (for a convolution, for each axis after the channels), or for each of several ins or outs.
   std::vector<Slide> slides;
   int64_t groups = 1; // of a convolution's channels
-  bool is_vector = false; // whether a solver's right-hand sides are vectors, not matrices
+  bool is_vector = false; // whether the second in has a vector where the others have a matrix
   // Sizes of the view that is written to. The first of `dims`, as many as it has axes, are -1 for an axis that lies
   // along none; the others are axes of the base that the view has at one position.
   std::vector<int64_t> view = {};
