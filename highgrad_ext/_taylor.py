@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 # operations, and where all of these contract: measured on networks and on functions without matrix products.
 _NARROW = 32
 _WIDE = 100
+# Of one output a sample, second derivatives take two sweeps: the width up to which polynomials are cheaper.
+_WIDE_SECOND = 48
 # Bytes of the coefficients of highest order of all tensors on the graph, from which on cotangents, one sweep for every
 # element of f in a sample, are cheaper than they; and directions that are few: measured on networks of 2 to 50 inputs.
 _CONTRACTED_BYTES = 1 << 20
@@ -204,6 +206,14 @@ class Sweeps:
                 rows >= _COTANGENTS * lower and rows * outlook.all_bytes > _CONTRACTED_BYTES
                 if self.create_graph
                 else _C.automatic_chunk_size(lower, 3 * outlook.bytes, self.outputs[0]) < lower
+                for outlook in self.outlooks
+            ):
+                return False
+            if self.width > _WIDE_SECOND:
+                return False
+            # All pairs of variables go through what does not contract; without samples, two sweeps start at once.
+            if any(
+                not outlook.contracts and (self.batch_dims == 0 or rows * outlook.all_bytes > _CONTRACTED_BYTES)
                 for outlook in self.outlooks
             ):
                 return False
