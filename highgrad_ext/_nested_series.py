@@ -26,10 +26,10 @@ def nested_series(
     order: int,
     batch_dims: int,
     create_graph: bool,
-    regular: bool,
+    is_served: bool,
 ) -> Tensor:
-    """The coefficients c_1, ..., c_order along every direction: [order, D, *output.shape]. regular: whether no custom
-    Function and no hook is on the graph."""
+    """The coefficients c_1, ..., c_order along every direction: [order, D, *output.shape]. is_served: whether the Nodes
+    are known to be linear in their cotangents, and to have twice as many derivatives right."""
     count = next(len(v) for v in moved if v is not None)
     pairs = [(x, v) for x, v in zip(inputs, moved, strict=True) if v is not None and x.numel() > 0]
     shape = (order, count, *output.shape)
@@ -39,9 +39,8 @@ def nested_series(
         check_derivable_again(output, list(inputs))
     samples = prod(output.shape[:batch_dims])
     columns = output.numel() // samples
-    # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are
-    # linear; those of others need not be.
-    series = _forward(output, pairs, order, create_graph) if regular and columns > 1 else None
+    # Where cotangents of all elements would be carried, one dummy cotangent serves.
+    series = _forward(output, pairs, order, create_graph) if is_served and columns > 1 else None
     if series is None:
         series = _reverse(output, samples, pairs, order, create_graph)
     with torch.set_grad_enabled(create_graph):

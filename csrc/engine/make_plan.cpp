@@ -27,6 +27,10 @@ using plan::OutputPlan;
 // What a parameter of a layer takes, whose rows are the products of cotangents and inputs of that layer.
 constexpr double kNanosecondsPerParameter = 8e3;
 
+// What reading a Node of the tape takes, and all that a kept plan may spend on that.
+constexpr double kNanosecondsPerNode = 100;
+constexpr double kKeptNanoseconds = 20e6;
+
 // Of the whole, what parts by themselves may take at most: what they share is computed once for each.
 constexpr double kMostOfWhole = 0.75;
 
@@ -83,6 +87,13 @@ void describe(const OutputProblem& problem, OutputPlan& plan) {
   plan.rows = problem.output.numel();
   plan.columns = problem.count_columns();
   plan.signature = tape::signature_of(problem.tape);
+}
+
+// The tape is read for each part, in no more time than may be lost.
+int64_t most_parts(const OutputProblem& problem, const OutputPlan& plan, Effort effort) {
+  const double allowed = effort == Effort::kThorough ? std::max(kKeptNanoseconds, plan.nanoseconds)
+                                                     : std::max(kFreeNanoseconds, kShareOfDense * plan.nanoseconds);
+  return static_cast<int64_t>(allowed / (kNanosecondsPerNode * static_cast<double>(problem.tape.nodes.size())));
 }
 
 // Of all parts, each by itself, in rows of reverse mode over the whole tape; infinite unless sweeps are shared in one.
@@ -149,7 +160,7 @@ std::shared_ptr<const OutputPlan> make_plan(
     const SharedSweeps shared =
         (may_share ? shared_sweeps(problem, plan->cost) : std::nullopt).value_or(SharedSweeps{1, all_rows});
     const std::vector<OutputPart> parts = may_share && shared.samples == 1 && options.layout == at::kStrided
-        ? parts_of(problem)
+        ? parts_of(problem, most_parts(structured, *plan, effort))
         : std::vector<OutputPart>();
     const double cost_of_parts = cost_apart(problem, parts);
     structured.may_go_forward = options.mode == Mode::kAuto;

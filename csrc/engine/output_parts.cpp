@@ -128,13 +128,19 @@ OutputProblem OutputPart::problem() const {
   return {output_, tape_, reached_.inputs, reached_.edges, reached_.slots};
 }
 
-std::vector<OutputPart> parts_of(const OutputProblem& problem) {
+std::vector<OutputPart> parts_of(const OutputProblem& problem, int64_t most) {
   std::vector<Joined> all;
+  if (most < 1 || !problem.tape.output.is_on_tape() || !append_joined(problem, problem.tape.output, all)) {
+    return {};
+  }
+  const bool any_has_samples = std::any_of(
+      all.begin(), all.end(), [](const Joined& joined) { return !joined.shape.empty() && joined.shape[0] > 1; });
+  if (!any_has_samples || static_cast<int64_t>(all.size()) > most) {
+    return {};
+  }
   std::vector<OutputPart> parts;
-  if (problem.tape.output.is_on_tape() && append_joined(problem, problem.tape.output, all)) {
-    for (const Joined& joined : all) {
-      parts.emplace_back(problem, joined.edge, joined.shape);
-    }
+  for (const Joined& joined : all) {
+    parts.emplace_back(problem, joined.edge, joined.shape);
   }
   return parts;
 }

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "engine/output_problem.h"
@@ -36,7 +38,8 @@ class OutputPart {
 };
 
 // The tensors that the output joins or flattens, in the order of its rows. None where it is not made so, or where
-// something sees what it is made of before: an input, a hook.
-std::vector<OutputPart> parts_of(const OutputProblem& problem);
+// something sees what it is made of before: an input, a hook; where no part has a first dimension of samples; or where
+// there are more than `most`.
+std::vector<OutputPart> parts_of(const OutputProblem& problem, int64_t most = std::numeric_limits<int64_t>::max());
 
 } // namespace highgrad::engine

@@ -68,7 +68,7 @@ constexpr double kNanosecondsPerEntry = 20;
 // Of the dense Jacobian's time, or of all, what may be spent where nothing is found: 3 % at most, of estimates that may
 // be twice the time. And what may be where structure promises to pay.
 constexpr double kShareOfDense = 0.015;
-constexpr double kFreeNanoseconds = 22e3;
+constexpr double kFreeNanoseconds = 15e3;
 constexpr double kShareOfPromising = 0.2;
 
 } // namespace highgrad::engine

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <algorithm>
+#include <functional>
 #include <tuple>
 #include <utility>
 
@@ -56,28 +57,42 @@ at::Tensor variance_factor(
   return (x - mean) * (2 / freedom);
 }
 
-// That of the deviation, which is the variance's root; zero where that is zero.
+using ByStatistic = std::function<at::Tensor(const at::Tensor& grad)>;
+
 template <typename T>
-at::Tensor deviation_factor(const Call& call, const T& node, const at::Tensor& deviation, const Shape& kept) {
-  const at::Tensor twice = deviation.reshape(kept) * 2;
+ByStatistic by_variance(const Call& call, const T& node) {
+  const Shape kept = reduced(*call.given[0], dims_of(node));
   const at::Tensor factor = variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept);
-  const at::Tensor is_zero = twice.eq(0);
-  // Nor is the derivative of a quotient that is left out NaN.
-  return (factor / twice.masked_fill(is_zero, 1)).masked_fill(is_zero, 0);
+  return [kept, factor](const at::Tensor& grad) { return at::mul(grad.reshape(Call::batch_of(grad, kept)), factor); };
 }
 
-// Of a statistic with this factor and of the mean, which are returned together.
-BatchedVjp with_mean(const Call& call, const Shape& kept, const at::Tensor& factor) {
-  const double numel = static_cast<double>(c10::multiply_integers(*call.given[0]));
-  const double share = static_cast<double>(c10::multiply_integers(kept)) / numel;
-  return [kept, factor, share, shape = *call.given[0]](Cotangents& taken, Cotangents& given) {
-    const auto spread = [&](const at::Tensor& grad) { return grad.reshape(Call::batch_of(grad, kept)); };
+// Of the deviation, the variance's root: nothing where that is zero.
+template <typename T>
+ByStatistic by_deviation(const Call& call, const T& node, const at::Tensor& deviation) {
+  const Shape kept = reduced(*call.given[0], dims_of(node));
+  const at::Tensor twice = deviation.reshape(kept) * 2;
+  const at::Tensor factor = variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept);
+  const at::Tensor is_kept = twice.ne(0);
+  // Nor is the derivative of a quotient that is left out NaN.
+  return [kept, is_kept, scale = factor / twice.masked_fill(is_kept.logical_not(), 1)](const at::Tensor& grad) {
+    return keep_where(is_kept, at::mul(grad.reshape(Call::batch_of(grad, kept)), scale));
+  };
+}
+
+// Of a statistic and the mean, which are returned together.
+BatchedVjp with_mean(const Call& call, at::OptionalIntArrayRef dims, ByStatistic by_statistic) {
+  const Shape& shape = *call.given[0];
+  const Shape kept = reduced(shape, dims);
+  const double share =
+      static_cast<double>(c10::multiply_integers(kept)) / static_cast<double>(c10::multiply_integers(shape));
+  return [by_statistic = std::move(by_statistic), shape, kept, share](Cotangents& taken, Cotangents& given) {
     if (taken[0].defined()) {
-      given[0] = at::mul(spread(taken[0]), factor);
+      given[0] = by_statistic(taken[0]);
     }
     if (taken[1].defined()) {
-      const at::Tensor by_mean = spread(taken[1]) * share;
-      given[0] = given[0].defined() ? given[0] + by_mean : by_mean.expand(Call::batch_of(by_mean, shape));
+      const at::Tensor by_mean =
+          (taken[1] * share).reshape(Call::batch_of(taken[1], kept)).expand(Call::batch_of(taken[1], shape));
+      given[0] = given[0].defined() ? given[0] + by_mean : by_mean;
     }
   };
 }
@@ -270,21 +285,15 @@ void add_statistics_rules(RuleTable& table) {
     const Shape kept = reduced(*call.given[0], at::IntArrayRef(node.dim));
     return norm(call.saved(node.self_), call.saved(node.result_), node.p.value_or(2), kept);
   });
-  add_rule<VarBackward0>(table, [](const Call& call, const VarBackward0& node) -> BatchedVjp {
-    const Shape kept = reduced(*call.given[0], dims_of(node));
-    return by_factor(kept, variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept));
-  });
-  add_rule<StdBackward0>(table, [](const Call& call, const StdBackward0& node) -> BatchedVjp {
-    const Shape kept = reduced(*call.given[0], dims_of(node));
-    return by_factor(kept, deviation_factor(call, node, call.saved(node.result_), kept));
+  add_unary<VarBackward0>(table, [](const Call& call, const VarBackward0& node) { return by_variance(call, node); });
+  add_unary<StdBackward0>(table, [](const Call& call, const StdBackward0& node) {
+    return by_deviation(call, node, call.saved(node.result_));
   });
   add_rule<VarMeanBackward0>(table, [](const Call& call, const VarMeanBackward0& node) {
-    const Shape kept = reduced(*call.given[0], dims_of(node));
-    return with_mean(call, kept, variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept));
+    return with_mean(call, dims_of(node), by_variance(call, node));
   });
   add_rule<StdMeanBackward0>(table, [](const Call& call, const StdMeanBackward0& node) {
-    const Shape kept = reduced(*call.given[0], dims_of(node));
-    return with_mean(call, kept, deviation_factor(call, node, call.saved(node.result0_), kept));
+    return with_mean(call, dims_of(node), by_deviation(call, node, call.saved(node.result0_)));
   });
   add_rule<NativeLayerNormBackward0>(table, &layer_norm);
   add_rule<NativeBatchNormBackward0>(table, &batch_norm<NativeBatchNormBackward0>);
