@@ -380,9 +380,10 @@ class Sweeps:
         samples = prod(output.shape[: self.batch_dims])
         columns = output.numel() // samples
         # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are
-        # linear; those of others need not be. Each order derives the Nodes twice.
+        # linear; those of others need not be. Each order derives the Nodes twice, and
+        # what is recorded may be derived again.
         outlook = self._alone(output).outlooks[0]
-        is_served = outlook.regular and (order == 1 or 2 * order <= outlook.nested_orders)
+        is_served = outlook.regular and 2 * order + self.create_graph <= outlook.nested_orders
         series = self._forward(output, pairs, order) if is_served and columns > 1 else None
         if series is None:
             series = self._reverse(output, samples, pairs, order)
