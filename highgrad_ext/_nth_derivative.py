@@ -253,7 +253,8 @@ def _are_spoilt(blocks: list[Tensor], output: Tensor) -> bool:
     sweeps only its own entries are not finite. A GPU is not waited for."""
 
     def is_finite(tensor: Tensor) -> bool:
-        return isfinite(tensor.detach().sum().item())
+        # The sum of finite elements may overflow.
+        return isfinite(tensor.detach().sum().item()) or bool(tensor.isfinite().all())
 
     return type(output) is Tensor and output.is_cpu and not all(map(is_finite, blocks)) and is_finite(output)
 

@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 # operations, and where all of these contract: measured on networks and on functions without matrix products.
 _NARROW = 32
 _WIDE = 100
+# Of one output a sample, second derivatives take two sweeps: the width up to which polynomials are cheaper.
+_WIDE_SECOND = 48
 # Bytes of the coefficients of highest order of all tensors on the graph, from which on cotangents, one sweep for every
 # element of f in a sample, are cheaper than they; and directions that are few: measured on networks of 2 to 50 inputs.
 _CONTRACTED_BYTES = 1 << 20
@@ -207,6 +209,14 @@ class Sweeps:
                 for outlook in self.outlooks
             ):
                 return False
+            if self.width > _WIDE_SECOND:
+                return False
+            # All pairs of variables go through what does not contract; without samples, two sweeps start at once.
+            if any(
+                not outlook.contracts and (self.batch_dims == 0 or rows * outlook.all_bytes > _CONTRACTED_BYTES)
+                for outlook in self.outlooks
+            ):
+                return False
         return self.width <= _NARROW or (self.width <= _WIDE and all(outlook.contracts for outlook in self.outlooks))
 
     def _partials_of_polynomials(self, order: int) -> Tensor | None:
@@ -370,9 +380,10 @@ class Sweeps:
         samples = prod(output.shape[: self.batch_dims])
         columns = output.numel() // samples
         # Where cotangents of all elements would be carried, one dummy cotangent serves, in which the graph's Nodes are
-        # linear; those of others need not be.
-        is_linear = self._alone(output).outlooks[0].regular
-        series = self._forward(output, pairs, order) if is_linear and columns > 1 else None
+        # linear; those of others need not be. Each order derives the Nodes twice.
+        outlook = self._alone(output).outlooks[0]
+        is_served = outlook.regular and (order == 1 or 2 * order <= outlook.nested_orders)
+        series = self._forward(output, pairs, order) if is_served and columns > 1 else None
         if series is None:
             series = self._reverse(output, samples, pairs, order)
         with torch.set_grad_enabled(self.create_graph):

@@ -243,6 +243,8 @@ def rows() -> list[Row]:
         Row("atan2", lambda x: torch.atan2(x.sin() + 2, x.flip(1) - 3)),
         Row("atan2_constant", lambda x: torch.atan2(m.abs() + 0.1, x) + torch.atan2(x + 2, m)),
         Row("hypot", lambda x: torch.hypot(x + 2, x[0].exp())),
+        Row("hypot_constant", lambda x: torch.hypot(torch.hypot(x, fixed(*x.shape)), fixed(*x.shape))),
+        Row("hypot_of_constant", lambda x: torch.hypot(fixed(*x.shape), x)),
         Row("logaddexp", lambda x: torch.logaddexp(x, x[0].sin())),
         Row("logaddexp_constant", lambda x: torch.logaddexp(m, x)),
         Row("lgamma", lambda x: torch.lgamma(x + 2)),

@@ -1,5 +1,6 @@
 #include "engine/split_tape.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
@@ -10,6 +11,9 @@
 #include <algorithm>
 #include <atomic>
 #include <utility>
+
+#include "ops/joined_shape.h"
+#include "vjp/program.h"
 
 namespace highgrad::engine {
 
@@ -84,14 +88,25 @@ at::Tensor stack_rows(std::vector<at::Tensor>& rows) {
   return at::stack(rows);
 }
 
+// [rows, *shape], without memory of their own where all rows are the same.
+at::Tensor rows_at(const at::Tensor& tensor, const VmapLevel& level) {
+  auto* batched = at::functorch::maybeGetBatchedImpl(tensor);
+  if (batched != nullptr && batched->level() == level.level()) {
+    return batched->bdim() == 0 ? batched->value() : batched->value().movedim(batched->bdim(), 0);
+  }
+  return tensor.unsqueeze(0).expand(ops::joined_shape(level.batch_size(), tensor.sizes()));
+}
+
 // See Note [Splitting the tape].
 class StandIn : public Node {
  public:
-  StandIn(Node& node, edge_list&& links, std::shared_ptr<SplitSweep> sweep, bool is_looped)
+  // vjp: the Node's product by our table, which takes the place of torch's, or null.
+  StandIn(Node& node, edge_list&& links, std::shared_ptr<SplitSweep> sweep, bool is_looped, vjp::BatchedVjp vjp)
       : Node(node.sequence_nr(), std::move(links)),
         node_(node.getptr()),
         sweep_(std::move(sweep)),
-        is_looped_(is_looped) {
+        is_looped_(is_looped),
+        vjp_(std::move(vjp)) {
     for (const auto i : c10::irange(node.num_inputs())) {
       input_metadata_.emplace_back(node.input_metadata(i));
     }
@@ -121,7 +136,7 @@ class StandIn : public Node {
  protected:
   variable_list apply(variable_list&& inputs) override {
     try {
-      variable_list outputs = is_looped_ ? run_rows(inputs) : (*node_)(std::move(inputs));
+      variable_list outputs = is_looped_ ? run_rows(inputs) : vjp_ ? run_vjp(inputs) : (*node_)(std::move(inputs));
       validate(outputs);
       return outputs;
     } catch (...) {
@@ -136,6 +151,27 @@ class StandIn : public Node {
     torch::autograd::validate_outputs(next_edges(), outputs, [&](const std::string& message) {
       return "Function " + name() + " returned an " + message;
     });
+  }
+
+  variable_list run_vjp(const variable_list& inputs) {
+    const int64_t level = sweep_->level->level();
+    vjp::Cotangents outputs;
+    {
+      const OutsideVmapLevel outside(*sweep_->level);
+      vjp::Cotangents cotangents(inputs.size());
+      for (const auto i : c10::irange(inputs.size())) {
+        if (inputs[i].defined()) {
+          cotangents[i] = rows_at(inputs[i], *sweep_->level);
+        }
+      }
+      vjp_(cotangents, outputs);
+    }
+    for (at::Tensor& output : outputs) {
+      if (output.defined()) {
+        output = at::functorch::makeBatched(output, 0, level);
+      }
+    }
+    return outputs;
   }
 
   variable_list run_rows(const variable_list& inputs) {
@@ -185,12 +221,13 @@ class StandIn : public Node {
   NodePtr<Node> node_;
   std::shared_ptr<SplitSweep> sweep_;
   bool is_looped_;
+  vjp::BatchedVjp vjp_;
 };
 
 } // namespace
 
 bool SplitTape::is_needed(tape::Distrust distrust, bool create_graph) {
-  return distrust == tape::Distrust::kValues || (distrust == tape::Distrust::kGraph && create_graph);
+  return distrust >= tape::Distrust::kNotFinite || (distrust == tape::Distrust::kGraph && create_graph);
 }
 
 SplitTape::SplitTape(const tape::Tape& tape, bool create_graph) : sweep_(std::make_shared<SplitSweep>()) {
@@ -200,12 +237,17 @@ SplitTape::SplitTape(const tape::Tape& tape, bool create_graph) : sweep_(std::ma
     }
     const auto links = links_of(tape, *entry);
     edge_list edges;
+    std::vector<bool> wanted;
     for (const auto k : c10::irange(links.size())) {
+      wanted.push_back(links[k].is_on_tape());
       edges.push_back(links[k].is_on_tape() ? stand_in(entry->node->next_edge(k)) : Edge());
     }
     index_.emplace(entry->node, stand_ins_.size());
-    stand_ins_.push_back(
-        make_node<StandIn>(*entry->node, std::move(edges), sweep_, is_needed(entry->distrust, create_graph)));
+    const bool is_distrusted = is_needed(entry->distrust, create_graph);
+    const at::AutoGradMode recorded(create_graph);
+    vjp::BatchedVjp vjp = is_distrusted ? vjp::compile_alone(*entry->node, wanted) : nullptr;
+    const bool is_looped = is_distrusted && !vjp;
+    stand_ins_.push_back(make_node<StandIn>(*entry->node, std::move(edges), sweep_, is_looped, std::move(vjp)));
     recorded_.emplace_back(entry->node->getptr(), 0);
   }
 }

@@ -33,7 +33,8 @@ struct SplitSweep;
 
 class SplitTape {
  public:
-  // Nodes that torch's vmap is known to get wrong, in what create_graph records at least, are looped from the start.
+  // Nodes that torch's vmap is known to get wrong, in what create_graph records at least, are run by our own product of
+  // the whole batch, or else looped from the start.
   // The graph must outlive the object.
   SplitTape(const tape::Tape& tape, bool create_graph);
   ~SplitTape();

@@ -22,6 +22,8 @@ struct DistrustedNode {
   bool only_scalars = false;
   // The output whose computation alone is wrong, or none.
   std::optional<size_t> only_output = std::nullopt;
+  // Whether the rule differs from the Node on the CPU alone.
+  bool only_cpu = false;
 };
 
 constexpr std::array kDistrusted = {
@@ -32,12 +34,20 @@ constexpr std::array kDistrusted = {
     DistrustedNode{"IndexCopyBackward0", Distrust::kValues, /*only_scalars=*/true, /*only_output=*/1},
     // Takes the batch for a dimension of the mask when the sizes agree by accident.
     DistrustedNode{"MaskedSelectBackward0", Distrust::kValues},
-    // Take the saved mean and deviation for constants in the weight's gradient.
-    DistrustedNode{"NativeLayerNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
-    DistrustedNode{"NativeBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
-    DistrustedNode{"NativeBatchNormLegitBackward0", Distrust::kGraph, false, /*only_output=*/1},
+    // Multiply a cotangent that is not finite by zero, which the Node itself does on accelerators alone.
+    DistrustedNode{"MaxBackward1", Distrust::kNotFinite, false, std::nullopt, /*only_cpu=*/true},
+    DistrustedNode{"MedianBackward0", Distrust::kNotFinite, false, std::nullopt, /*only_cpu=*/true},
+    DistrustedNode{"MinBackward1", Distrust::kNotFinite, false, std::nullopt, /*only_cpu=*/true},
+    DistrustedNode{"NanmedianBackward0", Distrust::kNotFinite, false, std::nullopt, /*only_cpu=*/true},
+    // Divides by the differences of singular values, of regular matrices, too.
+    DistrustedNode{"LinalgDetBackward0", Distrust::kGraph},
+    // Take the saved mean and deviation for constants in the weight's gradient, and in third derivatives.
+    DistrustedNode{"NativeLayerNormBackward0", Distrust::kGraph},
+    DistrustedNode{"NativeBatchNormBackward0", Distrust::kGraph},
+    DistrustedNode{"NativeBatchNormLegitBackward0", Distrust::kGraph},
+    DistrustedNode{"CudnnBatchNormBackward0", Distrust::kGraph},
+    // Likewise, without a product of ours: looped for the weight alone.
     DistrustedNode{"NativeBatchNormLegitBackward1", Distrust::kGraph, false, /*only_output=*/1},
-    DistrustedNode{"CudnnBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
     DistrustedNode{"MiopenBatchNormBackward0", Distrust::kGraph, false, /*only_output=*/1},
 };
 
@@ -77,6 +87,9 @@ bool is_type(std::string_view mangled, std::string_view name) {
 
 // Of `row`, besides the name. `computes` are the outputs that lead to an input.
 bool applies(const DistrustedNode& row, torch::autograd::Node& node, const std::function<bool(size_t)>& computes) {
+  if (row.only_cpu && !node.input_metadata(0).device().is_cpu()) {
+    return false;
+  }
   if (!row.only_output.has_value()) {
     return !row.only_scalars || node.input_metadata(0).shape_as_dim_vector().empty();
   }
@@ -142,8 +155,9 @@ bool is_custom(torch::autograd::Node& node) {
 bool is_recorded_wrong(const torch::autograd::Node& node) {
   namespace generated = torch::autograd::generated;
   const std::type_info& type = typeid(node);
-  // The first takes the saved norm for a constant, the others have no double backward.
-  return type == typeid(generated::WeightNormInterfaceBackward0) ||
+  // The first takes the saved norm for a constant, the second logarithms of its cotangent; the others have no double
+  // backward.
+  return type == typeid(generated::WeightNormInterfaceBackward0) || type == typeid(generated::LogcumsumexpBackward0) ||
       type == typeid(generated::ScaledDotProductCudnnAttentionBackward0) ||
       type == typeid(generated::ScaledDotProductEfficientAttentionBackward0) ||
       type == typeid(generated::ScaledDotProductFlashAttentionBackward0) ||

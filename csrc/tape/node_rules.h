@@ -12,6 +12,7 @@ namespace highgrad::tape {
 enum class Distrust {
   kNone,
   kGraph, // only what create_graph records: the values are right, their derivatives are not
+  kNotFinite, // only the values of cotangents that are not finite
   kValues,
 };
 

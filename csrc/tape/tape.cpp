@@ -199,6 +199,9 @@ Tape read_tape(const Edge& output, const edge_list& inputs) {
       const auto links = links_of(tape, node);
       const auto computes = [&](size_t k) { return links[k].is_on_tape(); };
       node.distrust = distrust_of(*node.node, computes);
+      if (is_recorded_wrong(*node.node)) {
+        node.distrust = std::max(node.distrust, Distrust::kGraph);
+      }
       tape.distrust = std::max(tape.distrust, node.distrust);
     }
   }

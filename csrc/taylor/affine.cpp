@@ -202,8 +202,9 @@ bool is_affine(Node& node) {
     return wrapped && is_affine(*wrapped);
   }
   // The transpose is batched as the product itself would be.
-  const bool trusted = tape::distrust_of(node, [](size_t) { return true; }) == tape::Distrust::kNone;
-  return trusted && tape::is_vjp_recorded(node) && affine_names().count(class_name(typeid(node).name())) > 0;
+  const tape::Distrust distrust = tape::distrust_of(node, [](size_t) { return true; });
+  const bool is_trusted = distrust == tape::Distrust::kNone || distrust == tape::Distrust::kNotFinite;
+  return is_trusted && tape::is_vjp_recorded(node) && affine_names().count(class_name(typeid(node).name())) > 0;
 }
 
 std::vector<Jet> transposed_vjp(const Call& call) {

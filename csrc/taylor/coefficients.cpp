@@ -121,10 +121,10 @@ int64_t nested_orders_of(const Node& node) {
       {typeid(ScaledDotProductEfficientAttentionBackward0), 1},
       {typeid(ScaledDotProductFlashAttentionBackward0), 1},
       {typeid(ScaledDotProductFlashAttentionForCpuBackward0), 1},
-      // The second takes the saved norm for a constant.
+      // The second takes the saved norm for a constant, or logarithms of cotangents.
       {typeid(WeightNormInterfaceBackward0), 1},
-      // The third takes saved moments for constants, or logarithms of cotangents.
-      {typeid(LogcumsumexpBackward0), 2},
+      {typeid(LogcumsumexpBackward0), 1},
+      // The third takes saved moments for constants.
       {typeid(NativeBatchNormBackward0), 2},
       {typeid(NativeGroupNormBackward0), 2},
       {typeid(NativeLayerNormBackward0), 2},

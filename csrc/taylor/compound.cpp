@@ -137,6 +137,12 @@ void add_compound_rules(RuleTable& table) {
   add_scatter<ScatterReduceBackward0>(table);
   add_rule<Atan2Backward0>(table, nonlinear_degree, &arc_tangent);
   add_rule<HypotBackward0>(table, nonlinear_degree, [](const Call& c, const HypotBackward0& node) {
+    // A constant operand is not saved, nor needed.
+    if (c.inputs[0].is_zero() || c.inputs[1].is_zero()) {
+      const size_t k = c.inputs[0].is_zero() ? 1 : 0;
+      const at::Tensor value = c.saved(k == 0 ? node.self_ : node.other_);
+      return sqrt(c.frame, square(c.frame, c.series(k, value)), c.saved(node.result_)).jet(c.frame);
+    }
     const Series a = square(c.frame, c.series(0, c.saved(node.self_)));
     const Series b = square(c.frame, c.series(1, c.saved(node.other_)));
     return sqrt(c.frame, add(c.frame, a, b), c.saved(node.result_)).jet(c.frame);

@@ -81,6 +81,14 @@ void add_mask(RuleTable& table, Mask mask) {
   });
 }
 
+// The same, by the Node's own operator, of which `derivative` gives the product of ones: what that does to NaN depends
+// on the kernel that it takes.
+template <typename T, typename Derivative>
+void add_mask_of_operator(RuleTable& table, Derivative derivative) {
+  add_mask<T>(
+      table, [derivative](const at::Tensor& x, const T& node) { return derivative(at::ones_like(x), x, node).ne(0); });
+}
+
 // Where clamp's derivative by x is 1.
 at::Tensor above(const at::Tensor& x, const at::Scalar& bound) {
   return kClampPassesAtBounds ? x.ge(bound) : x.gt(bound);
@@ -195,9 +203,10 @@ void add_activations(RuleTable& table) {
     return t + x * x.sigmoid() * (1 - t * t);
   });
   add_factor_of_self<LogSigmoidBackward0>(table, [](const at::Tensor& x) { return (-x).sigmoid(); });
-  add_mask<HardtanhBackward0>(table, [](const at::Tensor& x, const HardtanhBackward0& node) {
-    return at::logical_or(x.le(node.min_val), x.ge(node.max_val)).logical_not_(); // NaN is kept
-  });
+  add_mask_of_operator<HardtanhBackward0>(
+      table, [](const at::Tensor& ones, const at::Tensor& x, const HardtanhBackward0& node) {
+        return at::hardtanh_backward(ones, x, node.min_val, node.max_val);
+      });
   add_derivative<RreluWithNoiseBackward0>(table, [](const Call& call, const RreluWithNoiseBackward0& node) {
     return [x = call.saved(node.self_),
             noise = call.saved(node.noise_),
@@ -207,11 +216,14 @@ void add_activations(RuleTable& table) {
       return at::rrelu_with_noise_backward(grad, x, noise, lower, upper, training, /*self_is_result=*/false);
     };
   });
-  const auto outside = [](const at::Tensor& x, const auto& node) {
-    return at::logical_and(x.ge(-node.lambd), x.le(node.lambd)).logical_not_(); // NaN is kept
-  };
-  add_mask<HardshrinkBackward0>(table, outside);
-  add_mask<SoftshrinkBackward0>(table, outside);
+  add_mask_of_operator<HardshrinkBackward0>(
+      table, [](const at::Tensor& ones, const at::Tensor& x, const HardshrinkBackward0& node) {
+        return at::hardshrink_backward(ones, x, node.lambd);
+      });
+  add_mask_of_operator<SoftshrinkBackward0>(
+      table, [](const at::Tensor& ones, const at::Tensor& x, const SoftshrinkBackward0& node) {
+        return at::softshrink_backward(ones, x, node.lambd);
+      });
   add_unary<HardsigmoidBackward0>(table, [](const Call& call, const HardsigmoidBackward0& node) {
     const at::Tensor x = call.saved(node.self_);
     // Of the precision that torch's has.

@@ -42,16 +42,18 @@ struct NodeMutex : Node {
   }
 };
 
-// Whether all cotangents of the tape are plain tensors like `output`.
+// Whether cotangents there are plain tensors like `output`. None arrives at an output without derivatives.
+bool is_plain(const InputMetadata& metadata, const InputMetadata& output) {
+  return metadata.was_default_constructed() ||
+      !(metadata.is_tensor_subclass() || metadata.is_nested_tensor() || metadata.dtype() != output.dtype() ||
+        metadata.device() != output.device());
+}
+
+// Whether all cotangents of the tape are.
 bool are_plain(const Tape& tape, const InputMetadata& output) {
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
-      const InputMetadata& metadata = node.node->input_metadata(k);
-      if (metadata.was_default_constructed()) {
-        continue; // of an output without derivatives: no cotangent arrives
-      }
-      if (metadata.is_tensor_subclass() || metadata.is_nested_tensor() || metadata.dtype() != output.dtype() ||
-          metadata.device() != output.device()) {
+      if (!is_plain(node.node->input_metadata(k), output)) {
         return false;
       }
     }
@@ -87,21 +89,21 @@ void accumulate(at::Tensor& sum, at::Tensor cotangents) {
 }
 
 // Null if the Node has no rule.
-BatchedVjp compile_node(
-    const Tape& tape,
-    const TapeNode& node,
-    const std::vector<std::vector<Shape>>& shapes,
-    bool is_one_row) {
-  const Rule* rule = find_rule(*node.node);
+BatchedVjp compile_node(const Call& call) {
+  const Rule* rule = find_rule(call.node);
   if (rule == nullptr) {
     return nullptr;
   }
+  const std::lock_guard<std::mutex> lock(NodeMutex::of(call.node));
+  return (*rule)(call);
+}
+
+Call call_of(const Tape& tape, const TapeNode& node, const std::vector<std::vector<Shape>>& shapes, bool is_one_row) {
   Call call{*node.node, shapes[&node - tape.nodes.data()], {}, is_one_row};
   for (const Slot& link : links_of(tape, node)) {
     call.given.push_back(link.is_on_tape() ? std::optional<Shape>(shapes[link.node][link.input_nr]) : std::nullopt);
   }
-  const std::lock_guard<std::mutex> lock(NodeMutex::of(*node.node));
-  return (*rule)(call);
+  return call;
 }
 
 } // namespace
@@ -144,7 +146,7 @@ std::optional<Program> Program::compile(const Tape& tape, bool is_one_row) {
     }
     Step step{nullptr, static_cast<int64_t>(number_of(i, 0)), static_cast<int64_t>(node.node->num_inputs()), {}, {}};
     try {
-      step.vjp = compile_node(tape, node, shapes, is_one_row);
+      step.vjp = compile_node(call_of(tape, node, shapes, is_one_row));
     } catch (const Unserved&) {
       return std::nullopt;
     }
@@ -202,6 +204,53 @@ Cotangents Program::run(at::Tensor cotangents) const {
     }
   }
   return results;
+}
+
+BatchedVjp compile_alone(Node& node, const std::vector<bool>& wanted) {
+  const InputMetadata& first = node.input_metadata(0);
+  if (first.was_default_constructed() || !at::isFloatingType(c10::typeMetaToScalarType(first.dtype()))) {
+    return nullptr;
+  }
+  Call call{node, {}, {}};
+  const auto push = [&](auto& shapes, const Node& of, uint32_t k) {
+    auto shape = of.input_metadata(k).was_default_constructed() ? Shape() : tape::shape_of(of, k);
+    if (!shape.has_value() || !is_plain(of.input_metadata(k), first)) {
+      return false;
+    }
+    shapes.push_back(std::move(*shape));
+    return true;
+  };
+  for (const auto k : c10::irange(node.num_inputs())) {
+    if (!push(call.taken, node, k)) {
+      return nullptr;
+    }
+  }
+  for (const auto k : c10::irange(wanted.size())) {
+    const torch::autograd::Edge& edge = node.next_edge(k);
+    if (!wanted[k]) {
+      call.given.push_back(std::nullopt);
+    } else if (!push(call.given, *edge.function, edge.input_nr)) {
+      return nullptr;
+    }
+  }
+  BatchedVjp vjp;
+  try {
+    vjp = compile_node(call);
+  } catch (const Unserved&) {
+    return nullptr;
+  }
+  if (!vjp) {
+    return nullptr;
+  }
+  return [vjp = std::move(vjp), given_shapes = call.given, dtype = c10::typeMetaToScalarType(first.dtype())](
+             Cotangents& taken, Cotangents& given) {
+    given.assign(given_shapes.size(), {});
+    vjp(taken, given);
+    for (const auto k : c10::irange(given.size())) {
+      given[k] =
+          given[k].defined() && given_shapes[k].has_value() ? fit(given[k], *given_shapes[k], dtype) : at::Tensor();
+    }
+  };
 }
 
 } // namespace highgrad::vjp

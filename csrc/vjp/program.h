@@ -56,4 +56,8 @@ class Program {
   std::vector<int64_t> inputs_; // slots, or -1
 };
 
+// The product of one Node, for the midst of a sweep by torch's engine: from [B, *shape] of what it takes to that of the
+// outputs that are `wanted`, in their shapes and dtypes. Null where it has no rule, or cotangents are not all alike.
+BatchedVjp compile_alone(torch::autograd::Node& node, const std::vector<bool>& wanted);
+
 } // namespace highgrad::vjp

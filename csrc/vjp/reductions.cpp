@@ -104,6 +104,25 @@ void add_products(RuleTable& table) {
   });
 }
 
+// Of y_i = log(sum of exp(x_j) for j up to i): exp(x_j - y_i), as a quotient of exponentials where these do not
+// overflow. Looking costs an accelerator a synchronisation.
+BatchedVjp logcumsumexp(const Call& call, const LogcumsumexpBackward0& node) {
+  const at::Tensor x = call.saved(node.self_), y = call.saved(node.result_);
+  if (x.dim() == 0 || x.numel() == 0 || !x.device().is_cpu()) {
+    return nullptr;
+  }
+  const double most = x.scalar_type() == at::kDouble ? 600 : x.scalar_type() == at::kFloat ? 60 : 0;
+  const auto range = (y.detach().amax(node.dim) - x.detach().amin(node.dim)).max();
+  if (!(range.item<double>() <= most)) { // nor NaN
+    return nullptr;
+  }
+  const at::Tensor last = y.detach().select(node.dim, -1).unsqueeze(node.dim);
+  return [factor = (x - last).exp(), weight = (last - y).exp(), dim = batched_dim(node.dim, call.taken[0])](
+             Cotangents& taken, Cotangents& given) {
+    given[0] = at::mul(taken[0], weight).flip(dim).cumsum(dim).flip(dim).mul(factor);
+  };
+}
+
 } // namespace
 
 void add_reduction_rules(RuleTable& table) {
@@ -163,6 +182,7 @@ void add_reduction_rules(RuleTable& table) {
     const at::Tensor factor = (call.saved(node.self_) - call.saved(node.result_).reshape(kept)).exp();
     return [kept, factor](const at::Tensor& grad) { return at::mul(grad.reshape(Call::batch_of(grad, kept)), factor); };
   });
+  add_rule<LogcumsumexpBackward0>(table, &logcumsumexp);
   add_rule<CumsumBackward0>(table, [](const Call& call, const CumsumBackward0& node) -> BatchedVjp {
     if (call.taken[0].empty()) {
       return nullptr;

@@ -255,13 +255,15 @@ void add_statistics_rules(RuleTable& table) {
     const Shape kept = reduced(*call.given[0], dims_of(node));
     return by_factor(kept, variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept));
   });
-  add_rule<StdBackward0>(table, [](const Call& call, const StdBackward0& node) -> BatchedVjp {
+  add_unary<StdBackward0>(table, [](const Call& call, const StdBackward0& node) {
     const Shape kept = reduced(*call.given[0], dims_of(node));
     const at::Tensor twice = call.saved(node.result_).reshape(kept) * 2;
     const at::Tensor factor = variance_factor(call.saved(node.self_), dims_of(node), node.correction, kept);
-    const at::Tensor is_zero = twice.eq(0);
+    const at::Tensor is_kept = twice.ne(0);
     // Nor is the derivative of a quotient that is left out NaN.
-    return by_factor(kept, (factor / twice.masked_fill(is_zero, 1)).masked_fill(is_zero, 0));
+    return [kept, is_kept, scale = factor / twice.masked_fill(is_kept.logical_not(), 1)](const at::Tensor& grad) {
+      return keep_where(is_kept, at::mul(grad.reshape(Call::batch_of(grad, kept)), scale));
+    };
   });
   add_rule<NativeLayerNormBackward0>(table, &layer_norm);
   add_rule<NativeBatchNormBackward0>(table, &batch_norm<NativeBatchNormBackward0>);
