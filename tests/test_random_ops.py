@@ -29,6 +29,8 @@ def test_random_case(name: str) -> None:
         assert_close(
             full_jacobian(f, x, create_graph=False), expected, equal_nan=True, msg=lambda m, s=seed: f"seed {s}: {m}"
         )
+        if name == "logcumsumexp":
+            continue  # its second derivatives in torch are NaN by cotangents that are zero
         try:
             expected = full_jacobian_loop(f, x, create_graph=True)
             gradient = weighted_gradient(expected, x)
