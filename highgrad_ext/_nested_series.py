@@ -29,7 +29,7 @@ def nested_series(
     is_served: bool,
 ) -> Tensor:
     """The coefficients c_1, ..., c_order along every direction: [order, D, *output.shape]. is_served: whether the Nodes
-    are known to be linear in their cotangents, and to have twice as many derivatives right."""
+    are known to be linear in their cotangents, and to have enough derivatives right."""
     count = next(len(v) for v in moved if v is not None)
     pairs = [(x, v) for x, v in zip(inputs, moved, strict=True) if v is not None and x.numel() > 0]
     shape = (order, count, *output.shape)

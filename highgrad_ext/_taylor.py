@@ -366,7 +366,8 @@ class Sweeps:
     def _nested(self, output: Tensor, moved: Directions, order: int) -> Tensor:
         """The coefficients of one output by nested gradients: [order, D, *output.shape]."""
         outlook = self._alone(output).outlooks[0]
-        is_served = outlook.regular and (order == 1 or 2 * order <= outlook.nested_orders)
+        # Each order derives the Nodes twice, and what is recorded may be derived again.
+        is_served = outlook.regular and 2 * order + self.create_graph <= outlook.nested_orders
         return nested_series(output, self.inputs, moved, order, self.batch_dims, self.create_graph, is_served)
 
 

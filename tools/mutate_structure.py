@@ -47,6 +47,7 @@ FIRST = {
     "forecast": "forecast",
     "forecast: does not count": "nan_probes",
     "sweeps": "nan_probes",
+    "sweeps: all rows": "looped_nodes",
     "matrices": "batched_nodes",
     "solvers": "batched_nodes",
     "first axis": "batched_nodes",
