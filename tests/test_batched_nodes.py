@@ -64,7 +64,6 @@ BATCHED: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("LinalgHouseholderProduct", lambda x: la.householder_product(x.tril(), x[..., 0].sin())),
     ("Ormqr", lambda x: torch.ormqr(x.tril(), x[..., 0].sin(), x.cos())),
     ("LinalgSolveEx", lambda x: la.solve(x.sin(), symmetric(x), left=False)),
-    ("CholeskyBackward", lambda x: torch.cholesky(symmetric(x))),
     ("CholeskySolve", lambda x: torch.cholesky_solve(x.sin(), la.cholesky(symmetric(x)))),
     ("CholeskyInverse", lambda x: torch.cholesky_inverse(la.cholesky(symmetric(x)))),
     ("TriangularSolve", lambda x: torch.triangular_solve(x.sin(), symmetric(x))[0]),

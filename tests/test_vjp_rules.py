@@ -258,6 +258,7 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
         x.sin().clamp(x.sin(), x.view(2, 2).t().reshape(4))
         + x.clamp_min(torch.stack([x, x.flip(0)]))
         + x.clamp_max(x.relu())
+        + x.clamp(min=x.abs() - 0.4) * x.clamp(max=x.cos())
     ),
     "ties of fmax": lambda x: torch.fmax(x, x.clone()) * torch.fmin(x.view(2, 2), x[:2]).flatten(),
     "filled twice": lambda x: x.sin().index_fill(0, torch.tensor([1, 3, 1]), x[0]) ** 2,

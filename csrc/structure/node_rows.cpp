@@ -398,7 +398,6 @@ constexpr Row kRows[] = {
     {"CdistBackward0", {Flow::kPairs, false, true, /*keeps_nan=*/false}},
     {"EuclideanDistBackward0", {Flow::kPairs, false, true, /*keeps_nan=*/false}},
     {"PdistBackward0", with_pick(kAnyLocal, Pick::kPairs, Placing::kSummed), read_pairs},
-    {"CholeskyBackward0", kDecomposition},
     {"CholeskyInverseBackward0", kDecomposition},
     {"CholeskySolveBackward0", kDecomposition, read_columns<0>},
     {"LinalgCholeskyExBackward0", kDecomposition},

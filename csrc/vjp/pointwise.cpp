@@ -72,14 +72,12 @@ void add_mask_of_operator(RuleTable& table, Derivative derivative) {
       table, [derivative](const at::Tensor& x, const T& node) { return derivative(at::ones_like(x), x, node).ne(0); });
 }
 
-// Where clamp's derivative by x is 1. `bound` is a number or a tensor.
-template <typename Bound>
-at::Tensor above(const at::Tensor& x, const Bound& bound) {
+// Where clamp's derivative by x is 1.
+at::Tensor above(const at::Tensor& x, const at::Scalar& bound) {
   return kClampPassesAtBounds ? x.ge(bound) : x.gt(bound);
 }
 
-template <typename Bound>
-at::Tensor below(const at::Tensor& x, const Bound& bound) {
+at::Tensor below(const at::Tensor& x, const at::Scalar& bound) {
   return kClampPassesAtBounds ? x.le(bound) : x.lt(bound);
 }
 
@@ -425,50 +423,71 @@ void add_masked_fill(RuleTable& table) {
   });
 }
 
-// Clamped by tensors, of which one may be undefined.
-BatchedVjp clamped(
-    const Call& call,
-    const at::Tensor& x,
-    const at::Tensor& min,
-    const at::Tensor& max,
-    size_t max_link) {
-  at::Tensor kept, is_min, is_max;
-  if (min.defined()) {
-    kept = above(x, min);
-    is_min = kClampPassesAtBounds ? x.lt(min) : x.le(min);
+// The larger, or the smaller, takes all; equal ones take halves. link: where the other is handed on to.
+BatchedVjp extremum(const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max, size_t link = 1) {
+  const at::Tensor tie = self.eq(other);
+  const at::Tensor self_loses = is_max ? self.lt(other) : self.gt(other);
+  const at::Tensor other_loses = is_max ? self.gt(other) : self.lt(other);
+  return [=, by_self = call.wants(0), by_other = call.wants(link)](Cotangents& taken, Cotangents& given) {
+    const at::Tensor grad = at::where(tie, taken[0] / 2, taken[0]);
+    given[0] = by_self ? grad.masked_fill(self_loses, 0) : at::Tensor();
+    given[link] = by_other ? grad.masked_fill(other_loses, 0) : at::Tensor();
+  };
+}
+
+// Of what is clamped by a tensor: an extremum, but that earlier versions of torch give nothing to a bound that it
+// equals.
+BatchedVjp clamped_by(const Call& call, const at::Tensor& x, const at::Tensor& bound, bool is_max, size_t link = 1) {
+  if (!kClampPassesAtBounds) {
+    return extremum(call, x, bound, is_max, link);
   }
-  if (max.defined()) {
-    kept = min.defined() ? at::logical_and(kept, below(x, max)) : below(x, max);
-    is_max = kClampPassesAtBounds ? x.gt(max) : x.ge(max);
+  const at::Tensor is_kept = is_max ? x.ge(bound) : x.le(bound), is_bound = is_max ? x.lt(bound) : x.gt(bound);
+  return [=, by_self = call.wants(0), by_bound = call.wants(link)](Cotangents& taken, Cotangents& given) {
+    given[0] = by_self ? keep_where(is_kept, taken[0]) : at::Tensor();
+    given[link] = by_bound ? keep_where(is_bound, taken[0]) : at::Tensor();
+  };
+}
+
+// Likewise of two bounds; where they cross, the upper one counts.
+BatchedVjp clamped_between(const Call& call, const at::Tensor& x, const at::Tensor& min, const at::Tensor& max) {
+  const auto type = x.scalar_type();
+  const at::Tensor is_between = min.lt(max), is_above = at::logical_or(x.gt(max), max.lt(min));
+  at::Tensor by_self, by_min, by_max;
+  if (kClampPassesAtBounds) {
+    by_self = at::logical_and(x.ge(min), x.le(max)).to(type);
+    by_min = at::logical_and(x.lt(min), is_between).to(type);
+    by_max = is_above.to(type);
+  } else {
+    const at::Tensor half = is_between.to(type) / 2;
+    by_min = at::logical_and(x.lt(min), min.le(max)).to(type) + x.eq(min).to(type) * half;
+    by_max = is_above.to(type) + x.eq(max).to(type) * half;
+    by_self = 1 - by_min - by_max;
   }
-  if (min.defined() && max.defined()) {
-    // The upper bound is that of both which counts.
-    is_min = at::logical_and(is_min, min.lt(max));
-    is_max = at::logical_or(is_max, max.lt(min));
+  std::vector<at::Tensor> shares = {by_self, by_min, by_max};
+  for (const size_t link : {0, 1, 2}) {
+    shares[link] = call.wants(link) ? shares[link] : at::Tensor();
   }
-  return [=,
-          by_self = call.wants(0),
-          by_min = min.defined() && call.wants(1),
-          by_max = max.defined() && call.wants(max_link)](Cotangents& taken, Cotangents& given) {
-    given[0] = by_self ? keep_where(kept, taken[0]) : at::Tensor();
-    if (by_min) {
-      given[1] = keep_where(is_min, taken[0]);
-    }
-    if (by_max) {
-      given[max_link] = keep_where(is_max, taken[0]);
+  return [shares](Cotangents& taken, Cotangents& given) {
+    for (const size_t link : {0, 1, 2}) {
+      given[link] =
+          shares[link].defined() ? keep_where(shares[link].ne(0), at::mul(taken[0], shares[link])) : at::Tensor();
     }
   };
 }
 
 void add_bounds(RuleTable& table) {
-  add_rule<ClampBackward0>(table, [](const Call& call, const ClampBackward0& node) {
-    return clamped(call, call.saved(node.self_), call.saved(node.min_), call.saved(node.max_), 2);
-  });
   add_rule<ClampMinBackward1>(table, [](const Call& call, const ClampMinBackward1& node) {
-    return clamped(call, call.saved(node.self_), call.saved(node.min_), at::Tensor(), 2);
+    return clamped_by(call, call.saved(node.self_), call.saved(node.min_), /*is_max=*/true);
   });
   add_rule<ClampMaxBackward1>(table, [](const Call& call, const ClampMaxBackward1& node) {
-    return clamped(call, call.saved(node.self_), at::Tensor(), call.saved(node.max_), 1);
+    return clamped_by(call, call.saved(node.self_), call.saved(node.max_), /*is_max=*/false);
+  });
+  add_rule<ClampBackward0>(table, [](const Call& call, const ClampBackward0& node) -> BatchedVjp {
+    const at::Tensor x = call.saved(node.self_), min = call.saved(node.min_), max = call.saved(node.max_);
+    if (min.defined() && max.defined()) {
+      return clamped_between(call, x, min, max);
+    }
+    return min.defined() ? clamped_by(call, x, min, /*is_max=*/true) : clamped_by(call, x, max, /*is_max=*/false, 2);
   });
 }
 
@@ -487,18 +506,6 @@ void add_choices(RuleTable& table) {
   add_masked_fill<MaskedFillBackward0>(table); // with a number
   add_masked_fill<MaskedFillBackward1>(table);
   add_bounds(table);
-  // The larger, or the smaller, takes all; equal ones take halves.
-  const auto extremum =
-      [](const Call& call, const at::Tensor& self, const at::Tensor& other, bool is_max) -> BatchedVjp {
-    const at::Tensor tie = self.eq(other);
-    const at::Tensor self_loses = is_max ? self.lt(other) : self.gt(other);
-    const at::Tensor other_loses = is_max ? self.gt(other) : self.lt(other);
-    return [=, by_self = call.wants(0), by_other = call.wants(1)](Cotangents& taken, Cotangents& given) {
-      const at::Tensor grad = at::where(tie, taken[0] / 2, taken[0]);
-      given[0] = by_self ? grad.masked_fill(self_loses, 0) : at::Tensor();
-      given[1] = by_other ? grad.masked_fill(other_loses, 0) : at::Tensor();
-    };
-  };
   // Where both are equal, the first; one that is NaN loses.
   const auto first_of = [](const Call& call, const at::Tensor& self_wins) -> BatchedVjp {
     return [self_wins, by_self = call.wants(0), by_other = call.wants(1)](Cotangents& taken, Cotangents& given) {
@@ -514,10 +521,10 @@ void add_choices(RuleTable& table) {
     const at::Tensor self = call.saved(node.self_), other = call.saved(node.other_);
     return first_of(call, self.le(other).logical_or_(other.isnan()));
   });
-  add_rule<MaximumBackward0>(table, [extremum](const Call& call, const MaximumBackward0& node) {
+  add_rule<MaximumBackward0>(table, [](const Call& call, const MaximumBackward0& node) {
     return extremum(call, call.saved(node.self_), call.saved(node.other_), true);
   });
-  add_rule<MinimumBackward0>(table, [extremum](const Call& call, const MinimumBackward0& node) {
+  add_rule<MinimumBackward0>(table, [](const Call& call, const MinimumBackward0& node) {
     return extremum(call, call.saved(node.self_), call.saved(node.other_), false);
   });
 }
