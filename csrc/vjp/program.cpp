@@ -70,29 +70,41 @@ bool is_complex(const Tape& tape, const TapeNode& node) {
 // without derivatives.
 bool is_plain(const InputMetadata& metadata, const InputMetadata& output) {
   return metadata.was_default_constructed() ||
-      !(metadata.is_tensor_subclass() || metadata.is_nested_tensor() ||
-        c10::toRealValueType(type_of(metadata)) != type_of(output) || metadata.device() != output.device());
+      !(metadata.is_tensor_subclass() || metadata.is_nested_tensor() || metadata.device() != output.device() ||
+        (metadata.dtype() != output.dtype() && c10::toRealValueType(type_of(metadata)) != type_of(output)));
 }
 
-// Whether all cotangents of the tape are.
-bool are_plain(const Tape& tape, const InputMetadata& output) {
+// Whether some cotangents of the tape are complex; none if some are not plain.
+std::optional<bool> has_complex(const Tape& tape, const InputMetadata& output) {
+  bool any = false;
   for (const TapeNode& node : tape.nodes) {
     for (const auto k : c10::irange(node.node->num_inputs())) {
-      if (!is_plain(node.node->input_metadata(k), output)) {
-        return false;
+      const InputMetadata& metadata = node.node->input_metadata(k);
+      if (!is_plain(metadata, output)) {
+        return std::nullopt;
       }
+      any = any || (!metadata.was_default_constructed() && metadata.dtype() != output.dtype());
     }
   }
-  return true;
+  return any;
 }
 
-bool may_run_alone(const Tape& tape) {
+// Whether some cotangents of the tape are complex; none if it does not run alone, or a Node has no rule.
+std::optional<bool> covered(const Tape& tape) {
   if (!tape.output.is_on_tape() || torch::autograd::AnomalyMode::is_enabled() ||
       c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) {
-    return false;
+    return std::nullopt;
   }
   const InputMetadata& output = tape.nodes[tape.output.node].node->input_metadata(tape.output.input_nr);
-  return at::isFloatingType(type_of(output)) && are_plain(tape, output);
+  const auto any_complex = at::isFloatingType(type_of(output)) ? has_complex(tape, output) : std::nullopt;
+  const auto has_rule = [&](const TapeNode& node) {
+    return find_rule(*node.node, *any_complex && is_complex(tape, node)) != nullptr;
+  };
+  const bool is_covered =
+      any_complex.has_value() && std::all_of(tape.nodes.begin(), tape.nodes.end(), [&](const TapeNode& node) {
+        return tape::is_vjp_linear(*node.node) && (!node.runs || has_rule(node));
+      });
+  return is_covered ? any_complex : std::nullopt;
 }
 
 // Sums a cotangent over the dimensions that its operand was broadcast along, and casts it, as torch's engine does: to
@@ -138,15 +150,13 @@ Call call_of(const Tape& tape, const TapeNode& node, const std::vector<std::vect
 } // namespace
 
 bool Program::covers(const Tape& tape) {
-  return may_run_alone(tape) && std::all_of(tape.nodes.begin(), tape.nodes.end(), [&](const TapeNode& node) {
-           return tape::is_vjp_linear(*node.node) &&
-               (!node.runs || find_rule(*node.node, is_complex(tape, node)) != nullptr);
-         });
+  return covered(tape).has_value();
 }
 
 std::optional<Program> Program::compile(const Tape& tape, bool is_one_row) {
   // Before anything is unpacked.
-  if (!covers(tape)) {
+  const std::optional<bool> any_complex = covered(tape);
+  if (!any_complex.has_value()) {
     return std::nullopt;
   }
   Program program;
@@ -176,7 +186,7 @@ std::optional<Program> Program::compile(const Tape& tape, bool is_one_row) {
     }
     Step step{nullptr, static_cast<int64_t>(number_of(i, 0)), static_cast<int64_t>(node.node->num_inputs()), {}, {}};
     try {
-      step.vjp = compile_node(call_of(tape, node, shapes, is_one_row), is_complex(tape, node));
+      step.vjp = compile_node(call_of(tape, node, shapes, is_one_row), *any_complex && is_complex(tape, node));
     } catch (const Unserved&) {
       return std::nullopt;
     }
