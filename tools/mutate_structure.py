@@ -225,7 +225,6 @@ MUTANTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ("table: sparse factors are dense", "!factor->defined() || factor->layout() == at::kStrided", "true"),
         ("solvers: vectors only", "b->dim() + 1 == a->dim()", "b->dim() <= a->dim()"),
-        ("solvers: vectors are kept for matrices", "    reader.attributes.others = {reader.attributes.is_vector};", ""),
         ("solvers: rows are columns", "static_cast<Solver&>(node).left ? 1 : 2", "1"),
         ("batch norm: does not mix in training", "if (!norm.training)", "if (true)"),
     ],

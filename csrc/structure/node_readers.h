@@ -421,8 +421,6 @@ void read_right_hand_side(Node& node, Reader& reader) {
   reader.attributes.is_vector = are_known && b->dim() + 1 == a->dim();
   if (are_known && b->dim() == a->dim()) {
     read(node, reader);
-  } else {
-    reader.attributes.others = {reader.attributes.is_vector}; // the matrices may be off the tape
   }
 }
 
