@@ -6,7 +6,8 @@
 #include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
-#include <algorithm>
+#include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 

@@ -1,9 +1,11 @@
 // Rules of copies of a tensor in which a part is replaced.
 
 #include <ATen/Functions.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "vjp/rule.h"

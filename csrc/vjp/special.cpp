@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <limits>
+#include <string_view>
+#include <utility>
 
 #include "vjp/factors.h"
 #include "vjp/rule.h"
@@ -119,7 +121,7 @@ void add_constant_factor(RuleTable& table, double factor) {
 
 // x - y * q, of which q is the quotient, rounded.
 template <typename T>
-void add_remainder(RuleTable& table, c10::string_view rounding) {
+void add_remainder(RuleTable& table, std::string_view rounding) {
   add_rule<T>(table, [rounding](const Call& call, const T& node) -> BatchedVjp {
     const at::Tensor by_other =
         call.wants(1) ? -call.saved(node.self_).div(call.saved(node.other_), rounding) : at::Tensor();
