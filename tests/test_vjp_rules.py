@@ -248,6 +248,7 @@ EXTRA: dict[str, Callable[[Tensor], Tensor]] = {
         * (y[1:] / torch.view_as_complex(x.view(2, 2))[:1] - y[:3].exp() * x[0]).real
         + torch.view_as_real(y.conj()[:3] - 3 * y[1:]).sum(1)
         - (y / (2 + 1j) + 1).imag[:3]
+        + torch.sub(y, y * y, alpha=2 - 1j).real[:3]
     ),
     "complex matrices": lambda x: torch.view_as_real(
         (y := torch.complex(x, x.exp()).view(2, 2)) @ y.mH

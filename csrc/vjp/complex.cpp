@@ -3,7 +3,6 @@
 // part counts.
 
 #include <ATen/Functions.h>
-#include <c10/util/irange.h>
 #include <torch/csrc/autograd/generated/Functions.h>
 
 #include <cstdint>
@@ -20,14 +19,6 @@ using namespace torch::autograd::generated;
 
 at::Tensor conjugate(const at::Tensor& factor) {
   return factor.conj().resolve_conj();
-}
-
-std::vector<int64_t> batched_dims(const std::vector<int64_t>& dims, const Shape& shape) {
-  std::vector<int64_t> all;
-  for (const int64_t dim : dims) {
-    all.push_back(batched_dim(dim, shape));
-  }
-  return all;
 }
 
 // Of real and imaginary parts along the halved dimension of a spectrum of `numel` real elements: those of `inner`, but
@@ -99,9 +90,7 @@ void add_parts(RuleTable& table) {
   add_unary<ConjPhysicalBackward0>(table, [](const Call& /*call*/, const ConjPhysicalBackward0& /*node*/) {
     return [](const at::Tensor& grad) { return conjugate(grad); };
   });
-  add_unary<ToCopyBackward0>(table, [](const Call& /*call*/, const ToCopyBackward0& /*node*/) {
-    return [](at::Tensor grad) { return grad; };
-  });
+  add_identity<ToCopyBackward0>(table);
   add_rule<ComplexBackward0>(table, [](const Call& call, const ComplexBackward0& /*node*/) -> BatchedVjp {
     return [by_real = call.wants(0), by_imaginary = call.wants(1)](Cotangents& taken, Cotangents& given) {
       given[0] = by_real ? at::real(taken[0]) : at::Tensor();
@@ -116,29 +105,7 @@ void add_parts(RuleTable& table) {
   });
 }
 
-BatchedVjp weighted_sum(const Call& call, const at::Scalar& alpha) {
-  if (alpha.isComplex()) {
-    return nullptr;
-  }
-  return [alpha, by_self = call.wants(0), by_other = call.given.size() > 1 && call.wants(1)](
-             Cotangents& taken, Cotangents& given) {
-    if (by_other) {
-      given[1] = at::mul(taken[0], alpha);
-    }
-    given[0] = by_self ? std::move(taken[0]) : at::Tensor();
-  };
-}
-
-void add_arithmetic(RuleTable& table) {
-  add_rule<AddBackward0>(
-      table, [](const Call& call, const AddBackward0& node) { return weighted_sum(call, node.alpha); });
-  add_rule<SubBackward0>(
-      table, [](const Call& call, const SubBackward0& node) { return weighted_sum(call, -node.alpha); });
-  add_rule<AddBackward1>(table, [](const Call& call, const AddBackward1& /*node*/) { return weighted_sum(call, 1); });
-  add_rule<SubBackward1>(table, [](const Call& call, const SubBackward1& /*node*/) { return weighted_sum(call, 1); });
-  add_unary<NegBackward0>(table, [](const Call& /*call*/, const NegBackward0& /*node*/) {
-    return [](const at::Tensor& grad) { return at::neg(grad); };
-  });
+void add_products(RuleTable& table) {
   add_rule<MulBackward0>(table, [](const Call& call, const MulBackward0& node) -> BatchedVjp {
     const at::Tensor other = call.wants(0) ? conjugate(call.saved(node.other_)) : at::Tensor();
     const at::Tensor self = call.wants(1) ? conjugate(call.saved(node.self_)) : at::Tensor();
@@ -182,7 +149,8 @@ void add_complex_rules(RuleTable& table) {
   add_shape_rules(table);
   add_transforms(table);
   add_parts(table);
-  add_arithmetic(table);
+  add_sum_rules(table);
+  add_products(table);
   add_matrix_product<MmBackward0>(table);
   add_matrix_product<BmmBackward0>(table);
 }

@@ -50,12 +50,13 @@ BatchedVjp singular_values(const Call& call, const LinalgSvdBackward0& node) {
   }
   return [=](Cotangents& taken, Cotangents& given) {
     const at::Tensor &by_u = taken[0], &by_vh = taken[2];
+    const at::Tensor apart = by_u.defined() || by_vh.defined() ? gaps(s * s) : at::Tensor();
     at::Tensor inner = on_diagonal(taken[1]);
     if (by_u.defined()) {
-      inner = sum(inner, skew(at::matmul(u.mT(), by_u)) / gaps(s * s) * s.unsqueeze(-2));
+      inner = sum(inner, skew(at::matmul(u.mT(), by_u)) / apart * s.unsqueeze(-2));
     }
     if (by_vh.defined()) {
-      inner = sum(inner, s.unsqueeze(-1) * skew(at::matmul(vh, by_vh.mT())) / gaps(s * s));
+      inner = sum(inner, s.unsqueeze(-1) * skew(at::matmul(vh, by_vh.mT())) / apart);
     }
     given[0] = at::matmul(u, at::matmul(inner, vh));
     if (by_u.defined() && rows > columns) {

@@ -312,36 +312,6 @@ void add_functions_of_several(RuleTable& table) {
   });
 }
 
-void add_sums_of_tensors(RuleTable& table) {
-  const auto sum = [](const Call& call, const at::Scalar& first, const at::Scalar& second) -> BatchedVjp {
-    return [first, second, wants_first = call.wants(0), wants_second = call.wants(1)](
-               Cotangents& taken, Cotangents& given) {
-      if (wants_first && wants_second) {
-        given[0] = times(taken[0], first);
-      }
-      at::Tensor& last = given[wants_second ? 1 : 0];
-      last = times(std::move(taken[0]), wants_second ? second : first);
-    };
-  };
-  add_rule<AddBackward0>(table, [sum](const Call& call, const AddBackward0& node) { return sum(call, 1, node.alpha); });
-  add_rule<SubBackward0>(
-      table, [sum](const Call& call, const SubBackward0& node) { return sum(call, 1, -node.alpha); });
-  add_rule<RsubBackward0>(
-      table, [sum](const Call& call, const RsubBackward0& node) { return sum(call, -node.alpha, 1); });
-  const auto identity = [](const Call& /*call*/, const auto& /*node*/) { return [](at::Tensor grad) { return grad; }; };
-  add_unary<AddBackward1>(table, identity);
-  add_unary<SubBackward1>(table, identity);
-  add_unary<RsubBackward1>(table, [](const Call& /*call*/, const RsubBackward1& node) {
-    return [factor = -node.alpha](at::Tensor grad) { return times(std::move(grad), factor); };
-  });
-  add_unary<SignBackward0>(table, [](const Call& /*call*/, const SignBackward0& /*node*/) {
-    return [](const at::Tensor& grad) { return at::zeros_like(grad); };
-  });
-  add_unary<NegBackward0>(table, [](const Call& /*call*/, const NegBackward0& /*node*/) {
-    return [](at::Tensor grad) { return is_ours(grad) ? grad.neg_() : at::neg(grad); };
-  });
-}
-
 void add_products_of_tensors(RuleTable& table) {
   add_rule<MulBackward0>(table, [](const Call& call, const MulBackward0& node) -> BatchedVjp {
     const at::Tensor other = call.wants(0) ? call.saved(node.other_) : at::Tensor();
@@ -531,12 +501,39 @@ void add_choices(RuleTable& table) {
 
 } // namespace
 
+void add_sum_rules(RuleTable& table) {
+  const auto sum = [](const Call& call, const at::Scalar& first, const at::Scalar& second) -> BatchedVjp {
+    return [first, second, wants_first = call.wants(0), wants_second = call.wants(1)](
+               Cotangents& taken, Cotangents& given) {
+      if (wants_first && wants_second) {
+        given[0] = times(taken[0], first);
+      }
+      at::Tensor& last = given[wants_second ? 1 : 0];
+      last = times(std::move(taken[0]), wants_second ? second : first);
+    };
+  };
+  add_rule<AddBackward0>(
+      table, [sum](const Call& call, const AddBackward0& node) { return sum(call, 1, node.alpha.conj()); });
+  add_rule<SubBackward0>(
+      table, [sum](const Call& call, const SubBackward0& node) { return sum(call, 1, -node.alpha.conj()); });
+  add_rule<RsubBackward0>(
+      table, [sum](const Call& call, const RsubBackward0& node) { return sum(call, -node.alpha.conj(), 1); });
+  add_identity<AddBackward1>(table);
+  add_identity<SubBackward1>(table);
+  add_unary<RsubBackward1>(table, [](const Call& /*call*/, const RsubBackward1& node) {
+    return [factor = -node.alpha.conj()](at::Tensor grad) { return times(std::move(grad), factor); };
+  });
+  add_unary<NegBackward0>(table, [](const Call& /*call*/, const NegBackward0& /*node*/) {
+    return [](at::Tensor grad) { return is_ours(grad) ? grad.neg_() : at::neg(grad); };
+  });
+}
+
 void add_pointwise_rules(RuleTable& table) {
   add_exponentials(table);
   add_trigonometry(table);
   add_activations(table);
   add_functions_of_several(table);
-  add_sums_of_tensors(table);
+  add_sum_rules(table);
   add_products_of_tensors(table);
   add_choices(table);
 }

@@ -91,6 +91,14 @@ int64_t batched_dim(int64_t dim, const Shape& shape) {
   return at::maybe_wrap_dim(dim, static_cast<int64_t>(shape.size())) + 1;
 }
 
+std::vector<int64_t> batched_dims(at::IntArrayRef dims, const Shape& shape) {
+  std::vector<int64_t> all;
+  for (const int64_t dim : dims) {
+    all.push_back(batched_dim(dim, shape));
+  }
+  return all;
+}
+
 at::Tensor sum_broadcast(const at::Tensor& tensor, int64_t front, const Shape& shape) {
   if (tensor.sizes().slice(front) == at::IntArrayRef(shape)) {
     return tensor;

@@ -70,8 +70,15 @@ void add_unary(RuleTable& table, Make make) {
   });
 }
 
+// Adds the row of Nodes that hand on what they take.
+template <typename T>
+void add_identity(RuleTable& table) {
+  add_unary<T>(table, [](const Call& /*call*/, const T& /*node*/) { return [](at::Tensor grad) { return grad; }; });
+}
+
 // The parts of the table.
 void add_pointwise_rules(RuleTable& table);
+void add_sum_rules(RuleTable& table); // of tensors, of which pointwise rules are, too
 void add_product_rules(RuleTable& table);
 void add_convolution_rules(RuleTable& table);
 void add_reduction_rules(RuleTable& table);
@@ -124,8 +131,9 @@ struct IndexAlong {
 // several indices and for masks, and where those are slower than index and index_put, or sum in no fixed order.
 std::optional<IndexAlong> index_along(const c10::List<std::optional<at::Tensor>>& indices, const at::Tensor& whole);
 
-// Dimension `dim` of a tensor of this shape, with the batch in front.
+// Dimension `dim` of a tensor of this shape, with the batch in front; and several of them.
 int64_t batched_dim(int64_t dim, const Shape& shape);
+std::vector<int64_t> batched_dims(at::IntArrayRef dims, const Shape& shape);
 
 // Cotangents where `mask`, which broadcasts to them, is true, and zero where it is false, whatever stands there.
 at::Tensor keep_where(const at::Tensor& mask, const at::Tensor& cotangents);

@@ -63,11 +63,6 @@ void add_reshape(RuleTable& table) {
 }
 
 template <typename T>
-void add_identity(RuleTable& table) {
-  add_unary<T>(table, [](const Call& /*call*/, const T& /*node*/) { return [](at::Tensor grad) { return grad; }; });
-}
-
-template <typename T>
 void add_transpose(RuleTable& table) {
   add_unary<T>(table, [](const Call& call, const T& node) {
     const Shape& shape = call.taken[0];
@@ -172,18 +167,12 @@ void add_parts(RuleTable& table) {
 
 void add_moves(RuleTable& table) {
   add_unary<FlipBackward0>(table, [](const Call& call, const FlipBackward0& node) {
-    std::vector<int64_t> dims;
-    for (const int64_t dim : node.dims) {
-      dims.push_back(batched_dim(dim, call.taken[0]));
-    }
-    return [dims](const at::Tensor& grad) { return grad.flip(dims); };
+    return [dims = batched_dims(node.dims, call.taken[0])](const at::Tensor& grad) { return grad.flip(dims); };
   });
   add_unary<Rot90Backward0>(table, [](const Call& call, const Rot90Backward0& node) {
-    std::vector<int64_t> dims;
-    for (const int64_t dim : node.dims) {
-      dims.push_back(batched_dim(dim, call.taken[0]));
-    }
-    return [dims, turns = -node.k](const at::Tensor& grad) { return grad.rot90(turns, dims); };
+    return [dims = batched_dims(node.dims, call.taken[0]), turns = -node.k](const at::Tensor& grad) {
+      return grad.rot90(turns, dims);
+    };
   });
   add_unary<RepeatBackward0>(table, [](const Call& call, const RepeatBackward0& node) {
     // Each dimension as (times, size), of which the times are summed.
@@ -211,11 +200,7 @@ void add_moves(RuleTable& table) {
     if (shape.empty()) {
       return nullptr;
     }
-    std::vector<int64_t> dims;
-    for (const int64_t dim : node.dims) {
-      dims.push_back(batched_dim(dim, shape));
-    }
-    return [shifts, dims](Cotangents& taken, Cotangents& given) {
+    return [shifts, dims = batched_dims(node.dims, shape)](Cotangents& taken, Cotangents& given) {
       const at::Tensor& grad = taken[0];
       // Without dims, the elements of each row are rolled in row-major order.
       given[0] = dims.empty() ? grad.flatten(1).roll(shifts, {1}).view(grad.sizes()) : grad.roll(shifts, dims);

@@ -144,8 +144,9 @@ void add_rounding(RuleTable& table) {
   add_zero<RoundBackward0>(table);
   add_zero<RoundBackward1>(table);
   add_zero<TruncBackward0>(table);
+  add_zero<SignBackward0>(table);
   add_zero<SgnBackward0>(table); // of real numbers
-  add_constant_factor<FracBackward0>(table, 1);
+  add_identity<FracBackward0>(table);
   add_constant_factor<Deg2RadBackward0>(table, M_PI / 180);
   add_constant_factor<Rad2DegBackward0>(table, 180 / M_PI);
   add_remainder<FmodBackward1>(table, "trunc");
